@@ -1,0 +1,36 @@
+# Thin: everything here is one or two lines that you can also type yourself.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The CPU build on Linux without a GPU; an unpinned torch pulls gigabytes of CUDA libraries.
+TORCH ?= torch==2.13.0
+
+.PHONY: setup check format test demo bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[dev]"
+	@touch $@
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: setup
+	$(BIN)/python -m pytest
+
+demo: setup
+	$(BIN)/spin-llm run smollm2-135m --output runs/demo
+
+bench: setup
+	$(BIN)/python benchmarks/judge.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

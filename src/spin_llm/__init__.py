@@ -1,0 +1,40 @@
+"""Spin-llm: find the weights that couple a chat model's fairness and privacy awareness, suppress them, and prove what
+changed.
+
+The verbs of the command are functions: `run`, `score`, `select`, `apply_checkpoint`, `revert_checkpoint`,
+`spin_llm.evaluate.evaluate`, `spin_llm.report.write_report`; and `Patch`, whose `applied(model)` is a context manager.
+Importing this package imports nothing heavy: a name is looked up when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "SpinError": "errors",
+    "RunSettings": "settings",
+    "load_pairs": "data",
+    "load_questions": "data",
+    "load": "models",
+    "score_concept": "scores",
+    "load_scores": "scores",
+    "save_scores": "scores",
+    "select": "selection",
+    "Patch": "patch",
+    "make_patch": "patch",
+    "load_patch": "patch",
+    "save_patch": "patch",
+    "apply_checkpoint": "patch",
+    "revert_checkpoint": "patch",
+    "score": "pipeline",
+    "run": "pipeline",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'spin_llm' has no attribute {name!r}")
+    return getattr(import_module(f"spin_llm.{_HOMES[name]}"), name)

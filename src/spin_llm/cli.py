@@ -1,0 +1,447 @@
+"""The command `spin-llm`: each subcommand parses, calls one public function, and prints where the result is.
+
+In: the command line. Out: progress on stderr, the result on stdout (`--json`: as JSON), exit code 0 when what was asked
+was done, 2 with one message on bad input, 130 on Ctrl+C. Heavy imports happen inside the subcommands, so that `--help`
+is immediate. Left out: any computing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spin_llm.errors import SpinError
+from spin_llm.settings import AXES, CONCEPTS, RunSettings, default_of, default_sources, help_of, sources
+
+if TYPE_CHECKING:
+    from spin_llm.progress import Advance, Console
+
+app = typer.Typer(
+    name="spin-llm",
+    help="Find the weights that couple a model's fairness and privacy awareness, suppress them, prove what changed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+judge_app = typer.Typer(no_args_is_help=True, help="Fit or check a judge; judge old answers again.")
+app.add_typer(judge_app, name="judge")
+
+
+def _setting(name: str, *flags: str, **options: Any) -> Any:
+    return typer.Option(*(flags or (f"--{name.replace('_', '-')}",)), help=help_of(name), **options)
+
+
+Model = Annotated[str, typer.Argument(help="Hub id, local folder, .gguf file, or smollm2-135m (embedded).")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no table.")]
+Concept = Annotated[list[str] | None, _setting("concepts", "--concept")]
+Protect = Annotated[list[str] | None, _setting("protect", "--protect")]
+Questions = Annotated[list[str] | None, _setting("questions", "--questions")]
+DataDir = Annotated[str | None, _setting("data_dir")]
+PromptColumn = Annotated[str | None, _setting("prompt_column")]
+ResponseColumn = Annotated[str | None, _setting("response_column")]
+Responses = Annotated[str, _setting("responses")]
+Examples = Annotated[int, _setting("examples")]
+MaxQuestions = Annotated[int | None, _setting("max_questions")]
+Template = Annotated[str, _setting("template")]
+MaxLength = Annotated[int, _setting("max_length")]
+NewTokens = Annotated[int, _setting("new_tokens")]
+Dtype = Annotated[str, _setting("dtype")]
+Target = Annotated[str, _setting("target")]
+Rule = Annotated[str, _setting("rule")]
+Ratio = Annotated[str, _setting("ratio", show_default="auto")]
+ProtectRatio = Annotated[float | None, _setting("protect_ratio")]
+MaxIncrease = Annotated[float, _setting("max_perplexity_increase")]
+Keep = Annotated[float, _setting("keep")]
+Scale = Annotated[float, _setting("scale")]
+Control = Annotated[list[str] | None, _setting("controls", "--control")]
+JudgeName = Annotated[str, _setting("judge")]
+TrustRemoteCode = Annotated[bool, _setting("trust_remote_code")]
+Seed = Annotated[int, _setting("seed")]
+
+
+@app.command()
+def run(
+    model: Model,
+    output: Output = None,
+    concept: Concept = None,
+    protect: Protect = None,
+    questions: Questions = None,
+    data_dir: DataDir = None,
+    prompt_column: PromptColumn = None,
+    response_column: ResponseColumn = None,
+    responses: Responses = default_of("responses"),
+    examples: Examples = default_of("examples"),
+    max_questions: MaxQuestions = None,
+    template: Template = default_of("template"),
+    max_length: MaxLength = default_of("max_length"),
+    new_tokens: NewTokens = default_of("new_tokens"),
+    dtype: Dtype = default_of("dtype"),
+    target: Target = default_of("target"),
+    rule: Rule = default_of("rule"),
+    ratio: Ratio = "auto",
+    protect_ratio: ProtectRatio = None,
+    max_perplexity_increase: MaxIncrease = default_of("max_perplexity_increase"),
+    keep: Keep = default_of("keep"),
+    scale: Scale = default_of("scale"),
+    control: Control = None,
+    judge: JudgeName = default_of("judge"),
+    trust_remote_code: TrustRemoteCode = False,
+    seed: Seed = default_of("seed"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score, select, patch, evaluate and report, in one resumable folder."""
+    settings = settings_of(locals())
+    folder = output or Path("runs") / slug(model)
+    with console_of(quiet) as console:
+        from spin_llm.pipeline import run as run_all
+
+        results = run_all(settings, folder, overwrite=overwrite, console=console)
+    show_results(results, folder, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def score(
+    model: Model,
+    output: Output = None,
+    concept: Concept = None,
+    protect: Protect = None,
+    data_dir: DataDir = None,
+    prompt_column: PromptColumn = None,
+    response_column: ResponseColumn = None,
+    responses: Responses = default_of("responses"),
+    examples: Examples = default_of("examples"),
+    template: Template = default_of("template"),
+    max_length: MaxLength = default_of("max_length"),
+    dtype: Dtype = default_of("dtype"),
+    target: Target = default_of("target"),
+    keep: Keep = default_of("keep"),
+    trust_remote_code: TrustRemoteCode = False,
+    seed: Seed = default_of("seed"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score the weights for each concept and protected set: data to scores/."""
+    settings = settings_of(locals())
+    folder = output or Path("runs") / slug(model)
+    with console_of(quiet) as console:
+        from spin_llm.pipeline import score as score_all
+
+        files = score_all(settings, folder, overwrite=overwrite, console=console)
+    show({"scores": [str(path) for path in files]}, files, as_json=as_json)
+
+
+@app.command()
+def select(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with scores/.")],
+    ratio: Annotated[float, typer.Option(help="Fraction of each matrix in a top set.")],
+    output: Output = None,
+    rule: Rule = default_of("rule"),
+    protect_ratio: ProtectRatio = None,
+    target: Target = default_of("target"),
+    scale: Scale = default_of("scale"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Choose weights from stored scores: scores/ to patch.safetensors, without running the model."""
+    from spin_llm.pipeline import select_from_folder
+
+    path = output or folder / "patch.safetensors"
+    options: dict[str, Any] = {
+        "rule": rule,
+        "ratio": ratio,
+        "protect_ratio": protect_ratio,
+        "target": target,
+        "scale": scale,
+    }
+    patch = select_from_folder(folder, path, overwrite=overwrite, **options)
+    summary = {"patch": str(path), "weights": patch.weights, "matrices": len(patch.edits)}
+    show(summary, [f"{patch.weights:,} weights in {len(patch.edits)} matrices", path], as_json=as_json)
+
+
+PatchFile = Annotated[Path, typer.Argument(metavar="PATCH", help="A patch.safetensors.")]
+
+
+@app.command()
+def apply(
+    model: Model, patch: PatchFile, output: Output = None, overwrite: Overwrite = False, as_json: Json = False
+) -> None:
+    """Write an edited copy of a checkpoint; only the touched bytes differ."""
+    _rewrite("apply", model, patch, output, overwrite, as_json)
+
+
+@app.command()
+def revert(
+    model: Model, patch: PatchFile, output: Output = None, overwrite: Overwrite = False, as_json: Json = False
+) -> None:
+    """Write the base back from an edited checkpoint, byte for byte."""
+    _rewrite("revert", model, patch, output, overwrite, as_json)
+
+
+def _rewrite(verb: str, model: str, patch_file: Path, output: Path | None, overwrite: bool, as_json: bool) -> None:
+    from spin_llm import patch as patches
+    from spin_llm.models import Checkpoint, resolve
+
+    if output is None:
+        raise SpinError(f"{verb} needs an output folder.", change="give -o FOLDER.")
+    patch = patches.load_patch(patch_file)
+    function = {"apply": patches.apply_checkpoint, "revert": patches.revert_checkpoint}[verb]
+    path = function(Checkpoint(resolve(model)), patch, output, overwrite=overwrite)
+    lines = [f"{patch.weights:,} weights in {len(patch.edits)} tensors, read back and found right", path]
+    show({"model": str(path), "weights": patch.weights}, lines, as_json=as_json)
+
+
+@app.command()
+def verify(model: Model, patch: PatchFile, as_json: Json = False) -> None:
+    """Say whether a checkpoint is the patch's base, or the edited model; exit code 2 when it is another model."""
+    from spin_llm.models import Checkpoint, resolve
+    from spin_llm.patch import load_patch, patch_state
+
+    state = patch_state(Checkpoint(resolve(model)), load_patch(patch))
+    show({"state": state}, [state], as_json=as_json)
+
+
+@app.command("eval")
+def eval_(
+    model: Model,
+    baseline: Annotated[str | None, typer.Option(help="The model to compare with.")] = None,
+    patch: Annotated[Path | None, typer.Option(help="Compare MODEL with MODEL plus this patch.")] = None,
+    output: Output = None,
+    protect: Protect = None,
+    questions: Questions = None,
+    data_dir: DataDir = None,
+    prompt_column: PromptColumn = None,
+    response_column: ResponseColumn = None,
+    max_questions: MaxQuestions = None,
+    template: Template = default_of("template"),
+    max_length: MaxLength = default_of("max_length"),
+    new_tokens: NewTokens = default_of("new_tokens"),
+    dtype: Dtype = default_of("dtype"),
+    judge: JudgeName = default_of("judge"),
+    trust_remote_code: TrustRemoteCode = False,
+    seed: Seed = default_of("seed"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare any two models, or a model with and without a patch: answers, verdicts, results.json."""
+    settings = settings_of(locals())
+    folder = output or Path("runs") / f"{slug(model)}-eval"
+    with console_of(quiet) as console:
+        from spin_llm.pipeline import evaluate_models
+
+        results = evaluate_models(
+            settings, folder, baseline=baseline, patch_file=patch, overwrite=overwrite, console=console
+        )
+    show_results(results, folder, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with results.")]) -> None:
+    """Write report.html and report.md of a run again."""
+    from spin_llm.report import write_report
+
+    print(write_report(folder))
+
+
+@judge_app.command("fit")
+def judge_fit(
+    data: Annotated[
+        Path, typer.Argument(help="Labelled answers: csv or jsonl with concept, prompt, answer, label(s).")
+    ],
+    output: Output = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fit the local judge on labelled answers; writes a judge file for --judge."""
+    from spin_llm.evaluate.judge import fit_judge, read_labelled
+
+    if output is None:
+        raise SpinError("judge fit needs an output file.", change="give -o FILE.safetensors.")
+    with console_of(quiet):
+        print(fit_judge(read_labelled(data), output))
+
+
+@judge_app.command("check")
+def judge_check(
+    data: Annotated[
+        Path, typer.Argument(help="Labelled answers: csv or jsonl with concept, prompt, answer, label(s).")
+    ],
+    judge: JudgeName = default_of("judge"),
+    as_json: Json = False,
+) -> None:
+    """Measure a judge on labelled answers: AUC with interval, accuracy, calibration."""
+    from spin_llm.evaluate.judge import check_judge, load_judge, read_labelled
+
+    quality = check_judge(load_judge(judge), read_labelled(data))
+    show(quality, [f"{axis}: {measures}" for axis, measures in quality.items()], as_json=as_json)
+
+
+@judge_app.command("score")
+def judge_score(
+    generations: Annotated[Path, typer.Argument(help="A generations.jsonl.")],
+    output: Output = None,
+    judge: JudgeName = default_of("judge"),
+) -> None:
+    """Judge stored answers again, without generating: generations.jsonl to verdict rows."""
+    from spin_llm.evaluate.evaluation import judge_rows
+    from spin_llm.evaluate.judge import load_judge
+    from spin_llm.files import read_jsonl, write_jsonl
+
+    path = output or generations.with_name("verdicts.jsonl")
+    if path.exists() and output is None:
+        raise SpinError(f"{path} exists.", change="give -o FILE.")
+    write_jsonl(path, judge_rows(load_judge(judge), read_jsonl(generations)))
+    print(path)
+
+
+def settings_of(options: dict[str, Any]) -> RunSettings:
+    """RunSettings from a subcommand's options; sources get their defaults here, so that run.json names them."""
+    default = default_sources(options.get("data_dir"))
+    chosen = {name: options[name] for name in RunSettings.__dataclass_fields__ if options.get(name) is not None}
+    chosen.pop("protect", None)
+    chosen.pop("questions", None)
+    if "ratio" in options:
+        chosen["ratio"] = parse_ratio(options["ratio"])
+    concepts = sources("--concept", options.get("concept") or [], CONCEPTS, default["concepts"])
+    protect = sources("--protect", options.get("protect") or [], ("general",), default["protect"])
+    asked = dict(sources("--questions", options.get("questions") or [], AXES, default["questions"]))
+    if asked["over_refusal"] in ("salad", "beavertails"):
+        asked["over_refusal"] = "starter"
+    chosen |= {"concepts": concepts, "protect": protect, "questions": tuple(asked.items())}
+    return RunSettings(**chosen, controls=tuple(options.get("control") or ()))
+
+
+def parse_ratio(text: str) -> float | None:
+    """`auto` or a fraction."""
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise SpinError(f"--ratio {text!r} is not a number.", change="give a fraction such as 1e-4, or auto.") from None
+
+
+def slug(model: str) -> str:
+    """A folder name for a model."""
+    name = Path(model).name.removesuffix(".gguf") or "model"
+    return "".join(character if character.isalnum() or character in "-_." else "-" for character in name)
+
+
+@contextmanager
+def console_of(quiet: bool) -> Iterator[Console]:
+    """A Console that draws progress bars on stderr, or, without a terminal, one line at the end of each piece of
+    work."""
+    from spin_llm.progress import SILENT
+    from spin_llm.progress import Console as LibraryConsole
+
+    if quiet:
+        yield SILENT
+        return
+    from rich.console import Console as Terminal
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    terminal = Terminal(stderr=True, highlight=False, soft_wrap=True)
+    columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=terminal, disable=not terminal.is_terminal) as progress:
+
+        @contextmanager
+        def bar(title: str, total: int) -> Iterator[Advance]:
+            from time import monotonic
+
+            start = monotonic()
+            task = progress.add_task(title, total=total)
+            try:
+                yield lambda done: progress.advance(task, done)
+            finally:
+                progress.stop_task(task)
+            if not terminal.is_terminal:
+                terminal.print(f"{title}: {total} in {monotonic() - start:.0f} s", markup=False)
+
+        yield LibraryConsole(lambda line: terminal.print(line, markup=False), bar)
+
+
+def show(value: Any, lines: list[Any], *, as_json: bool) -> None:
+    """The result on stdout: JSON, or one line each."""
+    print(json.dumps(value, indent=2, ensure_ascii=False) if as_json else "\n".join(map(str, lines)))
+
+
+def show_results(results: dict[str, Any], folder: Path, *, as_json: bool, quiet: bool) -> None:
+    """The table and the paths of report and patch."""
+    if as_json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+        return
+    if not quiet:
+        print_table(results)
+    for name in ("patch.safetensors", "report.html", "report.md", "results.json"):
+        if (folder / name).is_file():
+            print(folder / name)
+
+
+def print_table(results: dict[str, Any]) -> None:
+    """The headline and the results table on stdout."""
+    from rich.console import Console as Terminal
+    from rich.table import Table
+
+    from spin_llm.report import COLUMNS, headline, judge_lines, table_rows
+
+    terminal = Terminal(highlight=False, width=None if sys.stdout.isatty() else 140)
+    table = Table(title=headline(results), title_justify="left", title_style="bold")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("axis", "reading") else "right")
+    for row in table_rows(results):
+        table.add_row(*row.cells)
+    terminal.print(table)
+    for line in judge_lines(results):
+        terminal.print(line, markup=False)
+
+
+class Interrupted(BaseException):
+    """Ctrl+C.
+
+    Not a KeyboardInterrupt, which the option parser would turn into exit code 1 without a word on how to continue.
+    """
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted
+
+
+def main() -> None:
+    """Entry point: users' mistakes become one message and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        app()
+    except SpinError as error:
+        print(f"spin-llm: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted:
+        print("spin-llm: interrupted; the same command continues where it stopped.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

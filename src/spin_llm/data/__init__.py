@@ -1,0 +1,33 @@
+"""The data stage: named sources become pairs and questions (sources.py), and pairs become tokens (examples.py)."""
+
+from __future__ import annotations
+
+from spin_llm.data.examples import Example, encode, encode_all, render_prompt, resolve_template
+from spin_llm.data.sources import (
+    Pair,
+    PairSet,
+    Question,
+    QuestionSet,
+    load_pairs,
+    load_questions,
+    rows_sha256,
+    sample,
+    split_sample,
+)
+
+__all__ = [
+    "Example",
+    "Pair",
+    "PairSet",
+    "Question",
+    "QuestionSet",
+    "encode",
+    "encode_all",
+    "load_pairs",
+    "load_questions",
+    "render_prompt",
+    "resolve_template",
+    "rows_sha256",
+    "sample",
+    "split_sample",
+]

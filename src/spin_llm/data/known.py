@@ -1,0 +1,195 @@
+"""The data sets of the paper, known by name.
+
+In: a name (`beavertails`, `salad`, `alpaca-cleaned`), a concept, and a folder or the hub. Out: records of that
+concept. A folder may hold files prepared as prompt/response tables (beaver*_CONCEPT_safe*, salad_CONCEPT*,
+alpaca_cleaned*) or the hub's own file. "Safe" BeaverTails pairs carry no harm category, so the aware pairs of a
+concept are the safe answers to prompts of which another answer was flagged with the concept's category. Left out: the
+paper's removal of safety items from Alpaca-cleaned, which is not published as a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from spin_llm.data.columns import Record, join_input, prompt_text, response_text
+from spin_llm.data.rows import Row, data_suffix, read_rows
+from spin_llm.errors import SpinError
+
+Select = Callable[[Iterable[Row], str, str], Iterable[Record]]
+BEAVERTAILS_CATEGORY = {"fairness": "discrimination,stereotype,injustice", "privacy": "privacy_violation"}
+SALAD_CATEGORY = {"fairness": "unfair representation", "privacy": "privacy infringement"}
+SALAD_COLUMNS = ("1-category", "2-category", "3-category")
+
+
+def beavertails(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Record]:
+    category = BEAVERTAILS_CATEGORY[concept]
+    flagged: set[str] = set()
+    kept: list[Record] = []
+    for _, values in rows:
+        has_category = bool(values["category"].get(category))
+        if has_category:
+            flagged.add(values["prompt"])
+        if values["is_safe"] if responses == "aware" else has_category and not values["is_safe"]:
+            kept.append(Record(values["prompt"], values["response"], None))
+    return (record for record in kept if record.prompt in flagged)
+
+
+def salad(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Record]:
+    del responses  # questions alone
+    for _, values in rows:
+        levels = [str(values[column]) for column in SALAD_COLUMNS]
+        if any(SALAD_CATEGORY[concept] in level.lower() for level in levels):
+            yield Record(values["question"], "", levels[-1])
+
+
+def alpaca_cleaned(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Record]:
+    del concept, responses
+    for _, values in rows:
+        instruction = prompt_text(values["instruction"])
+        yield Record(instruction and join_input(instruction, values["input"]), values["output"], None)
+
+
+@dataclass(frozen=True)
+class Known:
+    repository: str
+    hub_file: str  # pattern inside the repository
+    prepared: str  # pattern of prepared tables, CONCEPT and LABEL (safe, unsafe) filled in
+    columns: tuple[str, ...]  # of the hub's file
+    concepts: tuple[str, ...]  # () when the set has none
+    select: Select
+    has_responses: bool = True
+
+
+KNOWN = {
+    "beavertails": Known(
+        "PKU-Alignment/BeaverTails",
+        "round0/330k/train.jsonl.gz",
+        "beaver*_CONCEPT_LABEL*",
+        ("prompt", "response", "category", "is_safe"),
+        tuple(BEAVERTAILS_CATEGORY),
+        beavertails,
+    ),
+    "salad": Known(
+        "OpenSafetyLab/Salad-Data",
+        "*base_set*.json*",
+        "salad_CONCEPT*",
+        ("question", *SALAD_COLUMNS),
+        tuple(SALAD_CATEGORY),
+        salad,
+        has_responses=False,
+    ),
+    "alpaca-cleaned": Known(
+        "yahma/alpaca-cleaned",
+        "alpaca_data_cleaned.json",
+        "alpaca_cleaned*",
+        ("instruction", "input", "output"),
+        (),
+        alpaca_cleaned,
+    ),
+}
+
+
+def known_records(
+    name: str,
+    concept: str | None,
+    responses: str | None,
+    data_dir: Path | None,
+    read_prepared: Callable[[Path, str], list[Record]],
+) -> tuple[str, list[Record], int]:
+    """(name to print, records, rows left out for lack of text); `responses` None asks for prompts alone."""
+    known = KNOWN[name]
+    if responses and not known.has_responses:
+        raise SpinError(
+            f"{name} has questions and no responses.",
+            cause="it was given where pairs of prompt and response are needed.",
+            change="use it for evaluation questions, and beavertails or starter for pairs.",
+        )
+    label = responses or "aware"
+    prepared = _prepared_file(name, known, concept, label, data_dir) if data_dir else None
+    if prepared:
+        return f"{name}/{prepared.name}", read_prepared(prepared, str(prepared)), 0
+    if known.concepts and concept not in known.concepts:
+        raise SpinError(
+            f"{name} has no rows for the concept {concept!r}.",
+            cause="only the concepts of the paper are known in this data set.",
+            change=f"use one of {', '.join(known.concepts)}, or give your own file as the source.",
+        )
+    records, left_out = _select(known, _hub_file(name, known, data_dir), concept or "", label)
+    parts = [name, concept if known.concepts else None, label if known.concepts and known.has_responses else None]
+    return "/".join(part for part in parts if part), records, left_out
+
+
+def _prepared_file(name: str, known: Known, concept: str | None, label: str, folder: Path) -> Path | None:
+    """The one table in `folder` prepared for this concept and these answers, if there is one."""
+    if not folder.is_dir():
+        raise SpinError(
+            f"The data folder {folder} {'is a file' if folder.exists() else 'does not exist'}.",
+            cause="a mistyped path.",
+            change="give the folder that holds the data with --data-dir, or leave it out to read from the hub.",
+        )
+    pattern = _prepared_pattern(known, concept, label)
+    matches = [path for path in _data_files(folder) if fnmatch(path.name.lower(), pattern)]
+    if len(matches) > 1:
+        raise SpinError(
+            f"{len(matches)} files in {folder} match {name} ({pattern}): {', '.join(path.name for path in matches)}.",
+            cause="several versions of one data set lie in the folder.",
+            change="give the path of the one to use as the source, or another --data-dir.",
+        )
+    return matches[0] if matches else None
+
+
+def _hub_file(name: str, known: Known, folder: Path | None) -> Path:
+    """The hub's own file, from `folder` (under its name, or its path in the repository) or from the hub."""
+    if folder is None:
+        from spin_llm.data.hub import download
+
+        return download(known.repository, [known.hub_file])[0]
+    nested = folder / known.hub_file
+    if nested.is_file():
+        return nested
+    seen = _data_files(folder)
+    for path in seen:
+        if fnmatch(path.name, known.hub_file.rsplit("/", 1)[-1]):
+            return path
+    raise SpinError(
+        f"No file in {folder} is {name}: none is named {known.prepared} (with a suffix that is read), or is "
+        f"{known.hub_file} of {known.repository}.",
+        cause=f"it holds {', '.join(path.name for path in seen[:8]) or 'no data files'}.",
+        change="give another --data-dir, the path of a file as the source, or leave --data-dir out to use the hub.",
+    )
+
+
+def _prepared_pattern(known: Known, concept: str | None, label: str) -> str:
+    label = {"aware": "safe", "unaware": "unsafe"}[label]
+    return known.prepared.replace("CONCEPT", (concept or "CONCEPT").lower()).replace("LABEL", label)
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and data_suffix(path))
+
+
+def _select(known: Known, path: Path, concept: str, label: str) -> tuple[list[Record], int]:
+    def checked(rows: Iterable[Row]) -> Iterable[Row]:
+        for row in rows:
+            if missing := [column for column in known.columns if column not in row.values]:
+                raise SpinError(
+                    f"{path}, {row.where} has no column {', '.join(missing)}; it has {', '.join(row.values)}.",
+                    cause=f"it is not the file {known.hub_file} of {known.repository}, or that data set has changed.",
+                    change="give your own file as the source, and name its columns with --prompt-column and "
+                    "--response-column.",
+                )
+            yield row
+
+    rows = checked(read_rows(path))
+    selected = list(known.select(rows, concept, label))
+    whole = [r for r in selected if prompt_text(r.prompt) and (response_text(r.response) or not known.has_responses)]
+    if not whole:
+        raise SpinError(
+            f"{path} has no rows for the concept {concept!r} ({label} answers).",
+            cause=f"the categories of {known.repository} have changed, or the file is a part of it.",
+            change="give your own file as the source.",
+        )
+    return whole, len(selected) - len(whole)

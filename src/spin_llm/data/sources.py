@@ -1,0 +1,183 @@
+"""Data sources: what the user names becomes prompts and responses.
+
+In: `starter` (shipped with the package), a name known from the paper (`beavertails`, `salad`, `alpaca-cleaned`: from
+the folder `data_dir` when given, else from the hub), the path of a file, or a hub data set `owner/name`. Out: a
+PairSet or QuestionSet with the SHA-256 of its rows, and seeded samples of them. The known sets are licensed for
+non-commercial use and are never shipped. Left out: the labels of the known sets beyond the choice of concept;
+deduplication (BeaverTails repeats prompts).
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+from spin_llm import files
+from spin_llm.data.columns import Record, read_records
+from spin_llm.data.known import KNOWN, known_records
+from spin_llm.data.rows import SUFFIXES, data_suffix, read_rows
+from spin_llm.errors import SpinError
+
+Item = TypeVar("Item")
+STARTER_PAIRS = {"fairness": "fairness", "privacy": "privacy", "general": "general"}
+STARTER_QUESTIONS = {
+    "fairness": "fairness_questions",
+    "privacy": "privacy_questions",
+    "over_refusal": "over_refusal",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    prompt: str
+    response: str
+    facet: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    prompt: str
+    facet: str | None = None
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """`name` is a label to print, `source` what the user gave, `left_out` the rows of a known hub set without text."""
+
+    name: str
+    source: str
+    pairs: tuple[Pair, ...]
+    sha256: str
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """As PairSet, with prompts alone."""
+
+    name: str
+    source: str
+    questions: tuple[Question, ...]
+    sha256: str
+    left_out: int = 0
+
+
+def load_pairs(
+    source: str | Path,
+    *,
+    concept: str | None = None,
+    responses: str = "aware",
+    data_dir: str | Path | None = None,
+    prompt_column: str | None = None,
+    response_column: str | None = None,
+) -> PairSet:
+    """Load (prompt, response) pairs; `responses` is "aware" or "unaware" where the source has both.
+
+    Raises SpinError for a source that is unknown, absent, unreachable, malformed, empty, or lacks columns or texts.
+    """
+    if responses not in ("aware", "unaware"):
+        raise SpinError(f"responses is {responses!r}.", change="give aware or unaware.")
+    name, records, left_out = _load(str(source), concept, responses, data_dir, prompt_column, response_column)
+    pairs = tuple(Pair(*record) for record in records)
+    return PairSet(name, str(source), pairs, rows_sha256(pairs), left_out)
+
+
+def load_questions(
+    source: str | Path,
+    *,
+    concept: str | None,
+    data_dir: str | Path | None = None,
+    prompt_column: str | None = None,
+) -> QuestionSet:
+    """Load prompts to generate answers to (concept: fairness, privacy or over_refusal). Raises as load_pairs does."""
+    name, records, left_out = _load(str(source), concept, None, data_dir, prompt_column, None)
+    questions = tuple(Question(record.prompt, record.facet) for record in records)
+    return QuestionSet(name, str(source), questions, rows_sha256(questions), left_out)
+
+
+def rows_sha256(rows: Sequence[Pair] | Sequence[Question]) -> str:
+    """SHA-256 of the rows in order, whatever file or format they came from."""
+    return files.sha256_json([astuple(row) for row in rows])
+
+
+def sample(items: Sequence[Item], examples: int | None, seed: int, name: str = "the data") -> tuple[Item, ...]:
+    """Draw `examples` items without replacement, kept in their order; None, or as many as there are, uses all."""
+    return split_sample(items, examples, seed, name)[0]
+
+
+def split_sample(
+    items: Sequence[Item], examples: int | None, seed: int, name: str = "the data"
+) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """`sample`, and the items that it left, in their order."""
+    if examples is None:
+        return tuple(items), ()
+    if examples < 1:
+        raise SpinError(f"{examples} examples were asked for.", change="give --examples 1 or more.")
+    if examples > len(items):
+        raise SpinError(
+            f"{examples} examples were asked for, but {name} has {len(items)} rows.",
+            cause="a small file, or a larger --examples than it can serve.",
+            change=f"give --examples {len(items)} or fewer, or more data.",
+        )
+    drawn = set(random.Random(seed).sample(range(len(items)), examples))
+    chosen = tuple(item for place, item in enumerate(items) if place in drawn)
+    return chosen, tuple(item for place, item in enumerate(items) if place not in drawn)
+
+
+def _load(
+    source: str,
+    concept: str | None,
+    responses: str | None,
+    data_dir: str | Path | None,
+    prompt_column: str | None,
+    response_column: str | None,
+) -> tuple[str, list[Record], int]:
+    """(name to print, records, rows left out); `responses` None asks for prompts alone."""
+
+    def read(path: Path, origin: str) -> list[Record]:
+        return read_records(
+            read_rows(path),
+            origin,
+            responses=responses,
+            prompt_column=prompt_column,
+            response_column=response_column,
+        )
+
+    path = Path(source).expanduser()
+    if source == "starter":
+        return _starter(concept, responses)
+    if source in KNOWN:
+        return known_records(source, concept, responses, Path(data_dir).expanduser() if data_dir else None, read)
+    if source and (path.exists() or data_suffix(path) or path.is_absolute() or source.startswith((".", "~"))):
+        return path.name, read(path, str(path)), 0
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        from spin_llm.data.hub import hub_files
+
+        return source, [record for file in hub_files(source) for record in read(file, f"{source}: {file.name}")], 0
+    close = difflib.get_close_matches(source.lower(), ["starter", *KNOWN], n=2)
+    raise SpinError(
+        f"There is no data source {source!r}." + (f" Did you mean {' or '.join(close)}?" if close else ""),
+        cause="a mistyped name, or a file that is not there.",
+        change=f"give starter, {', '.join(KNOWN)}, the path of a data file ({', '.join(SUFFIXES)}), or a hub data set "
+        "OWNER/NAME.",
+    )
+
+
+def _starter(concept: str | None, responses: str | None) -> tuple[str, list[Record], int]:
+    stems = STARTER_QUESTIONS if responses is None else STARTER_PAIRS
+    concept = "general" if concept is None and responses is not None else concept
+    if concept not in stems:
+        raise SpinError(
+            f"The starter data have no {'questions' if responses is None else 'pairs'} for the concept {concept!r}.",
+            cause="the starter data cover few concepts.",
+            change=f"use one of {', '.join(stems)}, or give your own data as the source.",
+        )
+    resource = resources.files("spin_llm.data").joinpath("starter", f"{stems[concept]}.jsonl")
+    with resources.as_file(resource) as path:
+        return f"starter/{concept}", read_records(read_rows(path), str(path), responses=responses), 0

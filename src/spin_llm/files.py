@@ -1,0 +1,115 @@
+"""Files that are complete or absent, and their hashes.
+
+In: paths and contents. Out: files written as `NAME.part` and renamed when complete, SHA-256 digests, JSON and JSON
+lines. A full disk becomes one clear error and leaves nothing half-written. Left out: what the files mean; pickles,
+always.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from spin_llm.errors import SpinError
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """Give a `.part` path to write to; rename it to `path` on success, delete it on failure.
+
+    Raises SpinError when the disk is full or the folder cannot be written to.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except BaseException as error:  # noqa: BLE001 - also on Ctrl+C nothing half-written stays
+        part.unlink(missing_ok=True)
+        raise disk_error(error, path) or error from None
+
+
+def disk_error(error: BaseException, path: Path) -> SpinError | None:
+    """The SpinError to raise for an operating-system error while writing `path`; None for any other error."""
+    if "No space left" in str(error) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        return SpinError(
+            f"The disk is full: {path} could not be written.",
+            cause="no space left on the device that holds it; what was complete before is kept.",
+            change="free some space, or choose another folder with --output, and run the same command again.",
+        )
+    if isinstance(error, PermissionError):
+        return SpinError(f"No permission to write {path}.", change="choose another folder with --output.")
+    return None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with writing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON.
+
+    NaN and infinities are refused (ValueError): they are not JSON.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read one JSON file; SpinError when it is absent or not JSON."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpinError(f"There is no file {path}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SpinError(f"{path} is not valid JSON: {error}") from None
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line.strip()]
+    except FileNotFoundError:
+        raise SpinError(f"There is no file {path}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SpinError(f"{path} is not valid JSON lines: {error}") from None
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sync_append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows to a JSON-lines progress file and force them to disk, so that a kill loses at most the last call."""
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise disk_error(error, path) or error from None

@@ -1,0 +1,147 @@
+"""Which weight matrices of a model can be edited, found by structure.
+
+In: a transformers causal language model. Out: for each editable linear module its parameter name, layer, kind
+(`attention` or `mlp`) and storage layout. The decoder stack is the module list that repeats the largest number of
+parameters; every linear module inside is classified by the modules it sits in. Embeddings, heads and routers are left
+alone. Left out: fused 3-D expert tensors (they count against the printed coverage), norms and biases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from spin_llm.errors import SpinError
+
+TARGETS = ("mlp", "attention", "all")
+ATTENTION_WORDS = ("attention", "attn")
+MLP_WORDS = ("mlp", "feedforward", "feed_forward", "ffn", "ff", "fc1", "fc2", "expert", "moe")
+ROUTER_WORDS = ("router", "shared_expert_gate")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One editable weight matrix: `name` of its parameter, the `module`, decoder `layer`, `kind`, and whether it is
+    stored (in, out)."""
+
+    name: str
+    module: nn.Module
+    layer: int
+    kind: str
+    transposed: bool
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The parameter as stored: (out, in), or (in, out) when `transposed` (GPT-2's Conv1D)."""
+        weight = self.module.weight
+        assert isinstance(weight, torch.Tensor)
+        return weight
+
+
+def editable_matrices(model: Any, target: str = "mlp") -> list[Matrix]:
+    """The targeted matrices, in layer order.
+
+    Raises SpinError for an unknown target or a layout that cannot be classified.
+    """
+    if target not in TARGETS:
+        raise SpinError(f"Unknown target {target!r}.", change=f"--target takes one of {', '.join(TARGETS)}.")
+    matrices = [matrix for matrix in _all_matrices(model) if target in ("all", matrix.kind)]
+    if not matrices:
+        raise SpinError(
+            f"{type(model).__name__} has no {target} matrix that can be edited.", cause="fused expert tensors."
+        )
+    return matrices
+
+
+def mlp_coverage(model: Any) -> float:
+    """Fraction of the decoder's MLP weights (matrices and fused expert tensors, routers aside) that can be edited."""
+    total = 0
+    for layer in decoder_layers(model)[1]:
+        for path, parameter in layer.named_parameters():
+            if parameter.ndim >= 2 and _kind(layer, path.rpartition(".")[0]) == "mlp":
+                total += parameter.numel()
+    covered = sum(matrix.weight.numel() for matrix in _all_matrices(model) if matrix.kind == "mlp")
+    return covered / total if total else 0.0
+
+
+def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
+    """(name, module list) of the decoder stack: among lists of equal-class blocks, the one with most matrix weights."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    best: tuple[int, str, nn.ModuleList] | None = None
+    names = {id(module): name for name, module in model.named_modules()}
+    for module in decoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) and not any(_is_linear(child) for child in module):
+            weights = sum(p.numel() for p in module.parameters() if p.ndim >= 2)
+            if best is None or weights > best[0]:
+                best = (weights, names[id(module)], module)
+    if best is None:
+        seen = ", ".join(f"{name}: {type(child).__name__}" for name, child in model.named_children())
+        raise SpinError(
+            f"No stack of decoder layers was found in {type(model).__name__} (it holds {seen}).",
+            cause="an architecture without a list of repeated blocks.",
+        )
+    return best[1], best[2]
+
+
+def _all_matrices(model: Any) -> Iterator[Matrix]:
+    prefix, layers = decoder_layers(model)
+    heads = {id(head) for head in (model.get_input_embeddings(), model.get_output_embeddings()) if head is not None}
+    unknown = []
+    for index, layer in enumerate(layers):
+        for path, module in layer.named_modules():
+            if not _is_linear(module) or id(module) in heads:
+                continue
+            kind = _kind(layer, path)
+            if kind == "unknown":
+                unknown.append(f"{prefix}.{index}.{path} ({type(module).__name__})")
+            elif kind != "router":
+                transposed = type(module).__name__ == "Conv1D"
+                yield Matrix(f"{prefix}.{index}.{path}.weight", module, index, kind, transposed)
+    if unknown:
+        raise SpinError(
+            f"{len(unknown)} linear modules of {type(model).__name__} are neither attention nor MLP by their place: "
+            f"{', '.join(unknown[:6])}{', ...' if len(unknown) > 6 else ''}.",
+            cause="a layout that this version does not know (a state-space or recurrent block, for instance).",
+            change="report the architecture; nothing was edited.",
+        )
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Plain linear maps with a floating-point 2-D weight: nn.Linear and its subclasses, and GPT-2's Conv1D."""
+    linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    return linear and isinstance(module.weight, torch.Tensor) and module.weight.is_floating_point()
+
+
+def _kind(layer: nn.Module, path: str) -> str:
+    """`attention`, `mlp`, `router` or `unknown`, from the names and classes on the way from the layer down to the
+    module.
+
+    The outermost word decides: an `mlp` inside `self_attn` would be attention's. A module called just `gate` beside
+    experts is a router.
+    """
+    module = layer
+    parent = layer
+    for part in path.split("."):
+        parent, module = module, getattr(module, part)
+    last = path.rpartition(".")[2]
+    if (
+        last in ROUTER_WORDS
+        or "router" in type(module).__name__.lower()
+        or (last == "gate" and hasattr(parent, "experts"))
+    ):
+        return "router"
+    module = layer
+    for part in path.split("."):
+        module = getattr(module, part)
+        words = (part.lower(), type(module).__name__.lower())
+        if any(word in text for text in words for word in ATTENTION_WORDS):
+            return "attention"
+        if any(word in text for text in words for word in MLP_WORDS):
+            return "mlp"
+        if any(word in text for text in words for word in ROUTER_WORDS):
+            return "router"
+    return "unknown"

@@ -1,0 +1,264 @@
+"""A patch: which stored numbers change, from what to what; on a loaded model and on a checkpoint's bytes.
+
+In: a selection and a checkpoint (or a patch file and a model). Out: `patch.safetensors` with, per tensor,
+`NAME.indices` (sorted flat int64), `NAME.old` and `NAME.new` in the checkpoint's dtype, and metadata that ties it to
+its base; a context manager that edits a loaded model and restores it bit for bit; a copy of a checkpoint in which only
+the touched bytes differ, and the way back. A patch recognises its base by the SHA-256 of each touched tensor with the
+old values put in place, so base, edited and half-edited copies are all told apart from other models. Left out: how the
+weights were chosen (selection.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from spin_llm.errors import SpinError
+from spin_llm.files import disk_error, writing
+from spin_llm.models import Checkpoint, StoredTensor
+from spin_llm.selection import Selection
+
+FORMAT = "spin-llm patch 1"
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class TensorEdit:
+    """One tensor's edit: flat `indices` (int64, sorted), `old` and `new` values in the checkpoint's dtype."""
+
+    indices: torch.Tensor
+    old: torch.Tensor
+    new: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Edits by tensor name as in the checkpoint, and `metadata`: base model, fingerprints of the touched tensors, rule,
+    settings."""
+
+    edits: Mapping[str, TensorEdit]
+    metadata: Mapping[str, Any]
+
+    @property
+    def weights(self) -> int:
+        return sum(edit.indices.numel() for edit in self.edits.values())
+
+    @contextmanager
+    def applied(self, model: Any) -> Iterator[Any]:
+        """The loaded model with this patch in it; its weights are restored bit for bit on leaving, also after an
+        exception.
+
+        The model may be in another dtype than the checkpoint. Raises SpinError when the touched weights are neither the
+        patch's old nor its new values (another model, or another edit underneath).
+        """
+        saved: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        try:
+            with torch.no_grad():
+                for name, edit in self.edits.items():
+                    flat = loaded_parameter(model, name).data.view(-1)
+                    indices = edit.indices.to(flat.device)
+                    if int(indices[-1]) >= flat.numel():
+                        raise _other_model(name, "the tensor is smaller")
+                    current = flat[indices]
+                    old, new = (values.to(flat.device, flat.dtype) for values in (edit.old, edit.new))
+                    if not (_same_bits(current, old) | _same_bits(current, new)).all():
+                        raise _other_model(name, "weights differ from the patch's base")
+                    saved.append((flat, indices, current))
+                    flat[indices] = new
+            yield model
+        finally:
+            with torch.no_grad():
+                for flat, indices, values in reversed(saved):
+                    flat[indices] = values
+
+
+def make_patch(
+    checkpoint: Checkpoint, selection: Selection, *, scale: float = 0.0, about: Mapping[str, Any] | None = None
+) -> Patch:
+    """The patch that multiplies the selected weights by `scale` (0 suppresses them, as in the paper).
+
+    Entries that would not change (weights that are 0 already) are left out; SpinError when none is left.
+    """
+    edits, fingerprints = {}, {}
+    for name, indices in selection.indices.items():
+        stored_as = checkpoint.stored_name(name)
+        stored = checkpoint.tensors[stored_as]
+        data = stored.read()
+        flat = torch.frombuffer(data, dtype=stored.torch_dtype)
+        if not indices.numel() or int(indices[-1]) >= flat.numel():
+            raise SpinError(f"The selection does not fit the tensor {name} of {checkpoint.folder}.")
+        old = flat[indices]
+        new = (old.float() * scale).to(old.dtype) if scale else torch.zeros_like(old)
+        changed = ~_same_bits(old, new)
+        if changed.any():
+            edits[stored_as] = TensorEdit(indices[changed], old[changed], new[changed])
+            fingerprints[stored_as] = stored.fingerprint(hashlib.sha256(data).hexdigest())
+    if not edits:
+        raise SpinError(
+            "The edit changes no weight at all.", cause="all selected weights are 0 already, or the scale is 1."
+        )
+    metadata = {
+        "base_fingerprint": checkpoint.fingerprint,
+        "tensors": fingerprints,
+        "rule": selection.rule,
+        "ratio": selection.ratio,
+        "protect_ratio": selection.protect_ratio,
+        "target": selection.target,
+        "scale": scale,
+        "weights": sum(edit.indices.numel() for edit in edits.values()),
+        **(about or {}),
+    }
+    return Patch(edits, metadata)
+
+
+def save_patch(path: str | Path, patch: Patch) -> None:
+    """Write the patch; the file appears when it is complete."""
+    tensors = {}
+    for name, edit in patch.edits.items():
+        tensors.update({f"{name}.indices": edit.indices, f"{name}.old": edit.old, f"{name}.new": edit.new})
+    with writing(path) as part:
+        save_file(tensors, part, metadata={"format": FORMAT, "patch": json.dumps(dict(patch.metadata), sort_keys=True)})
+
+
+def load_patch(path: str | Path) -> Patch:
+    """Read a patch; SpinError when it is absent, truncated, of another kind, or inconsistent."""
+    path = Path(path)
+    if not path.is_file():
+        raise SpinError(f"There is no patch file {path}.")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise SpinError(f"{path} is not a patch of this version (format {header.get('format')!r}).")
+            metadata = json.loads(header["patch"])
+            edits = {
+                name: TensorEdit(*(file.get_tensor(f"{name}.{part}") for part in ("indices", "old", "new")))
+                for name in metadata["tensors"]
+            }
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise SpinError(
+            f"{path} is not a readable patch: {error}",
+            cause="the file is truncated or damaged.",
+            change="copy it again, or make it again with `spin-llm select`.",
+        ) from None
+    for name, edit in edits.items():
+        sorted_unique = edit.indices.numel() > 0 and bool((edit.indices.diff() > 0).all()) and int(edit.indices[0]) >= 0
+        if not sorted_unique or not edit.indices.shape == edit.old.shape == edit.new.shape:
+            raise SpinError(f"{path} is damaged: the edit of {name} is inconsistent.")
+    return Patch(edits, metadata)
+
+
+def patch_state(checkpoint: Checkpoint, patch: Patch) -> str:
+    """`base`, `edited` or `mixed`: what the checkpoint's touched weights are.
+
+    SpinError when it is neither (another model).
+    """
+    states = set()
+    for name, edit in patch.edits.items():
+        stored = _stored(checkpoint, name, patch)
+        data = stored.read()
+        flat = torch.frombuffer(data, dtype=stored.torch_dtype)
+        current = flat[edit.indices]
+        is_old, is_new = _same_bits(current, edit.old), _same_bits(current, edit.new)
+        states |= ({"base"} if (~is_new).any() else set()) | ({"edited"} if (~is_old).any() else set())
+        flat[edit.indices] = edit.old
+        if hashlib.sha256(data).hexdigest() != patch.metadata["tensors"][name]["sha256"]:
+            raise _other_model(name, "its bytes are not those of the patch's base")
+    return "mixed" if len(states) > 1 else states.pop()
+
+
+def apply_checkpoint(checkpoint: Checkpoint, patch: Patch, output: Path, *, overwrite: bool = False) -> Path:
+    """Copy the checkpoint folder to `output` and rewrite only the touched bytes; every other byte of every file stays.
+
+    The result is read back and must be in state `edited`. `output` appears only when that holds.
+    """
+    return _rewritten_copy(checkpoint, patch, output, "new", overwrite=overwrite)
+
+
+def revert_checkpoint(checkpoint: Checkpoint, patch: Patch, output: Path, *, overwrite: bool = False) -> Path:
+    """The way back: a copy with the old values, byte for byte the patch's base."""
+    return _rewritten_copy(checkpoint, patch, output, "old", overwrite=overwrite)
+
+
+def _rewritten_copy(checkpoint: Checkpoint, patch: Patch, output: Path, values: str, *, overwrite: bool) -> Path:
+    patch_state(checkpoint, patch)
+    output = Path(output)
+    replaceable = output.is_dir() and (output / "config.json").is_file() and overwrite
+    if output.exists() and not replaceable and not (output.is_dir() and not any(output.iterdir())):
+        raise SpinError(
+            f"The output {output} exists.", change="choose another --output; --overwrite replaces a model folder only."
+        )
+    if output.resolve() == checkpoint.folder.resolve():
+        raise SpinError("The output is the model's own folder.", change="choose another --output.")
+    part = output.with_name(output.name + ".part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(checkpoint.folder, part)
+        copy = Checkpoint(part)
+        for name, edit in patch.edits.items():
+            _rewrite(copy.tensors[name], edit.indices, getattr(edit, values))
+        state = patch_state(Checkpoint(part), patch)
+        assert state == {"new": "edited", "old": "base"}[values], state
+        if output.exists():
+            shutil.rmtree(output)
+        part.replace(output)
+    except OSError as error:
+        raise disk_error(error, output) or error from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return output
+
+
+def _rewrite(stored: StoredTensor, indices: torch.Tensor, values: torch.Tensor) -> None:
+    width = values.element_size()
+    raw = values.view(torch.uint8).numpy().tobytes()
+    stored.file.chmod(0o644)
+    with stored.file.open("r+b") as file:
+        for position, index in enumerate(indices.tolist()):
+            file.seek(stored.start + index * width)
+            file.write(raw[position * width : (position + 1) * width])
+
+
+def _stored(checkpoint: Checkpoint, name: str, patch: Patch) -> StoredTensor:
+    stored = checkpoint.tensors.get(name)
+    if stored is None:
+        raise _other_model(name, "the checkpoint has no such tensor")
+    expected = patch.metadata["tensors"][name]
+    if [stored.dtype, list(stored.shape)] != [expected["dtype"], expected["shape"]]:
+        raise _other_model(
+            name, f"it is {stored.dtype} {list(stored.shape)}, not {expected['dtype']} {expected['shape']}"
+        )
+    return stored
+
+
+def loaded_parameter(model: Any, name: str) -> torch.nn.Parameter:
+    """The loaded model's parameter for a checkpoint's tensor name (base-model prefixes may differ)."""
+    parameters = dict(model.named_parameters())
+    matches = [key for key in parameters if key == name or key.endswith("." + name) or name.endswith("." + key)]
+    exact = [key for key in matches if key == name]
+    if len(exact or matches) != 1:
+        raise _other_model(name, "the model has no such parameter")
+    return parameters[(exact or matches)[0]]
+
+
+def _same_bits(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    bits = BITS[left.element_size()]
+    return left.view(bits) == right.view(bits)
+
+
+def _other_model(name: str, what: str) -> SpinError:
+    return SpinError(
+        f"The patch does not fit this model: {name}: {what}.",
+        cause="it was made for another model, another version or another dtype of it.",
+        change="apply it to the model that its metadata name, or score this model.",
+    )

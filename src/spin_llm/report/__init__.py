@@ -1,0 +1,15 @@
+"""The report stage: a run folder's results as one page that can be read, checked and cited.
+
+In: a run folder with `run.json`, `results.json`, `generations.jsonl`, `verdicts.jsonl`.
+Out: `report.html` (self-contained), `report.md`, `figures/*.png` and `*.svg` beside them, and the table and
+sentences that the terminal prints too. Every sentence follows a rule and is never stronger than the interval.
+Left out: measuring anything; this stage only words and draws what the evaluate stage wrote.
+"""
+
+from __future__ import annotations
+
+from spin_llm.report.page import write_report
+from spin_llm.report.table import COLUMNS, Row, table_rows
+from spin_llm.report.wording import headline, judge_lines, verdict, verdict_sentence
+
+__all__ = ["COLUMNS", "Row", "headline", "judge_lines", "table_rows", "verdict", "verdict_sentence", "write_report"]

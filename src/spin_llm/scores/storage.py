@@ -1,0 +1,106 @@
+"""Score files: the top of each matrix's scores, enough to select any ratio, rule or target later without the model.
+
+In: dense float32 scores by matrix name. Out: `CONCEPT.safetensors` with `NAME.indices` (int64, flat, into the matrix as
+stored) and `NAME.values` (float32), the K largest entries of each matrix, largest first, ties by lower index; the
+metadata says how they were made. Left out: dense scores, which never reach the disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from spin_llm.errors import SpinError
+from spin_llm.files import writing
+
+FORMAT = "spin-llm scores 1"
+KEEP = 0.01
+
+
+@dataclass(frozen=True)
+class MatrixScores:
+    """The kept entries of one matrix: flat `indices` (int64) and `values` (float32), largest first; and where the
+    matrix is."""
+
+    indices: torch.Tensor
+    values: torch.Tensor
+    shape: tuple[int, int]
+    layer: int
+    kind: str
+
+    @property
+    def size(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One concept's kept scores by matrix name, and the metadata that says how they were made."""
+
+    matrices: Mapping[str, MatrixScores]
+    metadata: Mapping[str, Any]
+
+
+def count(ratio: float, size: int) -> int:
+    """Floor(ratio * size), exact for decimal ratios (0.29 of 100 is 29; the float product is 28.999...)."""
+    return int(Fraction(repr(float(ratio))) * size)
+
+
+def top_entries(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(flat indices int64, values float32) of the k largest entries, largest first, ties by lower index, on the CPU."""
+    flat = scores.flatten()
+    if k >= flat.numel():
+        indices = torch.arange(flat.numel(), device=flat.device)
+    else:
+        threshold = torch.topk(flat, k, sorted=True).values[-1]
+        above = (flat > threshold).nonzero()[:, 0]
+        equal = (flat == threshold).nonzero()[: k - above.numel(), 0]
+        indices = torch.cat([above, equal]).sort().values
+    values = flat[indices]
+    order = torch.argsort(values, descending=True, stable=True)
+    return indices[order].cpu(), values[order].float().cpu()
+
+
+def save_scores(path: str | Path, scores: Scores) -> None:
+    """Write one concept's kept scores; the file appears when it is complete."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, matrix in scores.matrices.items():
+        tensors[f"{name}.indices"] = matrix.indices
+        tensors[f"{name}.values"] = matrix.values
+    places = {name: {"shape": list(m.shape), "layer": m.layer, "kind": m.kind} for name, m in scores.matrices.items()}
+    metadata = {"format": FORMAT, "matrices": json.dumps(places), "scoring": json.dumps(dict(scores.metadata))}
+    with writing(path) as part:
+        save_file(tensors, part, metadata=metadata)
+
+
+def load_scores(path: str | Path) -> Scores:
+    """Read a score file; SpinError when it is absent, truncated or of another kind."""
+    path = Path(path)
+    if not path.is_file():
+        raise SpinError(f"There is no score file {path}.", change="run `spin-llm score` first.")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise SpinError(f"{path} is not a score file of this version (format {header.get('format')!r}).")
+            matrices = {
+                name: MatrixScores(
+                    file.get_tensor(f"{name}.indices"),
+                    file.get_tensor(f"{name}.values"),
+                    tuple(place["shape"]),
+                    place["layer"],
+                    place["kind"],
+                )
+                for name, place in json.loads(header["matrices"]).items()
+            }
+            return Scores(matrices, json.loads(header["scoring"]))
+    except SafetensorError as error:
+        raise SpinError(f"{path} is not a readable score file: {error}", cause="it is truncated.") from None

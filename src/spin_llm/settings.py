@@ -1,0 +1,146 @@
+"""What a run is told: every option once, with its default and its help.
+
+In: values from the command line or Python. Out: a frozen, validated `RunSettings`, which `run.json` records and a
+resumed run must match. Left out: where the run is written, and how it looks on the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from spin_llm.errors import SpinError
+
+CONCEPTS = ("fairness", "privacy")
+AXES = (*CONCEPTS, "over_refusal")
+CONTROLS = ("random", "released")
+Sources = tuple[tuple[str, str], ...]
+
+
+def _option(default: Any, help_text: str) -> Any:
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides a run's patch and results, apart from the machine."""
+
+    model: str
+    concepts: Sources = _option((), "NAME=SOURCE of (prompt, response) pairs that show the concept.")
+    protect: Sources = _option(
+        (), "NAME=SOURCE of pairs whose important weights are spared, and whose rest measures perplexity."
+    )
+    questions: Sources = _option((), "NAME=SOURCE of prompts to answer and judge (fairness, privacy, over_refusal).")
+    data_dir: str | None = _option(
+        None, "Folder with beavertails, salad and alpaca-cleaned; they become the default data."
+    )
+    prompt_column: str | None = _option(None, "Name of the prompt column, when it is not a usual one.")
+    response_column: str | None = _option(None, "Name of the response column, when it is not a usual one.")
+    responses: str = _option("aware", "Which responses locate the weights: aware or unaware.")
+    examples: int = _option(128, "Examples for each concept and protected set.")
+    max_questions: int | None = _option(None, "At most this many questions for each axis (default: all).")
+    template: str = _option("auto", "Tokens of an example: auto, chat, raw or released.")
+    max_length: int = _option(1024, "Most tokens of an example; longer prompts lose their start.")
+    new_tokens: int = _option(64, "Tokens of an answer.")
+    dtype: str = _option("auto", "Compute type: auto, float32 or bfloat16.")
+    target: str = _option("mlp", "Which matrices: mlp, attention or all.")
+    rule: str = _option("coupled", "coupled (the paper's rule) or released (what its published code does).")
+    ratio: float | None = _option(
+        None, "Fraction of each matrix in a top set, or auto: the largest within --max-perplexity-increase."
+    )
+    protect_ratio: float | None = _option(None, "Fraction of each matrix that is protected (default: the ratio).")
+    max_perplexity_increase: float = _option(
+        0.02, "For --ratio auto: allowed relative rise of perplexity on held-back general pairs."
+    )
+    keep: float = _option(0.01, "Fraction of each matrix kept in the score files; no ratio can be larger.")
+    scale: float = _option(0.0, "What the selected weights are multiplied by; 0 suppresses them.")
+    controls: tuple[str, ...] = _option((), "Also measure these edits of like size: random, released.")
+    judge: str = _option("local", "local, or a judge file made by `spin-llm judge fit`.")
+    trust_remote_code: bool = _option(
+        False, "Run Python code that comes with the model. Only for models that you trust."
+    )
+    seed: int = _option(0, "Seed of every sample.")
+
+    def __post_init__(self) -> None:
+        positive = {"examples": 1, "max_length": 2, "new_tokens": 1}
+        for name, least in positive.items():
+            if getattr(self, name) < least:
+                raise _invalid(name, getattr(self, name), f"{least} or more")
+        if self.max_questions is not None and self.max_questions < 1:
+            raise _invalid("max_questions", self.max_questions, "1 or more")
+        for name in ("ratio", "protect_ratio", "keep"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise _invalid(name, value, "a fraction above 0 and below 1" + (", or auto" if name == "ratio" else ""))
+        if not self.max_perplexity_increase >= 0:  # also catches NaN
+            raise _invalid("max_perplexity_increase", self.max_perplexity_increase, "0 or more")
+        if self.ratio is not None and max(self.ratio, self.protect_ratio or 0) > self.keep:
+            raise _invalid("ratio", self.ratio, f"at most --keep, {self.keep:g}")
+        choices = {"responses": ("aware", "unaware"), "template": ("auto", "chat", "raw", "released")}
+        choices |= {"dtype": ("auto", "float32", "bfloat16"), "target": ("mlp", "attention", "all")}
+        choices |= {"rule": ("coupled", "released")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise _invalid(name, getattr(self, name), ", ".join(allowed))
+        for control in self.controls:
+            if control not in CONTROLS:
+                raise _invalid("controls", control, ", ".join(CONTROLS))
+        for axis, _ in self.questions:
+            if axis not in AXES:
+                raise _invalid("questions", axis, f"{', '.join(AXES)}: the axes that a judge exists for")
+        for name in ("concepts", "protect", "questions"):
+            names = [key for key, _ in getattr(self, name)]
+            if len(set(names)) != len(names):
+                raise _invalid(name, ", ".join(names), "each name once")
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _invalid(name: str, value: object, allowed: str) -> SpinError:
+    return SpinError(f"--{name.replace('_', '-')} {value} is out of range.", change=f"give {allowed}.")
+
+
+def help_of(name: str) -> str:
+    """The help text of one setting."""
+    return next(str(f.metadata["help"]) for f in fields(RunSettings) if f.name == name)
+
+
+def default_of(name: str) -> Any:
+    """The default of one setting."""
+    return next(f.default for f in fields(RunSettings) if f.name == name)
+
+
+def sources(option: str, given: Sequence[str], names: Sequence[str], default: str) -> Sources:
+    """`NAME=SOURCE` texts as pairs.
+
+    A SOURCE alone serves every name; names that nothing was given for get `default`.
+        >>> sources("--concept", ["privacy=my.csv"], ("fairness", "privacy"), "starter")
+        (('fairness', 'starter'), ('privacy', 'my.csv'))
+    """
+    chosen = dict.fromkeys(names, default)
+    if option == "--concept" and given and all("=" in text for text in given):
+        chosen = {} if len(given) > 1 else chosen
+    for text in given:
+        name, equals, source = text.partition("=")
+        if not equals:
+            chosen.update(dict.fromkeys(names, text))
+        elif name and source:
+            chosen[name] = source
+        else:
+            raise SpinError(
+                f"{option} {text!r} is not NAME=SOURCE.", change=f"for example {option} {names[0]}=data.csv"
+            )
+    return tuple(chosen.items())
+
+
+def default_sources(data_dir: str | None) -> dict[str, str]:
+    """The default source of each role: the shipped starter set, or the paper's data when a folder with them is
+    given."""
+    if data_dir is None:
+        return {"concepts": "starter", "protect": "starter", "questions": "starter"}
+    if not Path(data_dir).is_dir():
+        raise SpinError(f"--data-dir {data_dir} is not a folder.")
+    return {"concepts": "beavertails", "protect": "alpaca-cleaned", "questions": "salad"}

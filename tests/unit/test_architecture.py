@@ -1,0 +1,166 @@
+"""The layout: which module may import which, what an import loads, and what the docstrings and the README say of it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = REPOSITORY / "src" / "spin_llm"
+LEAVES = ("errors", "files", "progress", "settings", "kernels")
+LEAF_IMPORTS = {"errors": (), "kernels": (), "progress": (), "files": ("errors",), "settings": ("errors",)}
+FLOW = ("data", "models", "scores", "selection", "patch", "evaluate", "report", "pipeline", "cli")
+SIDE_BRANCHES = ("analysis", "baselines", "paper")  # they read artefacts; only the cli imports them
+ENTRY = ("__init__", "__main__")  # lazy re-exports, and `python -m spin_llm`
+MODULES = sorted(PACKAGE.rglob("*.py"))
+README = REPOSITORY / "README.md"
+
+
+def stage_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def own_imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, stage) of every import of this package in a module, wherever in the module it stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            parts = (node.module or "").split(".")
+            names = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+            found = names if parts[0] == "spin_llm" else []
+        elif isinstance(node, ast.Import):
+            full = [alias.name.split(".") for alias in node.names]
+            found = [parts[1] if len(parts) > 1 else "__init__" for parts in full if parts[0] == "spin_llm"]
+        else:
+            continue
+        yield from ((node.lineno, name) for name in found)
+
+
+def allowed_imports(stage: str) -> set[str]:
+    if stage in LEAF_IMPORTS:
+        return {stage, *LEAF_IMPORTS[stage]}
+    if stage == "report":  # reads artefacts alone
+        return {stage, *LEAVES}
+    if stage in SIDE_BRANCHES:
+        return {stage, *LEAVES, *FLOW[: FLOW.index("pipeline")]}
+    if stage == "cli":
+        return {*LEAVES, *FLOW, *SIDE_BRANCHES}
+    return {*LEAVES, *FLOW[: FLOW.index(stage) + 1]}
+
+
+def test_every_module_has_a_place_in_the_flow():
+    places = {*LEAVES, *FLOW, *SIDE_BRANCHES, *ENTRY}
+    assert {stage_of(path) for path in MODULES} <= places
+    assert set(FLOW) <= {stage_of(path) for path in MODULES}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if stage_of(p) not in ENTRY], ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_imports_go_one_way(path: Path):
+    stage = stage_of(path)
+    wrong = [f"line {line}: {name}" for line, name in own_imports(path) if name not in allowed_imports(stage)]
+    assert not wrong, f"{stage} may import {sorted(allowed_imports(stage))}"
+
+
+def test_the_rule_would_catch_a_wrong_import(tmp_path: Path):
+    module = tmp_path / "wrong.py"
+    module.write_text(
+        "def f():\n    from spin_llm.cli import main\n    import spin_llm.report.page\n    from spin_llm import pipeline\n"
+    )
+    assert [name for _, name in own_imports(module)] == ["cli", "report", "pipeline"]
+    assert not {"cli", "report", "pipeline"} & allowed_imports("patch")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_every_module_says_what_goes_in_and_out(path: Path):
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring
+    if path.name not in ("__init__.py", "__main__.py"):  # a package's front door names its rooms instead
+        assert re.search(r"\bIn:\s", docstring), "no `In:`"
+        assert re.search(r"\bOut:\s", docstring), "no `Out:`"
+
+
+def fresh_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "120"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_importing_the_package_and_the_command_loads_nothing_heavy():
+    code = "import sys, spin_llm, spin_llm.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = fresh_python("-c", code)
+    assert result.returncode == 0, result.stderr
+    heavy = {"torch", "transformers", "numpy", "scipy", "sklearn", "matplotlib", "pyarrow", "huggingface_hub", "gguf"}
+    loaded = set(result.stdout.split())
+    assert "spin_llm" in loaded
+    assert not loaded & heavy
+
+
+def test_help_needs_no_torch():
+    """Every command's help in one process in which importing torch or transformers is an error."""
+    code = """
+import sys
+sys.modules["torch"] = sys.modules["transformers"] = None
+from typer.testing import CliRunner
+from spin_llm.cli import app
+for words in ([], *([c] for c in "run score select apply revert verify eval report judge".split()), ["judge", "fit"]):
+    result = CliRunner().invoke(app, [*words, "--help"])
+    assert result.exit_code == 0 and "Usage" in result.output, (words, result.output, result.exception)
+"""
+    result = fresh_python("-c", code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_command_runs_as_a_module():
+    result = fresh_python("-m", "spin_llm.cli", "--help")
+    assert result.returncode == 0, result.stderr
+    for command in ("run", "score", "select", "apply", "revert", "verify", "eval", "report", "judge"):
+        assert re.search(rf"^\W*{command}\b", result.stdout, re.MULTILINE), command
+
+
+def test_every_public_name_exists():
+    import spin_llm
+
+    for name in spin_llm.__all__:
+        assert callable(getattr(spin_llm, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = spin_llm.nothing
+
+
+def test_no_module_reads_or_writes_pickles():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not {alias.name.partition(".")[0] for alias in node.names} & {"pickle", "joblib", "dill"}, path
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                assert ast.unparse(node.func) not in ("torch.load", "torch.save"), f"{path}:{node.lineno}"
+
+
+def test_the_readme_maps_the_tree():
+    """`path  - words` lines under the heading `File map`: every Python module of the package is named, and every
+    path named is there."""
+    if not README.is_file():
+        pytest.skip("README.md is not written yet")
+    text = README.read_text(encoding="utf-8")
+    block = re.search(r"^#+ +File map\b.*?^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert block, "README.md has no fenced block under the heading `File map`"
+    lines = [re.fullmatch(r"\s*(\S+)\s+- +(\S.*)", line) for line in block[1].splitlines() if line.strip()]
+    assert all(lines), "every line of the file map is `path  - words`"
+    named = {match[1].rstrip("/") for match in lines if match}
+    absent = sorted(path for path in named if not (REPOSITORY / path).exists() and not list(REPOSITORY.glob(path)))
+    assert not absent
+    modules = {str(path.relative_to(REPOSITORY)) for path in MODULES}
+    unnamed = sorted(
+        path
+        for path in modules - named
+        if not any(path.startswith(f"{folder}/") and path.endswith("__init__.py") for folder in named)
+    )
+    assert not unnamed

@@ -1,0 +1,154 @@
+"""Paired statistics: against hand-made values and scipy, in simulation, and on columns with nothing in them."""
+
+from __future__ import annotations
+
+import math
+from math import comb
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from spin_llm.evaluate import statistics
+from spin_llm.evaluate.statistics import mcnemar, paired_perplexity, paired_rates, weighted_mean
+
+
+def columns(both: int, gained: int, lost: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    """0/1 verdicts of base and edited with the given numbers of pairs of each kind."""
+    base = np.array([1.0] * both + [0.0] * gained + [1.0] * lost + [0.0] * neither)
+    edited = np.array([1.0] * both + [1.0] * gained + [0.0] * lost + [0.0] * neither)
+    return base, edited
+
+
+def test_rates_of_known_columns():
+    result = paired_rates(*columns(both=30, gained=20, lost=5, neither=45))
+    assert (result.n, result.base, result.edited) == (100, 0.35, 0.5)
+    assert result.delta == pytest.approx(0.15)
+    assert result.ci95[0] < 0.15 < result.ci95[1]
+    # the sampling variance of a paired difference: (gained + lost - (gained - lost)^2 / n) / n^2
+    half = 1.96 * math.sqrt((25 - 15**2 / 100) / 100**2)
+    assert result.ci95 == pytest.approx((0.15 - half, 0.15 + half), abs=0.025)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 1), (1, 0), (5, 0), (8, 2), (7, 7), (12, 30), (0, 40)])
+def test_mcnemar_is_the_exact_binomial_test_of_the_changed_pairs(gained: int, lost: int):
+    n, k = gained + lost, min(gained, lost)
+    by_hand = min(1.0, 2 * sum(comb(n, i) for i in range(k + 1)) / 2**n)
+    assert mcnemar(*columns(9, gained, lost, 4)) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_mcnemar_sees_only_changed_pairs():
+    assert mcnemar(*columns(0, 8, 2, 0)) == mcnemar(*columns(500, 8, 2, 500))
+    assert mcnemar(*columns(10, 0, 0, 10)) == 1.0
+    assert mcnemar(*columns(3, 8, 2, 3)) == mcnemar(*columns(3, 2, 8, 3)), "two-sided"
+
+
+def test_swapping_base_and_edited_turns_the_difference_round():
+    base, edited = columns(20, 15, 6, 30)
+    there, back = paired_rates(base, edited), paired_rates(edited, base)
+    assert there.delta == pytest.approx(-back.delta)
+    assert there.p == back.p
+    assert there.ci95 == pytest.approx((-back.ci95[1], -back.ci95[0]), abs=0.02)
+
+
+def test_the_order_of_the_pairs_does_not_matter():
+    base, edited = columns(20, 15, 6, 30)
+    order = np.random.default_rng(1).permutation(len(base))
+    one, other = paired_rates(base, edited), paired_rates(base[order], edited[order])
+    assert (one.n, one.base, one.edited, one.p) == (other.n, other.base, other.edited, other.p)
+    assert one.delta == pytest.approx(other.delta)
+    assert one.ci95 == pytest.approx(other.ci95, abs=0.02), "up to the draw of the bootstrap"
+
+
+def test_the_pairing_matters():
+    base, edited = columns(40, 10, 0, 50)
+    apart = np.random.default_rng(0).permutation(edited)
+    paired, shuffled = paired_rates(base, edited), paired_rates(base, apart)
+    assert paired.delta == pytest.approx(shuffled.delta)
+    assert paired.ci95[1] - paired.ci95[0] < shuffled.ci95[1] - shuffled.ci95[0]
+    assert paired.p < 0.01 < shuffled.p
+
+
+def test_the_same_seed_gives_the_same_interval():
+    base, edited = columns(20, 15, 6, 30)
+    assert paired_rates(base, edited, seed=3) == paired_rates(base, edited, seed=3)
+    assert paired_rates(base, edited, seed=3).ci95 != paired_rates(base, edited, seed=4).ci95
+
+
+def test_the_interval_of_a_difference_in_rate_covers_it(monkeypatch: pytest.MonkeyPatch):
+    """400 simulated evaluations of 80 prompts: 95% intervals cover the true difference in 90 to 99% of them."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 400)
+    draw = np.random.default_rng(0)
+    kinds = draw.choice(4, size=(400, 80), p=[0.3, 0.2, 0.08, 0.42])  # both, gained, lost, neither
+    covered = 0
+    for row in kinds:
+        low, high = paired_rates((np.isin(row, (0, 2))).astype(float), np.isin(row, (0, 1)).astype(float)).ci95
+        covered += low <= 0.12 <= high
+    assert 0.90 <= covered / 400 <= 0.99
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("n", [1, 2, 50])
+def test_columns_without_any_variation(value: float, n: int):
+    result = paired_rates(np.full(n, value), np.full(n, value))
+    assert (result.n, result.base, result.edited, result.delta, result.ci95, result.p) == (
+        *(n, value, value, 0.0),
+        *((0.0, 0.0), 1.0),
+    )
+
+
+def test_every_pair_gained():
+    result = paired_rates(np.zeros(20), np.ones(20))
+    assert (result.delta, result.ci95, result.p) == (1.0, (1.0, 1.0), pytest.approx(2 * 0.5**20))
+
+
+def test_one_pair():
+    result = paired_rates(np.array([0.0]), np.array([1.0]))
+    assert (result.n, result.delta, result.ci95, result.p) == (1, 1.0, (1.0, 1.0), 1.0)
+    one = paired_perplexity(np.array([4.0]), np.array([6.0]), np.array([2.0]))
+    assert (one.base, one.edited) == pytest.approx((math.exp(2), math.exp(3)))
+    assert one.ci95 == pytest.approx((one.delta, one.delta))
+    assert one.p == 1.0
+
+
+def test_two_pairs_give_a_finite_interval():
+    low, high = paired_rates(np.array([0.0, 0.0]), np.array([1.0, 0.0])).ci95
+    assert 0.0 <= low <= high <= 1.0
+
+
+def test_perplexity_weighs_tokens_not_pairs():
+    base, edited, tokens = np.array([2.0, 90.0]), np.array([4.0, 90.0]), np.array([1.0, 99.0])
+    result = paired_perplexity(base, edited, tokens)
+    assert result.base == pytest.approx(math.exp(92 / 100))
+    assert result.edited == pytest.approx(math.exp(94 / 100))
+    assert result.delta == pytest.approx(result.edited - result.base)
+
+
+def test_perplexity_of_an_unchanged_model():
+    losses, tokens = np.array([3.0, 5.0, 8.0]), np.array([2.0, 4.0, 5.0])
+    result = paired_perplexity(losses, losses.copy(), tokens)
+    assert (result.delta, result.ci95, result.p) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_a_uniform_rise_of_the_loss_is_seen_through_the_spread_of_the_pairs():
+    draw = np.random.default_rng(0)
+    tokens = draw.integers(5, 80, 64).astype(float)
+    base = tokens * draw.gamma(4, 0.5, 64)
+    edited = base + tokens * draw.normal(0.02, 0.01, 64)
+    result = paired_perplexity(base, edited, tokens)
+    assert 0 < result.ci95[0] < result.delta < result.ci95[1]
+    assert result.delta / result.base == pytest.approx(math.exp(0.02) - 1, rel=0.3)
+    assert result.p == pytest.approx(float(stats.wilcoxon(edited / tokens, base / tokens).pvalue), rel=1e-3)
+    order = draw.permutation(64)
+    shuffled = paired_perplexity(base[order], edited[order], tokens[order])
+    assert shuffled.delta == pytest.approx(result.delta)
+    assert shuffled.p == pytest.approx(result.p)
+    assert shuffled.ci95 == pytest.approx(result.ci95, rel=0.1)
+
+
+def test_weighted_mean():
+    mean, (low, high) = weighted_mean(np.array([2.0, 3.0, 10.0]), np.array([2.0, 3.0, 5.0]))
+    assert mean == 1.5
+    assert 1.0 <= low <= 1.5 <= high <= 2.0
+    assert weighted_mean(np.array([3.0]), np.array([2.0])) == (1.5, (1.5, 1.5))
+    assert weighted_mean(np.zeros(9), np.arange(1.0, 10.0)) == (0.0, (0.0, 0.0))
