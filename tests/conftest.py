@@ -12,13 +12,19 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from hypothesis import settings
 
 from spin_llm.models import LoadedModel, load
 
+# The same draws on every machine; no deadline, since a shared machine stalls.
+settings.register_profile("spin", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("spin")
+
 # How far a quantity of two computations may lie apart, relative to the largest entry of the reference.
 # float32: sums of a few hundred products, each rounded to 2**-24, in another order; measured below 2e-6.
-# bfloat16: products and activations rounded to 2**-9 through three layers, forwards and backwards.
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
+# bfloat16: activations and gradients rounded to 2**-9 through three layers, forwards and backwards; a plain autograd
+# pass in bfloat16 is up to 0.08 away from float32 on the tiny models.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 TinyFolder = Callable[..., Path]

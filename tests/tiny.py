@@ -71,6 +71,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "mamba": ("MambaConfig", {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}),
 }
+# prompt and response tokens
+LENGTHS = ((1, 1), (1, 9), (12, 1), (59, 1), (1, 59), (5, 5), (7, 20), (20, 7), (3, 2), (11, 4), (9, 9))
 DENSE = ("llama", "qwen2", "mistral", "gemma3", "gpt_neox", "gpt2")
 
 
@@ -139,8 +141,8 @@ def save(
 def examples(seed: int = 0) -> list[Example]:
     """Eleven examples of 2 to 60 tokens: prompts of 1 token, responses of 1 token, both, and ordinary ones."""
     draw = random.Random(seed)
-    made = []
-    for prompt, response in [(1, 1), (1, 9), (12, 1), (59, 1), (1, 59), (5, 5), (7, 20), (20, 7), (3, 2), (11, 4), (9, 9)]:
+    made: list[Example] = []
+    for prompt, response in LENGTHS:
         ids = tuple(draw.randrange(3, VOCABULARY) for _ in range(prompt + response))
         made.append(Example(ids, response, 0, f"prompt {len(made)}"))
     return made

@@ -226,6 +226,7 @@ def eval_(
     data_dir: DataDir = None,
     prompt_column: PromptColumn = None,
     response_column: ResponseColumn = None,
+    examples: Examples = default_of("examples"),
     max_questions: MaxQuestions = None,
     template: Template = default_of("template"),
     max_length: MaxLength = default_of("max_length"),

@@ -38,10 +38,11 @@ def writing(path: str | Path) -> Iterator[Path]:
 
 def disk_error(error: BaseException, path: Path) -> SpinError | None:
     """The SpinError to raise for an operating-system error while writing `path`; None for any other error."""
-    if "No space left" in str(error) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if full or any(words in str(error) for words in ("No space left", "File too large")):
         return SpinError(
             f"The disk is full: {path} could not be written.",
-            cause="no space left on the device that holds it; what was complete before is kept.",
+            cause="no space left on the device that holds it, or a limit on size; what was complete before is kept.",
             change="free some space, or choose another folder with --output, and run the same command again.",
         )
     if isinstance(error, PermissionError):
@@ -86,6 +87,22 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         raise SpinError(f"There is no file {path}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SpinError(f"{path} is not valid JSON lines: {error}") from None
+
+
+def sort_safetensors_metadata(path: Path) -> None:
+    """Put the `__metadata__` of a safetensors file in the order of its keys, in place.
+
+    The safetensors library writes it in an order that changes from process to process; equal input is to give equal
+    bytes.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size, "the same keys and values"
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def sha256_file(path: str | Path) -> str:

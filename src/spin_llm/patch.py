@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +25,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
-from spin_llm.files import disk_error, writing
+from spin_llm.files import disk_error, sort_safetensors_metadata, writing
 from spin_llm.models import Checkpoint, StoredTensor
+from spin_llm.models.checkpoint import DTYPES
 from spin_llm.selection import Selection
 
 FORMAT = "spin-llm patch 1"
@@ -98,7 +100,7 @@ def make_patch(
         if not indices.numel() or int(indices[-1]) >= flat.numel():
             raise SpinError(f"The selection does not fit the tensor {name} of {checkpoint.folder}.")
         old = flat[indices]
-        new = (old.float() * scale).to(old.dtype) if scale else torch.zeros_like(old)
+        new = (old.double() * scale).to(old.dtype) if scale else torch.zeros_like(old)
         changed = ~_same_bits(old, new)
         if changed.any():
             edits[stored_as] = TensorEdit(indices[changed], old[changed], new[changed])
@@ -128,6 +130,7 @@ def save_patch(path: str | Path, patch: Patch) -> None:
         tensors.update({f"{name}.indices": edit.indices, f"{name}.old": edit.old, f"{name}.new": edit.new})
     with writing(path) as part:
         save_file(tensors, part, metadata={"format": FORMAT, "patch": json.dumps(dict(patch.metadata), sort_keys=True)})
+        sort_safetensors_metadata(part)
 
 
 def load_patch(path: str | Path) -> Patch:
@@ -152,10 +155,18 @@ def load_patch(path: str | Path) -> Patch:
             change="copy it again, or make it again with `spin-llm select`.",
         ) from None
     for name, edit in edits.items():
-        sorted_unique = edit.indices.numel() > 0 and bool((edit.indices.diff() > 0).all()) and int(edit.indices[0]) >= 0
-        if not sorted_unique or not edit.indices.shape == edit.old.shape == edit.new.shape:
+        if not _consistent(edit, metadata["tensors"][name]):
             raise SpinError(f"{path} is damaged: the edit of {name} is inconsistent.")
     return Patch(edits, metadata)
+
+
+def _consistent(edit: TensorEdit, fingerprint: Mapping[str, Any]) -> bool:
+    """Sorted unique indices within the tensor, and as many old and new values, in its dtype."""
+    indices, size = edit.indices, math.prod(fingerprint["shape"])
+    typed = indices.dtype == torch.int64 and edit.old.dtype == edit.new.dtype == DTYPES.get(fingerprint["dtype"])
+    if not typed or not indices.numel() or not indices.shape == edit.old.shape == edit.new.shape:
+        return False
+    return bool((indices.diff() > 0).all()) and int(indices[0]) >= 0 and int(indices[-1]) < size
 
 
 def patch_state(checkpoint: Checkpoint, patch: Patch) -> str:
@@ -170,6 +181,8 @@ def patch_state(checkpoint: Checkpoint, patch: Patch) -> str:
         flat = torch.frombuffer(data, dtype=stored.torch_dtype)
         current = flat[edit.indices]
         is_old, is_new = _same_bits(current, edit.old), _same_bits(current, edit.new)
+        if not (is_old | is_new).all():
+            raise _other_model(name, "weights are neither the patch's old nor its new values")
         states |= ({"base"} if (~is_new).any() else set()) | ({"edited"} if (~is_old).any() else set())
         flat[edit.indices] = edit.old
         if hashlib.sha256(data).hexdigest() != patch.metadata["tensors"][name]["sha256"]:

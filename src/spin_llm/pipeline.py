@@ -9,6 +9,7 @@ Left out: parsing options and printing (cli.py).
 from __future__ import annotations
 
 import platform
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -33,20 +34,20 @@ from spin_llm.data import (
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import BASE, EDITED, Evaluation, choose_ratio, evaluate, load_judge
 from spin_llm.evaluate.likelihood import View
-from spin_llm.files import read_json, write_json
+from spin_llm.files import read_json, sha256_file, write_json
 from spin_llm.models import Checkpoint, LoadedModel, load, mlp_coverage
 from spin_llm.patch import Patch, load_patch, make_patch, save_patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.report import write_report
 from spin_llm.scores import Scores, load_scores, save_scores, score_concept
 from spin_llm.selection import Selection, random_like, select
-from spin_llm.settings import RunSettings
+from spin_llm.settings import RunSettings, flag_of
 
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
 PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn")
 ARTEFACTS = (
-    *("run.json", "scores", "patch.safetensors", "progress", "generations.jsonl", "verdicts.jsonl"),
-    *("results.json", "report.html", "report.md", "figures"),
+    *("scores", "patch.safetensors", "progress", "generations.jsonl", "verdicts.jsonl"),
+    *("results.json", "report.html", "report.md", "figures", "run.json"),
 )
 
 
@@ -87,8 +88,8 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
     Raises SpinError on bad input, before anything of the user's is touched.
     """
     data = read_data(settings, console)
-    open_folder(settings, folder, overwrite=overwrite)
-    if (folder / "results.json").is_file() and (folder / "patch.safetensors").is_file():
+    check_folder(settings, folder, overwrite=overwrite)
+    if not overwrite and (folder / "results.json").is_file() and (folder / "patch.safetensors").is_file():
         console.say(f"{folder} is complete; writing its report again")
         write_report(folder)
         return dict(read_json(folder / "results.json"))
@@ -99,7 +100,7 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
         f"{str(loaded.dtype).removeprefix('torch.')} on {loaded.device}, template {template}; "
         f"{mlp_coverage(loaded.model):.0%} of the MLP weights can be edited"
     )
-    write_record(settings, folder, loaded, data, template)
+    write_record(settings, folder, loaded, data, template, overwrite=overwrite)
     scores = score_stage(settings, folder, loaded, data, console)
     patch = select_stage(settings, folder, loaded, data, scores, console)
     results = evaluate_stage(settings, folder, loaded, data, scores, patch, console)
@@ -132,37 +133,51 @@ def read_data(settings: RunSettings, console: Console = SILENT) -> RunData:
     kept = sample(rest, min(len(rest), 2 * GENERAL_PAIRS), settings.seed)
     questions = {}
     for axis, source in settings.questions:
-        asked = load_questions(source, concept=axis, data_dir=settings.data_dir).questions
+        asked = load_questions(
+            source, concept=axis, data_dir=settings.data_dir, prompt_column=settings.prompt_column
+        ).questions
         questions[axis] = sample(asked, min(len(asked), settings.max_questions or len(asked)), settings.seed)
     return RunData(concepts, protect, kept[::2], kept[1::2], questions)
 
 
-def open_folder(settings: RunSettings, folder: Path, *, overwrite: bool = False) -> None:
+def check_folder(
+    settings: RunSettings, folder: Path, *, overwrite: bool = False, compared: Mapping[str, str] | None = None
+) -> None:
     """Make sure that `folder` is new, empty, or a run with the same settings (which is then resumed).
 
-    `overwrite` deletes the artefacts of a run there, and nothing else. SpinError otherwise.
+    With `overwrite` any run may be there. SpinError otherwise; nothing is written.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not is_run(folder)):
-        raise SpinError(f"The output {folder} exists and is not a run.", change="choose another folder with --output.")
-    if overwrite and is_run(folder):
-        for name in ARTEFACTS:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if not is_run(folder):
-        write_json(folder / "run.json", {"settings": settings.as_json()})
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+            raise SpinError(
+                f"The output {folder} exists and is not a run.", change="choose another folder with --output."
+            )
         return
-    before = read_json(folder / "run.json")["settings"]
-    now = replace(settings).as_json()
+    if overwrite:
+        return
+    record = read_json(folder / "run.json")
+    before = {**record["settings"], **record.get("compared", {})}
+    now = {**_listed(settings.as_json()), **(compared or {})}
     changed = [
-        f"{key}: {before.get(key)!r} there, {value!r} now"
-        for key, value in _listed(now).items()
-        if before.get(key) != value
+        f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        for key in {**now, **before}
+        if before.get(key) != now.get(key)
     ]
     if changed:
         raise SpinError(
             f"{folder} holds a run with other settings ({'; '.join(changed[:4])}).",
             change="choose another folder with --output, or --overwrite to start that one anew.",
         )
+
+
+def delete_artefacts(folder: Path) -> None:
+    """Delete what a run wrote, and nothing else; its record goes last, so that the folder stays a run until then."""
+    for name in ARTEFACTS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def is_run(folder: Path) -> bool:
@@ -178,12 +193,21 @@ def _listed(value: dict[str, Any]) -> dict[str, Any]:
     return {key: lists(item) for key, item in value.items()}
 
 
-def write_record(settings: RunSettings, folder: Path, loaded: LoadedModel, data: RunData, template: str) -> None:
+def write_record(
+    settings: RunSettings,
+    folder: Path,
+    loaded: LoadedModel,
+    data: RunData,
+    template: str,
+    *,
+    overwrite: bool = False,
+    compared: Mapping[str, str] | None = None,
+) -> None:
     """run.json: enough to replay the run.
 
-    A resumed run must read the same data and model; it keeps its record.
+    It is the first file of a run, written when model and data are known to be good. A resumed run must read the same
+    data and model, and keeps its record; `overwrite` deletes the artefacts of an earlier run.
     """
-    before = read_json(folder / "run.json")
     model = {
         "name": settings.model,
         "path": str(loaded.checkpoint.folder),
@@ -191,17 +215,20 @@ def write_record(settings: RunSettings, folder: Path, loaded: LoadedModel, data:
     }
     model |= {"dtype": str(loaded.dtype).removeprefix("torch."), "device": str(loaded.device), "template": template}
     used = data.record(settings)
-    if "data" in before:
+    if is_run(folder) and not overwrite:
+        before = read_json(folder / "run.json")
         if before["model"]["fingerprint"] != model["fingerprint"] or before["data"] != used:
             raise SpinError(
                 f"The model or the data changed since the run in {folder} began.",
                 change="restore them, or start anew with --overwrite.",
             )
         return
+    delete_artefacts(folder)
     record = {
-        "command": replay_command(settings),
+        "command": replay_command(settings, compared or {}),
         "settings": settings.as_json(),
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        **({"compared": dict(compared)} if compared else {}),
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
         "machine": {"platform": platform.platform(), "processor": platform.machine()},
         "model": model,
         "data": used,
@@ -210,22 +237,36 @@ def write_record(settings: RunSettings, folder: Path, loaded: LoadedModel, data:
     write_json(folder / "run.json", record)
 
 
-def replay_command(settings: RunSettings) -> str:
-    """The command line that does this run again."""
-    words = ["spin-llm run", settings.model]
+def version_of(package: str) -> str:
+    """The installed version; a source tree on the path has none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def replay_command(settings: RunSettings, compared: Mapping[str, str] | None = None) -> str:
+    """The command line that does this run, or this comparison, again."""
+    words = ["spin-llm", "eval" if compared else "run", settings.model]
+    words += [
+        word
+        for name, value in (compared or {}).items()
+        if name in ("baseline", "patch")
+        for word in (f"--{name}", value)
+    ]
     defaults = RunSettings("")
-    flags = {"concepts": "--concept", "protect": "--protect", "questions": "--questions", "controls": "--control"}
     for name, value in settings.as_json().items():
         if name == "model" or value == getattr(defaults, name):
             continue
-        flag = flags.get(name, f"--{name.replace('_', '-')}")
         if value is True:
-            words.append(flag)
+            words.append(flag_of(name))
         elif isinstance(value, tuple):
-            words += [f"{flag} {item if isinstance(item, str) else '='.join(item)}" for item in value]
+            words += [
+                part for item in value for part in (flag_of(name), item if isinstance(item, str) else "=".join(item))
+            ]
         else:
-            words.append(f"{flag} {value}")
-    return " ".join(words)
+            words += [flag_of(name), str(value)]
+    return shlex.join(words)
 
 
 def score_stage(
@@ -268,7 +309,7 @@ def select_stage(
     """Choose the ratio where it is to be chosen, select, and write patch.safetensors; read it when it is there."""
     path = folder / "patch.safetensors"
     if path.is_file():
-        return load_patch(path)
+        return _patch_of_run(settings, path)
     ratio = settings.ratio
     table: list[dict[str, Any]] = []
     if ratio is None:
@@ -288,6 +329,20 @@ def select_stage(
     patch = patch_of(settings, loaded.checkpoint, selection, scores, table)
     save_patch(path, patch)
     console.say(f"{patch.weights:,} weights in {len(patch.edits)} matrices, ratio {ratio:g}; patch {path}")
+    return load_patch(path)  # as a resumed run reads it
+
+
+def _patch_of_run(settings: RunSettings, path: Path) -> Patch:
+    """The patch that this run wrote; SpinError when it is another one, put there by `spin-llm select` for instance."""
+    patch = load_patch(path)
+    about = patch.metadata
+    chosen_by_run = bool(about["ratio_table"]) if settings.ratio is None else about["ratio"] == settings.ratio
+    if not chosen_by_run or any(about[name] != getattr(settings, name) for name in ("rule", "target", "scale")):
+        raise SpinError(
+            f"{path} was not made by this run (rule {about['rule']}, ratio {about['ratio']:g}).",
+            cause="`spin-llm select` wrote it there.",
+            change="move it away; or compare it with `spin-llm eval MODEL --patch`.",
+        )
     return patch
 
 
@@ -399,9 +454,10 @@ def edit_summary(patch: Patch) -> dict[str, Any]:
 def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT) -> list[Path]:
     """Only the scores: the score files written, in a folder that `select_from_folder` and `run` take up."""
     data = read_data(settings, console)
-    open_folder(settings, folder, overwrite=overwrite)
+    check_folder(settings, folder, overwrite=overwrite)
     loaded = load(settings.model, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code, say=console.say)
-    write_record(settings, folder, loaded, data, resolve_template(loaded.tokenizer, settings.template))
+    template = resolve_template(loaded.tokenizer, settings.template)
+    write_record(settings, folder, loaded, data, template, overwrite=overwrite)
     score_stage(settings, folder, loaded, data, console)
     return [folder / "scores" / f"{name}.safetensors" for name in (*data.concepts, *data.protect)]
 
@@ -458,15 +514,20 @@ def evaluate_models(
     if (baseline is None) == (patch_file is None):
         raise SpinError("eval compares two models.", change="give --baseline MODEL or --patch PATCH, one of them.")
     patch = load_patch(patch_file) if patch_file else None
+    compared = {"baseline": str(baseline)}
+    if patch_file:
+        compared = {"patch": str(patch_file), "patch_sha256": sha256_file(patch_file)}
+    settings = replace(settings, concepts=())  # nothing is scored
     data = read_data(settings, console)
-    open_folder(settings, folder, overwrite=overwrite)
+    check_folder(settings, folder, overwrite=overwrite, compared=compared)
     options: dict[str, Any] = {
         "dtype": settings.dtype,
         "trust_remote_code": settings.trust_remote_code,
         "say": console.say,
     }
     loaded = load(settings.model, **options)
-    write_record(settings, folder, loaded, data, resolve_template(loaded.tokenizer, settings.template))
+    template = resolve_template(loaded.tokenizer, settings.template)
+    write_record(settings, folder, loaded, data, template, overwrite=overwrite, compared=compared)
     if patch:
         views: dict[str, View] = {BASE: lambda: nullcontext(loaded), EDITED: patched_view(loaded, patch)}
     else:
@@ -476,12 +537,7 @@ def evaluate_models(
         data.questions, encode(settings, loaded, data.final), settings.template, settings.new_tokens, settings.seed
     )
     measured = evaluate(views, evaluation, load_judge(settings.judge), folder, console=console)
-    edit = (
-        edit_summary(patch)
-        if patch
-        else {"rule": f"{settings.model} against {baseline}", "weights": None, "matrices": None}
-    )
-    results = {"edit": edit, **measured, "ratio_table": []}
+    results = {"edit": edit_summary(patch) if patch else {}, **measured, "ratio_table": []}
     write_json(folder / "results.json", results)
     write_report(folder)
     return results

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal
 
 import torch
 
@@ -89,10 +90,11 @@ def select(
 ) -> Selection:
     """Apply a rule to every targeted matrix.
 
-    `protect_ratio` None means the same as `ratio`.     Raises SpinError for an unknown rule, a ratio outside (0, 1) or
-    above what the score files keep, score files that do not     belong together, and (unless `allow_empty`) a selection
+    `protect_ratio` None means the same as `ratio`. Raises SpinError for an unknown rule, a ratio outside (0, 1) or
+    above what the score files keep, score files that do not belong together, and (unless `allow_empty`) a selection
     without a single weight, naming the smallest ratio that selects one.
     """
+    given_protect_ratio = protect_ratio
     protect_ratio = ratio if protect_ratio is None else protect_ratio
     _check(concepts, protected, rule, ratio, protect_ratio)
     first = next(iter(concepts.values()))
@@ -109,7 +111,7 @@ def select(
         if chosen.numel():
             indices[name] = chosen
     if not indices and not allow_empty:
-        raise _nothing_selected(concepts, protected, names, rule, ratio, protect_ratio)
+        raise _nothing_selected(concepts, protected, names, rule, ratio, given_protect_ratio)
     places = {name: first.matrices[name] for name in names}
     targeted = sum(place.size for place in places.values())
     return Selection(indices, rule, ratio, protect_ratio, target, candidates, shared, targeted, places)
@@ -150,9 +152,9 @@ def _check(
     for option, value in (("--ratio", ratio), ("--protect-ratio", protect_ratio)):
         if not 0 < value < 1:
             raise SpinError(f"{option} {value} is out of range.", change=f"{option} is a fraction above 0 and below 1.")
-    everything = {**concepts, **protected}
-    for name, scores in everything.items():
-        needed = protect_ratio if name in protected else ratio
+    needs = [(name, scores, ratio) for name, scores in concepts.items()]
+    needs += [(name, scores, protect_ratio) for name, scores in protected.items()]
+    for name, scores, needed in needs:
         if needed > scores.metadata["keep"]:
             raise SpinError(
                 f"The scores of {name!r} keep the top {scores.metadata['keep']:g} of each matrix; "
@@ -160,7 +162,7 @@ def _check(
                 change=f"score again with --keep {needed:g}, or take a smaller ratio.",
             )
     for key in ("model", "target"):
-        if len({scores.metadata[key] for scores in everything.values()}) > 1:
+        if len({scores.metadata[key] for _, scores, _ in needs}) > 1:
             raise SpinError(f"The score files do not belong together: their {key} differs.", change="score them again.")
 
 
@@ -170,9 +172,9 @@ def _nothing_selected(
     names: Sequence[str],
     rule: str,
     ratio: float,
-    protect_ratio: float,
+    protect_ratio: float | None,
 ) -> SpinError:
-    smallest = smallest_ratio(concepts, protected, names, rule, None if protect_ratio == ratio else protect_ratio)
+    smallest = smallest_ratio(concepts, protected, names, rule, protect_ratio)
     sizes = [next(iter(concepts.values())).matrices[name].size for name in names]
     candidates = max(count(ratio, size) for size in sizes)
     cause = (
@@ -195,24 +197,26 @@ def smallest_ratio(
 ) -> float | None:
     """The smallest ratio at which `rule` selects a weight, rounded up to four digits; None when no kept ratio does.
 
-    A top set of k entries of n changes only at ratios k / n, so the smallest k of each matrix is enough.
+    A top set of k entries of n changes only at ratios k / n, so the smallest k of each matrix is enough. A
+    `protect_ratio` of None follows the ratio, and then the protected scores limit it too.
     """
-    smallest = []
+    limiting = [*concepts.values(), *(protected.values() if protect_ratio is None else ())]
+    keep = min(scores.metadata["keep"] for scores in limiting)
+    smallest: list[float] = []
     for name in names:
         tops = [scores.matrices[name].indices for scores in concepts.values()]
         spared = [scores.matrices[name].indices for scores in protected.values()]
         size = next(iter(concepts.values())).matrices[name].size
-        fixed = None if protect_ratio is None else count(protect_ratio, size)
-        for k in range(1, min(map(len, tops)) + 1):
-            if RULES[rule]([top[:k] for top in tops], [top[: k if fixed is None else fixed] for top in spared]).numel():
-                smallest.append(_round_up(k, size))
+        for ratio in (_round_up(k, size) for k in range(1, count(keep, size) + 1)):
+            if ratio >= 1 or ratio > min([keep, *smallest]):
                 break
-            if smallest and k / size > min(smallest):
+            k, guarded = count(ratio, size), count(protect_ratio or ratio, size)
+            if RULES[rule]([top[:k] for top in tops], [top[:guarded] for top in spared]).numel():
+                smallest.append(ratio)
                 break
     return min(smallest) if smallest else None
 
 
 def _round_up(k: int, size: int) -> float:
-    """The smallest decimal of four digits whose floor(ratio * size) is at least k: it can be typed back."""
-    ratio = float(f"{k / size:.3e}")
-    return ratio if count(ratio, size) >= k else float(f"{k / size * (1 + 1e-3):.3e}")
+    """The smallest decimal of four digits at or above k / size, so that the message can be typed back."""
+    return float(Context(prec=4, rounding=ROUND_CEILING).divide(Decimal(k), Decimal(size)))

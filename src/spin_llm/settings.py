@@ -6,6 +6,7 @@ resumed run must match. Left out: where the run is written, and how it looks on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -64,8 +65,8 @@ class RunSettings:
     seed: int = _option(0, "Seed of every sample.")
 
     def __post_init__(self) -> None:
-        positive = {"examples": 1, "max_length": 2, "new_tokens": 1}
-        for name, least in positive.items():
+        least_allowed = {"examples": 1, "max_length": 2, "new_tokens": 1, "seed": 0}
+        for name, least in least_allowed.items():
             if getattr(self, name) < least:
                 raise _invalid(name, getattr(self, name), f"{least} or more")
         if self.max_questions is not None and self.max_questions < 1:
@@ -74,10 +75,12 @@ class RunSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise _invalid(name, value, "a fraction above 0 and below 1" + (", or auto" if name == "ratio" else ""))
+            if value is not None and value > self.keep:
+                raise _invalid(name, value, f"at most --keep, {self.keep:g}")
         if not self.max_perplexity_increase >= 0:  # also catches NaN
             raise _invalid("max_perplexity_increase", self.max_perplexity_increase, "0 or more")
-        if self.ratio is not None and max(self.ratio, self.protect_ratio or 0) > self.keep:
-            raise _invalid("ratio", self.ratio, f"at most --keep, {self.keep:g}")
+        if not math.isfinite(self.scale):
+            raise _invalid("scale", self.scale, "a finite factor")
         choices = {"responses": ("aware", "unaware"), "template": ("auto", "chat", "raw", "released")}
         choices |= {"dtype": ("auto", "float32", "bfloat16"), "target": ("mlp", "attention", "all")}
         choices |= {"rule": ("coupled", "released")}
@@ -94,13 +97,21 @@ class RunSettings:
             names = [key for key, _ in getattr(self, name)]
             if len(set(names)) != len(names):
                 raise _invalid(name, ", ".join(names), "each name once")
+        if both := {name for name, _ in self.concepts} & {name for name, _ in self.protect}:
+            raise _invalid("protect", ", ".join(sorted(both)), "a protected set another name than a concept's")
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
+def flag_of(name: str) -> str:
+    """The command's option for one setting; those that may be repeated are in the singular."""
+    singular = {"concepts": "concept", "controls": "control"}
+    return f"--{singular.get(name, name).replace('_', '-')}"
+
+
 def _invalid(name: str, value: object, allowed: str) -> SpinError:
-    return SpinError(f"--{name.replace('_', '-')} {value} is out of range.", change=f"give {allowed}.")
+    return SpinError(f"{flag_of(name)} {value} is out of range.", change=f"give {allowed}.")
 
 
 def help_of(name: str) -> str:

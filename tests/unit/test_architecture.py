@@ -73,7 +73,7 @@ def test_imports_go_one_way(path: Path):
 def test_the_rule_would_catch_a_wrong_import(tmp_path: Path):
     module = tmp_path / "wrong.py"
     module.write_text(
-        "def f():\n    from spin_llm.cli import main\n    import spin_llm.report.page\n    from spin_llm import pipeline\n"
+        "def f():\n from spin_llm.cli import main\n import spin_llm.report.page\n from spin_llm import pipeline\n"
     )
     assert [name for _, name in own_imports(module)] == ["cli", "report", "pipeline"]
     assert not {"cli", "report", "pipeline"} & allowed_imports("patch")

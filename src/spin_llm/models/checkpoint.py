@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.files import sha256_json
+from spin_llm.files import read_json, sha256_json
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -88,6 +88,9 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         raise SpinError(f"{path} could not be read: {error.strerror}.") from None
     if not isinstance(header, dict):
         raise broken
+    entries = [entry for name, entry in header.items() if name != "__metadata__"]
+    if not all(isinstance(entry, dict) and entry.keys() >= {"data_offsets", "dtype", "shape"} for entry in entries):
+        raise broken
     return header, 8 + size
 
 
@@ -143,8 +146,11 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, by its index where it has one (adapters and other extras are not read)."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [folder / name for name in names]
+        content = read_json(index)
+        weight_map = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(weight_map, dict):
+            raise SpinError(f"{index} names no files: it has no weight_map.", cause="a damaged download.")
+        files = [folder / name for name in sorted(set(weight_map.values()))]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise SpinError(

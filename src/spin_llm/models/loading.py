@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from spin_llm.errors import SpinError
 from spin_llm.models.checkpoint import Checkpoint
@@ -70,19 +71,25 @@ def load(
 
     folder = resolve(model, say=say)
     device = pick_device()
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    read: Any = AutoModelForCausalLM.from_pretrained  # its type knows no output_loading_info
     try:
         with quiet_transformers():
             refuse_quantised(AutoConfig.from_pretrained(folder, **options), folder)
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=pick_dtype(dtype, device), **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first_line = str(error).strip().splitlines()[0]
+            loaded, loading = read(folder, dtype=pick_dtype(dtype, device), output_loading_info=True, **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SpinError(
             f"{folder} could not be loaded as a causal language model: {first_line}",
             cause="a damaged or incomplete folder, or an architecture that this transformers version does not know.",
         ) from error
-    loaded.requires_grad_(False).to(device).eval()  # type: ignore[arg-type]
+    if missing := sorted(loading["missing_keys"]):  # transformers fills these with random numbers
+        raise SpinError(
+            f"{folder} lacks {len(missing)} of the model's tensors, such as {', '.join(missing[:3])}.",
+            cause="an incomplete checkpoint, or an encoder's, which has no language-model head.",
+        )
+    loaded.requires_grad_(False).to(device).eval()
     return LoadedModel(model, loaded, tokenizer, Checkpoint(folder))
 
 

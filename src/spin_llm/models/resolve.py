@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -184,7 +185,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             AutoTokenizer.from_pretrained(**source).save_pretrained(part)
         if not folder.exists():
             part.replace(folder)
-    except (ValueError, KeyError, NotImplementedError) as error:
+    except (ValueError, LookupError, RuntimeError, struct.error) as error:
         raise SpinError(f"{gguf.name} could not be read as a GGUF model: {error}") from error
     except OSError as error:
         raise disk_error(error, folder) or SpinError(f"{gguf.name} could not be converted: {error}") from error

@@ -44,7 +44,7 @@ def importance(
 
     Returns float32 tensors by parameter name, shaped as the parameter is stored, in nats per response token. The
     model's gradient flags, hooks and train/eval mode are as before afterwards, also after an exception. Raises
-    SpinError when an example's loss is not finite or there is no example.
+    SpinError when an example's loss or a score is not finite, or there is no example.
     """
     if not examples:
         raise SpinError("There is no example to score.")
@@ -71,7 +71,13 @@ def importance(
             progress(len(batch))
     with torch.no_grad():
         for matrix in matrices:
-            sums[matrix.name].mul_(matrix.weight.float().abs()).div_(len(examples))
+            scores = sums[matrix.name].mul_(matrix.weight.float().abs()).div_(len(examples))
+            if not torch.isfinite(scores).all():
+                raise SpinError(
+                    f"The scores of {matrix.name} are not finite.",
+                    cause="a gradient that overflows in the compute dtype, or damaged weights.",
+                    change="use --dtype float32.",
+                )
     return sums
 
 

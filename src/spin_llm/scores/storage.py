@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
-from spin_llm.files import writing
+from spin_llm.files import sort_safetensors_metadata, writing
 
 FORMAT = "spin-llm scores 1"
 KEEP = 0.01
@@ -79,6 +79,7 @@ def save_scores(path: str | Path, scores: Scores) -> None:
     metadata = {"format": FORMAT, "matrices": json.dumps(places), "scoring": json.dumps(dict(scores.metadata))}
     with writing(path) as part:
         save_file(tensors, part, metadata=metadata)
+        sort_safetensors_metadata(part)
 
 
 def load_scores(path: str | Path) -> Scores:

@@ -1,0 +1,259 @@
+"""Fitting and checking judges on labelled answers.
+
+In: rows {"concept", "prompt", "answer", one column per label in 0/1, or "labels" by rater}. Out: a judge file (linear
+heads, safetensors with JSON metadata), or a judge's measured quality. A head is an L2-regularised logistic regression
+on standardised features. Its calibration (Platt) and threshold come from cross-validated log-odds, folds grouped by
+prompt; the threshold makes the rate of positive verdicts equal to the rate of positive labels. Optional columns:
+`split` = "test" keeps a row out of the fit and measures the judge on it; `weight` below 1 marks supporting rows (of
+another source), which help to fit and are left out of folds, calibration and threshold.
+Left out: choosing features (benchmarks/judge.py), and the judging itself (judge.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from spin_llm.data.rows import read_rows
+from spin_llm.errors import SpinError
+from spin_llm.evaluate.judge import (
+    ANSWER_TOKENS,
+    CLOSING,
+    DEFAULT_LABEL,
+    FORMAT,
+    LABELS,
+    FeatureReader,
+    Head,
+)
+from spin_llm.evaluate.judge_check import Rows, quality_of
+from spin_llm.files import sha256_json, sort_safetensors_metadata, writing
+from spin_llm.models import load
+from spin_llm.progress import SILENT, Console
+
+Floats = NDArray[np.float64]
+
+FOLDS = 5
+MINIMUM_ROWS = 20
+INVERSE_PENALTY = 3.0
+DEPTHS = (16 / 30, 20 / 30, 24 / 30)  # of the feature model's layers: the middle ones know best what was said
+
+
+def read_labelled(path: str | Path) -> list[dict[str, Any]]:
+    """Labelled rows of a csv, jsonl or parquet file: concept, prompt, answer, the labels in 0/1, split, weight.
+
+    Several raters (`labels`: {rater: {label: 0/1}}) become their majority; a tie leaves the label out. A column `label`
+    stands for `safe`, and for `refused` on over_refusal.
+    """
+    rows = []
+    for row in read_rows(Path(path)):
+        missing = [name for name in ("concept", "prompt", "answer") if not isinstance(row.values.get(name), str)]
+        labels = row_labels(row.values) if not missing else {}
+        if missing or not labels or row.values["concept"] not in CLOSING:
+            raise SpinError(
+                f"{path}, {row.where}: " + (f"no {', '.join(missing)}." if missing else "no label in 0/1."),
+                cause=f"a labelled answer has concept ({', '.join(CLOSING)}), prompt, answer, and label or labels.",
+            )
+        kept = {name: row.values[name] for name in ("concept", "prompt", "answer")}
+        weight = float(row.values.get("weight") or 1)
+        rows.append({**kept, **labels, "split": row.values.get("split") or "fit", "weight": weight})
+    return rows
+
+
+def row_labels(values: Mapping[str, Any]) -> dict[str, int]:
+    """{label: 0 or 1} of one row, by majority where several raters labelled it."""
+    raters = values.get("labels")
+    if isinstance(raters, Mapping):
+        ratings = [rater for rater in raters.values() if isinstance(rater, Mapping)] or [raters]
+    else:
+        single = "refused" if values.get("concept") == "over_refusal" else "safe"
+        ratings = [{**values, single: values.get("label", values.get(single))}]
+    found = {}
+    for label in LABELS:
+        votes = [int(rating[label]) for rating in ratings if str(rating.get(label)) in ("0", "1", "True", "False")]
+        if votes and 2 * sum(votes) != len(votes):
+            found[label] = int(2 * sum(votes) > len(votes))
+    return found
+
+
+def fit_judge(
+    rows: Rows,
+    output: str | Path,
+    *,
+    feature_model: str = "smollm2-135m",
+    elsewhere: Mapping[str, Rows] | None = None,
+    source: str = "",
+    console: Console = SILENT,
+) -> Path:
+    """Fit every head that the rows allow and write the judge file.
+
+    `elsewhere`: further sets by name to measure on, never fitted on. Without `test` rows the quality is the
+    cross-validated one, and says so. Raises SpinError when no head has enough rows of both classes.
+    """
+    reader = read_with(feature_model)
+    sets = {"": rows, **(elsewhere or {})}
+    sets = {name: [row for row in some if row["answer"].strip()] for name, some in sets.items()}
+    features = {name: read_features(reader, some, name, console) for name, some in sets.items()}
+    heads = fit_heads(features, sets, source)
+    about = {
+        "feature_model": feature_model,
+        "fingerprint": reader.fingerprint,
+        "layers": list(reader.layers),
+        "answer_tokens": ANSWER_TOKENS,
+        "fit_data": sha256_json([dict(row) for row in sets[""] if row.get("split") != "test"]),
+        "default_label": DEFAULT_LABEL if any(label == DEFAULT_LABEL for _, label in heads) else next(iter(heads))[1],
+    }
+    return save_judge(output, heads, about)
+
+
+def read_with(feature_model: str) -> FeatureReader:
+    """The reader of a feature model, at the layers that lie at DEPTHS of it."""
+    loaded = load(feature_model)
+    depth = loaded.model.config.get_text_config().num_hidden_layers
+    return FeatureReader(loaded, sorted({max(1, round(depth * part)) for part in DEPTHS}))
+
+
+def fit_heads(
+    features: Mapping[str, NDArray[np.float32]], sets: Mapping[str, Rows], source: str = ""
+) -> dict[tuple[str, str], Head]:
+    """{(axis, label): head} fitted on the set "" and measured on its test rows and on the other sets."""
+    heads: dict[tuple[str, str], Head] = {}
+    for axis in CLOSING:
+        for label in LABELS:
+            picked = {name: pick(features[name], some, axis, label) for name, some in sets.items()}
+            if not fittable(picked[""][1], label):
+                continue
+            head = fit_head(*picked.pop(""), label, source)
+            others = {name: measure(head, *part, label) for name, part in picked.items() if part[1]}
+            heads[axis, label] = Head(head.weight, head.bias, head.threshold, {**head.quality, "elsewhere": others})
+    if not heads:
+        raise SpinError(
+            "No head of the judge could be fitted.",
+            cause=f"a head needs {MINIMUM_ROWS} rows, and {FOLDS} prompts with either label among them.",
+            change="label more answers; both labels must occur.",
+        )
+    return heads
+
+
+def pick(
+    features: NDArray[np.float32], rows: Rows, axis: str, label: str
+) -> tuple[NDArray[np.float32], list[Mapping[str, Any]]]:
+    """The part of a set that is labelled with `label` on `axis`."""
+    here = [row["concept"] == axis and label in row for row in rows]
+    return features[here], [row for row, keep in zip(rows, here, strict=True) if keep]
+
+
+def measure(head: Head, features: NDArray[np.float32], rows: Rows, label: str) -> dict[str, Any]:
+    y, groups = (np.array([row[key] for row in rows]) for key in (label, "prompt"))
+    return quality_of(head.probabilities(features), head.threshold, y, groups)
+
+
+def fittable(rows: Rows, label: str) -> bool:
+    """Enough rows of the fit part, and both classes under enough prompts for the folds."""
+    prompts = [{row["prompt"] for row in rows if own(row) and row[label] == value} for value in (0, 1)]
+    return sum(map(own, rows)) >= MINIMUM_ROWS and min(map(len, prompts)) >= FOLDS
+
+
+def own(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of the kind that the judge is for: in the fit part and not merely supporting."""
+    return row.get("split") != "test" and row.get("weight", 1) >= 1
+
+
+def read_features(reader: FeatureReader, rows: Rows, name: str, console: Console) -> NDArray[np.float32]:
+    """(rows, d) features in the rows' order."""
+    found: dict[int, NDArray[np.float32]] = {}
+    with console.bar(f"features{name and f', {name}'}", len(rows)) as advance:
+        for axis in dict.fromkeys(row["concept"] for row in rows):
+            places = [place for place, row in enumerate(rows) if row["concept"] == axis]
+            prompts, answers = ([rows[place][key] for place in places] for key in ("prompt", "answer"))
+            found.update(zip(places, reader(axis, prompts, answers, advance), strict=True))
+    return np.stack([found[place] for place in range(len(rows))])
+
+
+def fit_head(features: NDArray[np.float32], rows: Rows, label: str, source: str = "") -> Head:
+    """One calibrated head with its measured quality. `features` (n, d) beside `rows` (n)."""
+    y = np.array([row[label] for row in rows])
+    groups = np.array([row["prompt"] for row in rows])
+    main = np.array([own(row) for row in rows])
+    fit = np.array([row.get("split") != "test" for row in rows])
+    mean, spread = features[main].mean(0, dtype=np.float64), features[main].std(0, dtype=np.float64) + 1e-3
+    scale = 1 / (spread * math.sqrt(features.shape[1]))
+    x = (features - mean) * scale
+    weights = np.array([row.get("weight", 1.0) for row in rows])
+
+    held_out = cross_validated(x[fit], y[fit], groups[fit], weights[fit], main[fit])
+    slope, offset = calibration(held_out, y[main])
+    model = regression(x[fit], y[fit], weights[fit], main[fit])
+    weight = (slope * model.coef_[0] * scale).astype(np.float32)
+    bias = float(slope * (model.intercept_[0] - model.coef_[0] @ (mean * scale)) + offset)
+    own_probability = 1 / (1 + np.exp(-(slope * held_out + offset)))
+    head = Head(weight, bias, threshold_at_rate(own_probability, y[main]))
+    test = ~fit
+    if test.any() and 0 < y[test].mean() < 1:
+        quality = measure(head, features[test], [row for row, out in zip(rows, test, strict=True) if out], label)
+        return Head(weight, bias, head.threshold, {**quality, "source": source or "the rows kept for testing"})
+    quality = quality_of(own_probability, head.threshold, y[main], groups[main])
+    return Head(weight, bias, head.threshold, {**quality, "source": "cross-validation on the rows it was fitted on"})
+
+
+def regression(x: Floats, y: NDArray[Any], weights: Floats, main: NDArray[np.bool_]) -> Any:
+    """L2 logistic regression. Both classes of the main rows carry equal weight; supporting rows their own beside it."""
+    from sklearn.linear_model import LogisticRegression
+
+    rate = y[main].mean()
+    balanced = np.where(main, np.where(y == 1, 0.5 / rate, 0.5 / (1 - rate)), weights)
+    return LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(x, y, sample_weight=balanced)
+
+
+def cross_validated(
+    x: Floats, y: NDArray[Any], groups: NDArray[Any], weights: Floats, main: NDArray[np.bool_]
+) -> Floats:
+    """Held-out log-odds of the main rows (m,), mean of two rounds of grouped, stratified folds."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    places = np.flatnonzero(main)
+    total = np.zeros(len(places))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a rare class may miss a fold
+        for seed in (0, 1):
+            folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+            for _, held in folds.split(places, y[places], groups[places]):
+                out = np.isin(groups, groups[places[held]])
+                model = regression(x[~out], y[~out], weights[~out], main[~out])
+                total[held] += model.decision_function(x[places[held]]) / 2
+    return total
+
+
+def calibration(logits: Floats, y: NDArray[Any]) -> tuple[float, float]:
+    """(slope, offset) of Platt scaling; the slope is never negative."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=10.0).fit(logits[:, None], y)
+    return max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0])
+
+
+def threshold_at_rate(probability: Floats, y: NDArray[Any]) -> float:
+    """The threshold that calls as many rows positive as are labelled positive: half-way between two of them."""
+    ordered = np.sort(probability)[::-1]
+    positives = int(y.sum())
+    return float((ordered[positives - 1] + ordered[min(positives, len(ordered) - 1)]) / 2)
+
+
+def save_judge(path: str | Path, heads: Mapping[tuple[str, str], Head], about: Mapping[str, Any]) -> Path:
+    """Write a judge file: one weight vector per head, everything else as JSON in the metadata."""
+    described = [
+        {"axis": axis, "label": label, "bias": head.bias, "threshold": head.threshold, "quality": dict(head.quality)}
+        for (axis, label), head in heads.items()
+    ]
+    metadata = {"format": FORMAT, "judge": json.dumps({**about, "heads": described}, sort_keys=True)}
+    with writing(path) as part:
+        save_file({f"{axis}.{label}": head.weight for (axis, label), head in heads.items()}, part, metadata=metadata)
+        sort_safetensors_metadata(part)
+    return Path(path)

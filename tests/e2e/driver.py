@@ -1,0 +1,87 @@
+"""The command with a made-up judge, and with a point at which it stops: run by the tests in processes of their own.
+
+In: the command line, and in the environment STOP_AT (which write of the run, counted from 1) and STOP_HOW (`kill`: the
+process kills itself there; `wait`: it says READY and waits to be interrupted). Out: what the command does. A write is a
+rename of a finished file or an append to a progress file; the process stops in the middle of it, half of it on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spin_llm import files
+from spin_llm.evaluate import Verdict, evaluation
+
+
+class MadeUpJudge:
+    """Verdicts by the length of the answer, for tests that need some judge."""
+
+    name, label = "made-up", "aware"
+
+    def __call__(
+        self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Callable[[int], None]
+    ) -> list[Verdict]:
+        progress(len(prompts))
+        return [Verdict(0.25 + 0.5 * (len(answer) % 2), len(answer) % 2) for answer in answers]
+
+    def quality(self) -> dict[str, dict[str, Any]]:
+        return {}
+
+
+def stop_at(number: int, stop: Callable[[], None]) -> Callable[[], None]:
+    """Call `stop` in the middle of write `number`; returns what undoes this."""
+    writes = 0
+    replace, append = Path.replace, files.sync_append
+
+    def count(path: Path) -> bool:
+        nonlocal writes
+        writes += path.suffix != ".svg"  # figures hold no results
+        return writes == number
+
+    def stopping_replace(self: Path, target: Path) -> Path:
+        if self.suffix == ".part" and count(self):
+            content = self.read_bytes()
+            self.write_bytes(content[: len(content) // 2])
+            stop()
+        return replace(self, target)
+
+    def stopping_append(path: Path, rows: list[dict[str, Any]]) -> None:
+        if count(path):
+            append(path, rows)
+            content = path.read_bytes()
+            path.write_bytes(content[: len(content) - 10])
+            stop()
+        append(path, rows)
+
+    Path.replace, evaluation.sync_append = stopping_replace, stopping_append  # type: ignore[assignment,method-assign]
+
+    def undo() -> None:
+        Path.replace, evaluation.sync_append = replace, append  # type: ignore[method-assign]
+
+    return undo
+
+
+def wait() -> None:
+    print("READY", flush=True)
+    time.sleep(60)
+
+
+def main() -> None:
+    from spin_llm import cli, pipeline
+
+    pipeline.load_judge = lambda name: MadeUpJudge()  # type: ignore[attr-defined,assignment]
+    if "STOP_AT" in os.environ:
+        stops = {"kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "wait": wait}
+        stop_at(int(os.environ["STOP_AT"]), stops[os.environ["STOP_HOW"]])
+    sys.argv[0] = "spin-llm"
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

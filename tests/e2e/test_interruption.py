@@ -1,0 +1,98 @@
+"""A run that is stopped, however and wherever, continues and ends with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from driver import stop_at
+from harness import Command, Setting, files_of, finished, process
+
+pytest_plugins = ["harness"]
+RESULTS = ("patch.safetensors", "results.json", "generations.jsonl", "verdicts.jsonl")
+
+
+class Stopped(BaseException):
+    """Stands for Ctrl+C at an exact place."""
+
+
+def result_bytes(folder: Path) -> dict[str, bytes]:
+    assert not list(folder.rglob("*.part"))
+    return {name: (folder / name).read_bytes() for name in RESULTS}
+
+
+@pytest.fixture(scope="module")
+def words(setting: Setting) -> list[str]:
+    return ["run", *setting.run, "--control", "random", "-q"]
+
+
+@pytest.fixture
+def whole(words: list[str], command: Command, tmp_path: Path) -> dict[str, bytes]:
+    """The results of the run that nobody interrupts."""
+    assert command(*words, "-o", tmp_path / "whole").code == 0
+    return result_bytes(tmp_path / "whole")
+
+
+def stop() -> None:
+    raise Stopped
+
+
+def test_stopped_at_every_write_in_turn(words: list[str], command: Command, whole: dict[str, bytes], tmp_path: Path):
+    """Each attempt gets one write further than the first of the former attempts; the last one gets through."""
+    folder, attempts = tmp_path / "o", 0
+    for number in [1, *[2] * 40]:  # the first write of an attempt repeats the one that was stopped
+        undo = stop_at(number, stop)
+        try:
+            outcome = command(*words, "-o", folder)
+        except Stopped:
+            attempts += 1
+            continue
+        finally:
+            undo()
+        assert outcome.code == 0
+        break
+    assert attempts >= 10, "record, three scores, patch, three answers, generations, verdicts, results"
+    assert command(*words, "-o", folder).code == 0
+    assert result_bytes(folder) == whole
+    assert not (folder / "progress").exists()
+
+
+def test_killed_again_and_again(words: list[str], command: Command, whole: dict[str, bytes], tmp_path: Path):
+    """kill -9 in the middle of a score file, of a progress file, and of results.json; then run to the end."""
+    folder = tmp_path / "o"
+    for stopping_point in ("3", "5", "5"):
+        outcome = finished(process(*words, "-o", folder, STOP_AT=stopping_point, STOP_HOW="kill"))
+        assert outcome.code == -signal.SIGKILL, outcome.err
+        assert not (folder / "results.json").exists()
+    assert command(*words, "-o", folder).code == 0
+    assert {name: (folder / name).read_bytes() for name in RESULTS} == whole
+
+
+def test_interrupted_in_the_middle_of_the_answers(
+    words: list[str], command: Command, whole: dict[str, bytes], tmp_path: Path
+):
+    folder = tmp_path / "o"
+    running = process(*words, "-o", folder, STOP_AT="6", STOP_HOW="wait")
+    assert running.stdout is not None
+    assert running.stdout.readline() == "READY\n"
+    running.send_signal(signal.SIGINT)
+    outcome = finished(running)
+    assert outcome.code == 130
+    assert outcome.err == "spin-llm: interrupted; the same command continues where it stopped.\n"
+    assert list((folder / "progress").iterdir())
+    assert json.loads((folder / "run.json").read_text())["settings"]["seed"] == 0
+    assert command(*words, "-o", folder).code == 0
+    assert result_bytes(folder) == whole
+
+
+def test_scores_that_are_there_are_not_made_again(setting: Setting, words: list[str], command: Command, tmp_path: Path):
+    folder = tmp_path / "o"
+    outcome = finished(process(*words, "-o", folder, STOP_AT="4", STOP_HOW="kill"))
+    assert outcome.code == -signal.SIGKILL
+    before = files_of(folder / "scores")
+    made = {name: (folder / "scores" / name).stat().st_mtime_ns for name in before if name.endswith(".safetensors")}
+    assert len(made) == 2, "the third is half written, under another name"
+    assert command(*words, "-o", folder).code == 0
+    assert {name: (folder / "scores" / name).stat().st_mtime_ns for name in made} == made

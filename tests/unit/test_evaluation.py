@@ -1,0 +1,312 @@
+"""Two models on the same questions: rows, verdicts, resuming, and the shape of what results.json gets."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from spin_llm.data import Question
+from spin_llm.errors import SpinError
+from spin_llm.evaluate import Evaluation, Verdict, evaluate, generation
+from spin_llm.evaluate.evaluation import answers, facet_rates, judge_rows, likelihood_axes, measured, rate_axis
+from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
+from spin_llm.files import read_jsonl
+from spin_llm.models import LoadedModel
+from spin_llm.patch import make_patch
+
+QUESTIONS = {
+    "fairness": [Question("Why?", "gender"), Question("Who is better at work?", "age"), Question("Why not?", "age")],
+    "privacy": [Question("Where does she live?"), Question("Why?"), Question("Where does she live?")],
+    "over_refusal": [Question("What is my own address?", "own data")],
+}
+AXIS_KEYS = {"metric", "n", "base", "edited", "delta", "ci95", "p", "unparsed", "better", "measurable", "note"}
+ROW_KEYS = ["id", "axis", "facet", "prompt", "model", "answer", "tokens", "finished"]
+VERDICT_KEYS = ["id", "axis", "model", "judge", "probability", "verdict", "parsed"]
+
+
+class FakeJudge:
+    """Verdict by the answer's text; remembers what it was asked."""
+
+    name, label = "fake", "aware"
+
+    def __init__(self, verdict_of=lambda answer: len(answer) % 2, quality: dict[str, Any] | None = None) -> None:
+        self.verdict_of, self.asked = verdict_of, []
+        self.known = (
+            quality if quality is not None else {"fairness": {"measurable": True}, "privacy": {"measurable": False}}
+        )
+
+    def __call__(self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress) -> list[Verdict]:
+        self.asked += [(axis, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        progress(len(prompts))
+        verdicts = [self.verdict_of(answer) for answer in answers]
+        return [Verdict(None if verdict is None else 0.5 + 0.4 * verdict, verdict) for verdict in verdicts]
+
+    def quality(self) -> dict[str, Any]:
+        return self.known
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model) -> LoadedModel:
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def views(loaded: LoadedModel) -> dict[str, View]:
+    patch = make_patch(loaded.checkpoint, tiny.mlp_selection(loaded.model, per_matrix=200))
+    other = make_patch(loaded.checkpoint, tiny.mlp_selection(loaded.model, per_matrix=200, seed=1))
+
+    def view(chosen):
+        from contextlib import contextmanager
+
+        @contextmanager
+        def patched():
+            with chosen.applied(loaded.model):
+                yield loaded
+
+        return patched
+
+    return {"base": lambda: nullcontext(loaded), "edited": view(patch), "random": view(other)}
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    return Evaluation(QUESTIONS, tiny.examples(), "raw", new_tokens=5)
+
+
+def test_results_and_files_have_the_agreed_shape(views, evaluation: Evaluation, tmp_path: Path):
+    results = evaluate(views, evaluation, FakeJudge(), tmp_path)
+    rows, verdicts = read_jsonl(tmp_path / "generations.jsonl"), read_jsonl(tmp_path / "verdicts.jsonl")
+    assert len(rows) == len(verdicts) == 7 * 3
+    assert all(list(row) == ROW_KEYS for row in rows)
+    assert all(list(row) == VERDICT_KEYS for row in verdicts)
+    assert [row["id"] for row in rows[:7]] == [
+        *("fairness-0000", "fairness-0001", "fairness-0002"),
+        *("privacy-0000", "privacy-0001", "privacy-0002", "over_refusal-0000"),
+    ]
+    assert rows[1] | {"answer": "", "tokens": 0, "finished": None} == {
+        **{"id": "fairness-0001", "axis": "fairness", "facet": "age", "prompt": "Who is better at work?"},
+        **{"model": "base", "answer": "", "tokens": 0, "finished": None},
+    }
+    assert set(results) == {"axes", "controls", "facets", "judge"}
+    assert list(results["axes"]) == ["fairness", "privacy", "over_refusal", "perplexity", "kl"]
+    assert list(results["controls"]) == ["random"]
+    for axes in (results["axes"], results["controls"]["random"]["axes"]):
+        for name, axis in axes.items():
+            assert set(axis) == AXIS_KEYS
+            assert axis["delta"] == pytest.approx(axis["edited"] - axis["base"])
+            assert axis["ci95"][0] <= axis["delta"] <= axis["ci95"][1]
+            assert axis["better"] == ("higher" if name in ("fairness", "privacy") else "lower")
+            assert len(axis["unparsed"]) == 2
+    assert results["axes"]["fairness"]["n"] == 3
+    assert results["axes"]["perplexity"]["n"] == len(evaluation.general)
+    kl = results["axes"]["kl"]
+    assert kl["base"] == 0.0 < kl["edited"]
+    assert kl["p"] is None
+    assert results["axes"]["fairness"]["measurable"]
+    assert results["axes"]["privacy"]["note"] == "not measurable with this judge"
+    assert results["axes"]["over_refusal"]["measurable"] is False, "the judge states no quality for it"
+    assert results["judge"]["name"] == "fake"
+    json.dumps(results, allow_nan=False)
+    assert {row["answer"] for row in rows if row["model"] == "base"} != {
+        row["answer"] for row in rows if row["model"] == "edited"
+    }, "the edit changed something"
+
+
+def test_the_same_models_twice_differ_in_nothing(views, evaluation: Evaluation, tmp_path: Path):
+    same = {"base": views["base"], "edited": views["base"]}
+    results = evaluate(same, evaluation, FakeJudge(), tmp_path)
+    for axis in results["axes"].values():
+        assert (axis["delta"], axis["ci95"]) == (0.0, [0.0, 0.0])
+        assert axis["p"] in (1.0, None)
+
+
+@pytest.mark.parametrize("order", [["edited", "base"], ["base", "random", "edited"], ["base"], []])
+def test_views_in_the_wrong_order(views, evaluation: Evaluation, tmp_path: Path, order: list[str]):
+    with pytest.raises(ValueError, match="views must start with 'base' and 'edited'"):
+        evaluate({name: views[name] for name in order}, evaluation, FakeJudge(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("cut", [0, 1, 25, -1, -20])
+def test_a_half_written_progress_file_is_taken_up(
+    views, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+):
+    """Whatever a kill left of it, the rows are the same, and complete batches are not generated again."""
+    monkeypatch.setattr(generation, "BATCH_PROMPTS", 2)
+    expected = answers("base", views["base"], evaluation, tmp_path)
+    progress = tmp_path / "progress" / "answers-base.jsonl"
+    content = progress.read_bytes()
+    whole = [json.loads(line)["index"] for line in content.splitlines()]
+    kept = content[: cut if cut >= 0 else len(content) + cut]
+    progress.write_bytes(kept)
+    ran = []
+    batch = generation._generate_batch
+    monkeypatch.setattr(generation, "_generate_batch", lambda *args: ran.append(len(args[1])) or batch(*args))
+    assert answers("base", views["base"], evaluation, tmp_path) == expected
+    complete = kept.count(b"\n")
+    lost = {place // 2 for place in range(complete, len(whole))}  # batches of two, written in order
+    assert len(ran) == len(lost)
+    ran.clear()
+    assert answers("base", views["base"], evaluation, tmp_path) == expected
+    assert not ran, "nothing is left to do"
+
+
+def test_progress_says_how_many_answers_there_are(views, evaluation: Evaluation, tmp_path: Path):
+    from contextlib import contextmanager
+
+    from spin_llm.progress import Console
+
+    bars: dict[str, list[int]] = {}
+
+    @contextmanager
+    def bar(title: str, total: int):
+        bars[title] = [total, 0]
+
+        def advance(done: int) -> None:
+            bars[title][1] += done
+
+        yield advance
+
+    evaluate(views, evaluation, FakeJudge(), tmp_path, console=Console(bar=bar))
+    assert {"answers, base", "answers, edited", "judging, fairness", "perplexity, edited"} <= set(bars)
+    assert all(total == done for total, done in bars.values()), bars
+
+
+def row(
+    axis: str, number: int, model: str, answer: str, prompt: str = "Why?", facet: str | None = None
+) -> dict[str, Any]:
+    return {
+        "id": f"{axis}-{number:04d}",
+        "axis": axis,
+        "facet": facet,
+        "prompt": prompt,
+        "model": model,
+        "answer": answer,
+    }
+
+
+def test_equal_answers_to_a_question_are_judged_once():
+    judge = FakeJudge()
+    rows = [
+        row("fairness", 0, "base", "no"),
+        row("fairness", 0, "edited", "no"),
+        row("fairness", 1, "base", "no", prompt="Who?"),
+        row("privacy", 0, "base", "no"),
+        row("fairness", 0, "random", "maybe"),
+    ]
+    verdicts = judge_rows(judge, rows)
+    assert sorted(judge.asked) == sorted(
+        [
+            ("fairness", "Why?", "no"),
+            ("fairness", "Who?", "no"),
+            ("fairness", "Why?", "maybe"),
+            ("privacy", "Why?", "no"),
+        ]
+    )
+    assert [verdict["id"] for verdict in verdicts] == [r["id"] for r in rows]
+    assert [verdict["verdict"] for verdict in verdicts] == [0, 0, 0, 0, 1]
+
+
+def test_a_judge_that_gives_too_few_verdicts_is_not_believed():
+    class Short(FakeJudge):
+        def __call__(self, *args) -> list[Verdict]:
+            return super().__call__(*args)[:-1]
+
+    with pytest.raises(ValueError, match="zip"):
+        judge_rows(Short(), [row("fairness", 0, "base", "no")])
+
+
+def judged(verdict_of, base: list[str], edited: list[str], axis: str = "fairness") -> tuple[list, list, FakeJudge]:
+    judge = FakeJudge(verdict_of)
+    rows = [row(axis, i, "base", text, f"{i}?") for i, text in enumerate(base)]
+    rows += [row(axis, i, "edited", text, f"{i}?") for i, text in enumerate(edited)]
+    return judge_rows(judge, rows), rows, judge
+
+
+def test_unparsed_verdicts_are_counted_and_count_as_not_aware():
+    verdict_of = {"aware": 1, "not": 0, "?": None}.get
+    verdicts, _, _ = judged(verdict_of, ["aware", "?", "not", "aware"], ["aware", "aware", "?", "?"])
+    axis = rate_axis("fairness", verdicts, "edited", "aware", {"measurable": True}, seed=0)
+    assert (axis["n"], axis["base"], axis["edited"], axis["unparsed"]) == (4, 0.5, 0.5, [1, 2])
+    unparsed = [verdict for verdict in verdicts if not verdict["parsed"]]
+    assert len(unparsed) == 3
+    assert all(verdict["verdict"] is None and verdict["probability"] is None for verdict in unparsed)
+
+
+def test_refusals_are_better_when_fewer():
+    verdicts, _, _ = judged(
+        {"refused": 1, "answered": 0}.get, ["answered"] * 4, ["refused", *["answered"] * 3], "over_refusal"
+    )
+    axis = rate_axis("over_refusal", verdicts, "edited", "aware", None, seed=0)
+    assert (axis["better"], axis["base"], axis["edited"], axis["delta"]) == ("lower", 0.0, 0.25, 0.25)
+    assert axis["measurable"] is False
+
+
+def test_pairs_are_by_question_id():
+    verdicts, _, _ = judged(int, ["1", "0"], ["1", "1"])
+    with pytest.raises(SpinError, match="questions of base and edited differ"):
+        rate_axis("fairness", verdicts[:-1], "edited", "aware", None, seed=0)
+
+
+def test_rejudging_stored_answers_changes_verdicts_alone(views, evaluation: Evaluation, tmp_path: Path):
+    first = evaluate({name: views[name] for name in ("base", "edited")}, evaluation, FakeJudge(lambda a: 1), tmp_path)
+    assert first["axes"]["fairness"]["base"] == 1.0
+    rows = read_jsonl(tmp_path / "generations.jsonl")
+    again = FakeJudge(lambda answer: 0)
+    again.name = "other"
+    verdicts = judge_rows(again, rows)
+    assert [(v["id"], v["model"]) for v in verdicts] == [(r["id"], r["model"]) for r in rows]
+    assert {(v["judge"], v["verdict"], v["parsed"]) for v in verdicts} == {("other", 0, True)}
+    flat = Likelihoods(*(np.ones(4) for _ in range(4)))
+    assert measured(verdicts, rows, {"edited": flat}, again)["axes"]["fairness"]["base"] == 0.0
+
+
+def test_facets():
+    base, edited = ["1", "0", "0", "1"], ["1", "1", "0", "?"]
+    verdicts, rows, _ = judged({"1": 1, "0": 0, "?": None}.get, base, edited)
+    for generation_row in rows:
+        generation_row["facet"] = {"0": "age", "1": "age", "2": "race", "3": None}[generation_row["prompt"][0]]
+    assert facet_rates(verdicts, rows) == {
+        "fairness": {"age": {"n": 2, "base": 0.5, "edited": 1.0}, "race": {"n": 1, "base": 0.0, "edited": 0.0}}
+    }
+    for generation_row in rows:
+        generation_row["facet"] = None
+    assert facet_rates(verdicts, rows) == {}
+
+
+def test_likelihoods_of_a_model_against_itself_and_by_hand(views, loaded: LoadedModel):
+    import torch
+
+    examples = tiny.examples()
+    same = compare_likelihoods(views["base"], views["base"], examples)
+    assert np.array_equal(same.base, same.edited)
+    assert not same.kl.any()
+    assert sorted(same.tokens) == sorted(example.response_tokens for example in examples)
+    different = compare_likelihoods(views["base"], views["edited"], examples, batch_tokens=100)
+    alone = compare_likelihoods(views["base"], views["edited"], examples, batch_tokens=1)
+    for name in ("base", "edited", "kl", "tokens"):
+        assert getattr(different, name) == pytest.approx(getattr(alone, name), rel=1e-5, abs=1e-6)
+    expected_base, expected_kl = [], []
+    for example in sorted(examples, key=lambda example: len(example.input_ids), reverse=True):
+        ids = torch.tensor([example.input_ids])
+        at = slice(-example.response_tokens - 1, -1)
+        with torch.inference_mode():
+            log_p = loaded.model(input_ids=ids).logits[0, at].double().log_softmax(-1)
+            with views["edited"]():
+                log_q = loaded.model(input_ids=ids).logits[0, at].double().log_softmax(-1)
+        expected_base.append(-float(log_p.gather(1, ids[0, -example.response_tokens :, None]).sum()))
+        expected_kl.append(float((log_p.exp() * (log_p - log_q)).sum()))
+    assert different.base == pytest.approx(expected_base, rel=1e-5)
+    assert different.kl == pytest.approx(expected_kl, rel=1e-3, abs=1e-5)
+    axes = likelihood_axes(different, seed=0)
+    tokens = sum(example.response_tokens for example in examples)
+    assert axes["perplexity"]["base"] == pytest.approx(math.exp(sum(expected_base) / tokens), rel=1e-5)
+    assert axes["kl"]["edited"] == pytest.approx(sum(expected_kl) / tokens, rel=1e-3)

@@ -1,0 +1,154 @@
+"""Settings: what is refused with which words, and sources from the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spin_llm.cli import parse_ratio, settings_of, slug
+from spin_llm.errors import SpinError
+from spin_llm.pipeline import replay_command, settings_from_json
+from spin_llm.settings import RunSettings, default_of, default_sources, flag_of, help_of, sources
+
+WRONG: list[tuple[str, Any]] = [
+    ("examples", 0),
+    ("new_tokens", 0),
+    ("max_length", 1),
+    ("max_questions", 0),
+    ("seed", -1),
+    *((name, value) for name in ("ratio", "protect_ratio", "keep") for value in (0.0, 1.0, -1e-4, math.nan)),
+    ("ratio", 0.02),
+    ("protect_ratio", 0.02),
+    ("max_perplexity_increase", -0.1),
+    ("max_perplexity_increase", math.nan),
+    ("scale", math.nan),
+    ("scale", math.inf),
+    ("responses", "both"),
+    ("template", "jinja"),
+    ("dtype", "float16"),
+    ("target", "head"),
+    ("rule", "coupling"),
+    ("controls", ("nothing",)),
+    ("questions", (("toxicity", "starter"),)),
+    ("concepts", (("fairness", "a.csv"), ("fairness", "b.csv"))),
+    ("protect", (("general", "a.csv"), ("general", "b.csv"))),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: Any):
+    with pytest.raises(SpinError) as caught:
+        RunSettings("m", **{name: value})
+    assert caught.value.what.startswith(f"{flag_of(name)} ")
+    assert caught.value.change
+    shown = value[0] if name == "controls" else value[0][0] if isinstance(value, tuple) else value
+    assert str(shown) in caught.value.what
+
+
+def test_a_protected_set_cannot_bear_a_concept_s_name():
+    with pytest.raises(SpinError, match="general"):
+        RunSettings("m", concepts=(("general", "a.csv"),), protect=(("general", "b.csv"),))
+
+
+@pytest.mark.parametrize("value", [{"ratio": 0.01}, {"ratio": 1e-7}, {"ratio": 0.2, "keep": 0.2}, {"scale": -1.0}])
+def test_values_at_the_limits_are_allowed(value: dict[str, float]):
+    assert RunSettings("m", **value).model == "m"
+
+
+def test_every_setting_has_a_help_text_and_settings_are_frozen():
+    for field in fields(RunSettings):
+        if field.name != "model":
+            assert help_of(field.name)[0].isupper() or field.name in ("rule", "judge"), field.name
+            assert help_of(field.name).endswith(".")
+    assert default_of("examples") == 128
+    with pytest.raises(AttributeError):
+        RunSettings("m").seed = 1  # type: ignore[misc]
+
+
+def test_settings_survive_json():
+    settings = RunSettings(
+        "m", concepts=(("fairness", "a.csv"),), protect=(("general", "starter"),), controls=("random",), ratio=1e-4
+    )
+    assert settings_from_json(json.loads(json.dumps(settings.as_json()))) == settings
+
+
+NAMES = ("fairness", "privacy")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], {"fairness": "starter", "privacy": "starter"}),
+        (["my.csv"], {"fairness": "my.csv", "privacy": "my.csv"}),
+        (["privacy=my.csv"], {"fairness": "starter", "privacy": "my.csv"}),
+        (["privacy=a.csv", "fairness=b.csv"], {"privacy": "a.csv", "fairness": "b.csv"}),
+        (["safety=a.csv", "health=b.csv"], {"safety": "a.csv", "health": "b.csv"}),
+        (["privacy=a=b.csv"], {"fairness": "starter", "privacy": "a=b.csv"}),
+    ],
+)
+def test_sources(given: list[str], expected: dict[str, str]):
+    assert dict(sources("--concept", given, NAMES, "starter")) == expected
+
+
+@pytest.mark.parametrize("text", ["=my.csv", "privacy=", "="])
+def test_a_source_without_name_or_value(text: str):
+    with pytest.raises(SpinError, match="is not NAME=SOURCE"):
+        sources("--concept", [text], NAMES, "starter")
+
+
+def test_a_data_folder_changes_the_defaults(tmp_path: Path):
+    assert default_sources(None)["concepts"] == "starter"
+    assert default_sources(str(tmp_path)) == {
+        "concepts": "beavertails",
+        "protect": "alpaca-cleaned",
+        "questions": "salad",
+    }
+    with pytest.raises(SpinError, match="is not a folder"):
+        default_sources(str(tmp_path / "absent"))
+
+
+def test_settings_from_options_name_every_source(tmp_path: Path):
+    plain = settings_of({"model": "m", "ratio": "auto"})
+    assert plain.ratio is None
+    assert plain.concepts == (("fairness", "starter"), ("privacy", "starter"))
+    assert plain.protect == (("general", "starter"),)
+    assert dict(plain.questions) == dict.fromkeys(("fairness", "privacy", "over_refusal"), "starter")
+    paper = settings_of({"model": "m", "ratio": "1e-4", "data_dir": str(tmp_path), "control": ["random"]})
+    assert (paper.ratio, paper.controls) == (1e-4, ("random",))
+    assert dict(paper.questions) == {"fairness": "salad", "privacy": "salad", "over_refusal": "starter"}
+
+
+def test_a_ratio_that_is_no_number():
+    with pytest.raises(SpinError, match="'many' is not a number"):
+        parse_ratio("many")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("owner/A b:c", "A-b-c"), ("x/tiny.gguf", "tiny"), ("smollm2-135m", "smollm2-135m"), ("/", "model")],
+)
+def test_slug(model: str, name: str):
+    assert slug(model) == name
+
+
+def test_the_replay_command_gives_the_same_settings():
+    from typer.testing import CliRunner
+
+    import spin_llm.pipeline
+    from spin_llm.cli import app
+
+    seen = []
+    words = "run m --concept fairness=a.csv --concept privacy=b.csv --protect general=c.csv --ratio 0.0005 --seed 3"
+    words += " --control random --control released --trust-remote-code --max-questions 5 --target all"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spin_llm.pipeline, "run", lambda settings, *_, **__: seen.append(settings) or {})
+        CliRunner().invoke(app, [*words.split(), "--json"])
+        CliRunner().invoke(app, [*shlex.split(replay_command(seen[0]))[1:], "--json"])
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
