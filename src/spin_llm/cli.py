@@ -59,6 +59,11 @@ MaxLength = Annotated[int, _setting("max_length")]
 NewTokens = Annotated[int, _setting("new_tokens")]
 Dtype = Annotated[str, _setting("dtype")]
 Target = Annotated[str, _setting("target")]
+Selector = Annotated[str, _setting("selector")]
+Statistics = Annotated[list[str] | None, _setting("statistics")]
+Granularity = Annotated[str, _setting("granularity")]
+MemoryBudget = Annotated[str | None, _setting("memory_budget")]
+DeviceMap = Annotated[str | None, _setting("device_map")]
 Rule = Annotated[str, _setting("rule")]
 Ratio = Annotated[str, _setting("ratio", show_default="auto")]
 ProtectRatio = Annotated[float | None, _setting("protect_ratio")]
@@ -89,6 +94,11 @@ def run(
     new_tokens: NewTokens = default_of("new_tokens"),
     dtype: Dtype = default_of("dtype"),
     target: Target = default_of("target"),
+    selector: Selector = default_of("selector"),
+    statistics: Statistics = None,
+    granularity: Granularity = default_of("granularity"),
+    memory_budget: MemoryBudget = None,
+    device_map: DeviceMap = None,
     rule: Rule = default_of("rule"),
     ratio: Ratio = "auto",
     protect_ratio: ProtectRatio = None,
@@ -128,6 +138,11 @@ def score(
     max_length: MaxLength = default_of("max_length"),
     dtype: Dtype = default_of("dtype"),
     target: Target = default_of("target"),
+    selector: Selector = default_of("selector"),
+    statistics: Statistics = None,
+    granularity: Granularity = default_of("granularity"),
+    memory_budget: MemoryBudget = None,
+    device_map: DeviceMap = None,
     keep: Keep = default_of("keep"),
     trust_remote_code: TrustRemoteCode = False,
     seed: Seed = default_of("seed"),
@@ -315,6 +330,7 @@ def settings_of(options: dict[str, Any]) -> RunSettings:
     chosen = {name: options[name] for name in RunSettings.__dataclass_fields__ if options.get(name) is not None}
     chosen.pop("protect", None)
     chosen.pop("questions", None)
+    chosen["statistics"] = tuple(options.get("statistics") or ())
     if "ratio" in options:
         chosen["ratio"] = parse_ratio(options["ratio"])
     concepts = sources("--concept", options.get("concept") or [], CONCEPTS, default["concepts"])

@@ -35,14 +35,26 @@ from spin_llm.errors import SpinError
 from spin_llm.evaluate import BASE, EDITED, Evaluation, choose_ratio, evaluate, load_judge
 from spin_llm.evaluate.likelihood import View
 from spin_llm.files import read_json, sha256_file, write_json
-from spin_llm.models import Checkpoint, LoadedModel, load, mlp_coverage
+from spin_llm.models import Checkpoint, LoadedModel, editable_matrices, load, mlp_coverage
 from spin_llm.patch import Patch, load_patch, make_patch, save_patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.report import write_report
-from spin_llm.scores import Scores, load_scores, save_scores, score_concept
+from spin_llm.scores import (
+    Ranks,
+    Scores,
+    accumulators,
+    load_scores,
+    make_batches,
+    make_plan,
+    parse_bytes,
+    save_scores,
+    score_concept,
+)
+from spin_llm.scores import ranks as joined_ranks
 from spin_llm.selection import Selection, random_like, select
-from spin_llm.settings import RunSettings, flag_of
+from spin_llm.settings import RunSettings, flag_of, is_volatile
 
+ALONE = Ranks()
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
 PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn")
 ARTEFACTS = (
@@ -61,6 +73,7 @@ class RunData:
     choose: Sequence[Pair]
     final: Sequence[Pair]
     questions: Mapping[str, Sequence[Question]]
+    unaware: Mapping[str, Sequence[Pair]]
 
     def record(self, settings: RunSettings) -> list[dict[str, Any]]:
         """Role, name, source, size and SHA-256 of everything used, for run.json."""
@@ -93,7 +106,7 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
         console.say(f"{folder} is complete; writing its report again")
         write_report(folder)
         return dict(read_json(folder / "results.json"))
-    loaded = load(settings.model, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code, say=console.say)
+    loaded = load_model(settings, console)
     template = resolve_template(loaded.tokenizer, settings.template)
     console.say(
         f"{settings.model}: {sum(p.numel() for p in loaded.model.parameters()) / 1e6:,.0f}M parameters, "
@@ -109,6 +122,17 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
     return results
 
 
+def load_model(settings: RunSettings, console: Console = SILENT) -> LoadedModel:
+    """The model of these settings."""
+    return load(
+        settings.model,
+        dtype=settings.dtype,
+        device_map=settings.device_map,
+        trust_remote_code=settings.trust_remote_code,
+        say=console.say,
+    )
+
+
 def read_data(settings: RunSettings, console: Console = SILENT) -> RunData:
     """Load and sample every source.
 
@@ -116,10 +140,18 @@ def read_data(settings: RunSettings, console: Console = SILENT) -> RunData:
     """
     columns = {"prompt_column": settings.prompt_column, "response_column": settings.response_column}
     options: dict[str, Any] = {"data_dir": settings.data_dir, **columns}
-    concepts = {}
+    concepts, unaware = {}, {}
     for name, source in settings.concepts:
         pairs = load_pairs(source, concept=name, responses=settings.responses, **options).pairs
         concepts[name] = sample(pairs, settings.examples, settings.seed, f"the concept {name}")
+        if "margin" in settings.wanted_statistics:
+            others = load_pairs(source, concept=name, responses="unaware", **options).pairs
+            unaware[name] = sample(others, settings.examples, settings.seed, f"the concept {name}, unaware")
+            if unaware[name] == concepts[name]:
+                raise SpinError(
+                    f"The margin needs aware and unaware responses, and {source} has one kind for {name}.",
+                    change="give data with the columns prompt, aware and unaware, or another rule.",
+                )
     protect, rest = {}, []
     for name, source in settings.protect:
         pairs = load_pairs(source, concept=name, **options).pairs
@@ -137,7 +169,7 @@ def read_data(settings: RunSettings, console: Console = SILENT) -> RunData:
             source, concept=axis, data_dir=settings.data_dir, prompt_column=settings.prompt_column
         ).questions
         questions[axis] = sample(asked, min(len(asked), settings.max_questions or len(asked)), settings.seed)
-    return RunData(concepts, protect, kept[::2], kept[1::2], questions)
+    return RunData(concepts, protect, kept[::2], kept[1::2], questions, unaware)
 
 
 def check_folder(
@@ -161,7 +193,7 @@ def check_folder(
     changed = [
         f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in {**now, **before}
-        if before.get(key) != now.get(key)
+        if before.get(key) != now.get(key) and not is_volatile(key)
     ]
     if changed:
         raise SpinError(
@@ -270,28 +302,72 @@ def replay_command(settings: RunSettings, compared: Mapping[str, str] | None = N
 
 
 def score_stage(
-    settings: RunSettings, folder: Path, loaded: LoadedModel, data: RunData, console: Console
+    settings: RunSettings, folder: Path, loaded: LoadedModel, data: RunData, console: Console, ranks: Ranks = ALONE
 ) -> dict[str, dict[str, Scores]]:
     """Score every concept and protected set into scores/NAME.safetensors; those that are there are read."""
-    kept: dict[str, dict[str, Scores]] = {"concepts": {}, "protect": {}}
-    for role, group in (("concepts", data.concepts), ("protect", data.protect)):
-        for name, pairs in group.items():
-            path = folder / "scores" / f"{name}.safetensors"
-            if not path.is_file():
-                save_scores(path, score_pairs(settings, loaded, name, pairs, console))
-            kept[role][name] = load_scores(path)
-    return kept
+    files = {name: folder / "scores" / f"{name}.safetensors" for name in (*data.concepts, *data.protect)}
+    missing = [name for name, path in files.items() if not path.is_file()]
+    if missing:
+        score_missing(settings, folder, loaded, data, {name: files[name] for name in missing}, console, ranks)
+    return {
+        "concepts": {name: load_scores(files[name]) for name in data.concepts},
+        "protect": {name: load_scores(files[name]) for name in data.protect},
+    }
 
 
-def score_pairs(
-    settings: RunSettings, loaded: LoadedModel, name: str, pairs: Sequence[Pair], console: Console
-) -> Scores:
-    """The kept scores of one concept."""
-    examples = encode(settings, loaded, pairs)
-    about = {"concept": name, "data_sha256": rows_sha256(pairs), "seed": settings.seed, "template": settings.template}
-    with console.bar(f"scoring {name}", len(examples)) as advance:
-        options: dict[str, Any] = {"target": settings.target, "keep": settings.keep}
-        return score_concept(loaded, examples, about=about, progress=advance, **options)
+def score_missing(
+    settings: RunSettings,
+    folder: Path,
+    loaded: LoadedModel,
+    data: RunData,
+    files: Mapping[str, Path],
+    console: Console,
+    ranks: Ranks,
+) -> None:
+    """Plan once for all sets, then score them one after the other, the model loaded once."""
+    statistics = settings.wanted_statistics
+    pairs = {name: {**data.concepts, **data.protect}[name] for name in files}
+    aware = {name: encode(settings, loaded, rows) for name, rows in pairs.items()}
+    unaware = {name: encode(settings, loaded, data.unaware.get(name, ())) for name in files}
+    plan = make_plan(
+        loaded,
+        [batch for name in files for batch in make_batches(aware[name], unaware[name])],
+        editable_matrices(loaded.model, settings.target),
+        accumulators(statistics),
+        statistics=len(statistics),
+        budget=parse_bytes(settings.memory_budget) if settings.memory_budget else None,
+        checkpoints=True,
+    )
+    console.say(plan.text())
+    for name, path in files.items():
+        about = {"concept": name, "data_sha256": rows_sha256(pairs[name]), "seed": settings.seed}
+        if truncated := sum(example.truncated > 0 for example in aware[name]):
+            console.say(f"{name}: {truncated} prompts longer than --max-length lost their start")
+        total = len(plan.partitions) * (len(aware[name]) + len(unaware[name])) // ranks.world
+        with console.bar(f"scoring {name}", total) as advance:
+            scores = score_concept(
+                loaded,
+                aware[name],
+                unaware[name],
+                target=settings.target,
+                plan=plan,
+                statistics=statistics,
+                keep=settings.keep,
+                granularity=settings.granularity,
+                seed=settings.seed,
+                about={**about, "template": settings.template},
+                progress_folder=folder / "progress" / name,
+                ranks=ranks,
+                progress=advance,
+            )
+        if ranks.first:
+            if silent := scores.metadata["silent"]:
+                console.say(
+                    f"{name}: nothing reached {len(silent)} matrices (experts without a token): {silent[0]}, ..."
+                )
+            save_scores(path, scores)
+            shutil.rmtree(folder / "progress" / name, ignore_errors=True)
+        ranks.wait()
 
 
 def encode(settings: RunSettings, loaded: LoadedModel, pairs: Sequence[Pair]) -> list[Example]:
@@ -321,6 +397,7 @@ def select_stage(
             rule=settings.rule,
             protect_ratio=settings.protect_ratio,
             target=settings.target,
+            granularity=settings.granularity,
             scale=settings.scale,
             max_increase=settings.max_perplexity_increase,
             console=console,
@@ -356,6 +433,7 @@ def make_selection(
         ratio=ratio,
         protect_ratio=settings.protect_ratio,
         target=settings.target,
+        granularity=settings.granularity,
     )
 
 
@@ -452,13 +530,21 @@ def edit_summary(patch: Patch) -> dict[str, Any]:
 
 
 def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT) -> list[Path]:
-    """Only the scores: the score files written, in a folder that `select_from_folder` and `run` take up."""
-    data = read_data(settings, console)
-    check_folder(settings, folder, overwrite=overwrite)
-    loaded = load(settings.model, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code, say=console.say)
-    template = resolve_template(loaded.tokenizer, settings.template)
-    write_record(settings, folder, loaded, data, template, overwrite=overwrite)
-    score_stage(settings, folder, loaded, data, console)
+    """Only the scores: the score files written, in a folder that `select_from_folder` and `run` take up.
+
+    Under `torchrun` or `accelerate launch` the examples are shared out over the processes; the first one writes.
+    """
+    with joined_ranks() as ranks:
+        console = console if ranks.first else SILENT
+        data = read_data(settings, console)
+        check_folder(settings, folder, overwrite=overwrite)
+        loaded = load_model(settings, console)
+        template = resolve_template(loaded.tokenizer, settings.template)
+        ranks.wait()
+        if ranks.first:
+            write_record(settings, folder, loaded, data, template, overwrite=overwrite)
+        ranks.wait()
+        score_stage(settings, folder, loaded, data, console, ranks)
     return [folder / "scores" / f"{name}.safetensors" for name in (*data.concepts, *data.protect)]
 
 
@@ -498,7 +584,9 @@ def select_from_folder(
 def settings_from_json(value: Mapping[str, Any]) -> RunSettings:
     """RunSettings as run.json records them."""
     pairs = {name: tuple(tuple(pair) for pair in value[name]) for name in ("concepts", "protect", "questions")}
-    return RunSettings(**{**value, **pairs, "controls": tuple(value["controls"])})
+    return RunSettings(
+        **{**value, **pairs, "controls": tuple(value["controls"]), "statistics": tuple(value["statistics"])}
+    )
 
 
 def evaluate_models(

@@ -6,8 +6,9 @@ In: the concepts' scores and the protected sets' scores. Out: flat indices per m
     N_D(r)  = the floor(r * n) entries with the largest importance on D
     coupled = (intersection over the concepts D of N_D(r)) minus (union over the protected P of N_P(r_protect))
 
-Granularity is the matrix: each matrix has its own top set. `released` reproduces the published code's index bug,
-`random_like` makes the control. Left out: what is done to the chosen weights (patch.py).
+Each matrix has its own top set, unless another granularity is asked for. `coupled-signed` keeps of the coupled weights
+those whose suppression raises every margin (scores/statistics.py). `released` reproduces the published code's index
+bug, `random_like` makes the control. Left out: what is done to the chosen weights (patch.py).
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ def coupled(tops: Sequence[torch.Tensor], protected: Sequence[torch.Tensor]) -> 
 
 
 def released(tops: Sequence[torch.Tensor], protected: Sequence[torch.Tensor]) -> torch.Tensor:
-    """What the published code does (docs/method.md, Selection): a mask "not protected" over each concept's *sorted*
-    top list, the masks ANDed by position although position k is another weight in each list, applied to the first
-    concept's list."""
+    """What the published code does (docs/method.md, Selection): a mask "not protected" over each concept's *sorted* top
+    list, the masks ANDed by position although position k is another weight in each list, applied to the first concept's
+    list."""
     lists = [top.sort().values for top in tops]
     keep = torch.ones_like(lists[0], dtype=torch.bool)
     for entries in lists:
@@ -75,7 +76,80 @@ def intersection(tops: Sequence[torch.Tensor]) -> torch.Tensor:
     return shared.sort().values
 
 
-RULES: dict[str, Rule] = {"coupled": coupled, "released": released}
+RULES: dict[str, Rule] = {"coupled": coupled, "coupled-signed": coupled, "released": released}
+GRANULARITIES = ("matrix", "row", "layer", "model")
+
+
+def top_sets(
+    scores: Scores, names: Sequence[str], ratio: float, granularity: str = "matrix"
+) -> dict[str, torch.Tensor]:
+    """Each matrix's part of the top set: flat indices (int64), largest first within a matrix.
+
+    The top set is the floor(ratio * n) largest entries of each matrix, of each row of a matrix as stored, of all
+    matrices of a layer together, or of the whole model; n counts the entries of that unit. Raises SpinError when the
+    kept entries do not decide it.
+    """
+    if granularity in ("matrix", "row"):
+        of_matrix = _top_of_matrix if granularity == "matrix" else _top_of_rows
+        return {name: of_matrix(scores.matrices[name], ratio) for name in names}
+    units: dict[int, list[str]] = {}
+    for name in names:
+        units.setdefault(scores.matrices[name].layer if granularity == "layer" else 0, []).append(name)
+    tops: dict[str, torch.Tensor] = {}
+    for unit in units.values():
+        tops.update(_top_together({name: scores.matrices[name] for name in unit}, ratio))
+    return {name: tops[name] for name in names}
+
+
+def _top_of_matrix(matrix: MatrixScores, ratio: float) -> torch.Tensor:
+    return matrix.indices[: count(ratio, matrix.size)]
+
+
+def _top_of_rows(matrix: MatrixScores, ratio: float) -> torch.Tensor:
+    """The kept entries whose rank within their row, counted from 0, is below floor(ratio * columns)."""
+    rows = matrix.indices // matrix.shape[1]
+    order = torch.argsort(rows, stable=True)
+    starts = torch.searchsorted(rows[order], rows[order])
+    rank = torch.empty_like(rows)
+    rank[order] = torch.arange(len(rows)) - starts
+    return matrix.indices[rank < count(ratio, matrix.shape[1])]
+
+
+def _top_together(matrices: Mapping[str, MatrixScores], ratio: float) -> dict[str, torch.Tensor]:
+    """The largest entries over several matrices; ties by the matrices' order, then the lower index."""
+    k = count(ratio, sum(matrix.size for matrix in matrices.values()))
+    values = torch.cat([matrix.values for matrix in matrices.values()])
+    owner = torch.cat([torch.full((len(m.values),), number) for number, m in enumerate(matrices.values())])
+    chosen = owner[torch.argsort(values, descending=True, stable=True)[:k]]
+    taken = torch.bincount(chosen, minlength=len(matrices)).tolist()
+    for (name, matrix), number in zip(matrices.items(), taken, strict=True):
+        if number == len(matrix.indices) < matrix.size:
+            raise SpinError(
+                f"The kept scores of {name} do not decide the top set of several matrices at ratio {ratio:g}.",
+                cause="all that was kept of it is in the top set, and more of it may be.",
+                change="score again with a larger --keep, or take a smaller ratio.",
+            )
+    return {name: m.indices[:number] for (name, m), number in zip(matrices.items(), taken, strict=True)}
+
+
+def favourable(chosen: torch.Tensor, name: str, concepts: Mapping[str, Scores]) -> torch.Tensor:
+    """Of the entries `chosen` of one matrix, those whose suppression raises every concept's aware-unaware margin to
+    first order.
+
+    All must be among each concept's kept entries.
+    """
+    for concept, scores in concepts.items():
+        matrix = scores.matrices[name]
+        place = f"margin@{scores.metadata['selector']}"
+        if place not in matrix.at:
+            raise SpinError(
+                f"The scores of {concept!r} hold no margin, which the rule 'coupled-signed' needs.",
+                change="score again with --statistics margin.",
+            )
+        order = matrix.indices.argsort()
+        found = order[torch.searchsorted(matrix.indices[order], chosen)]
+        chosen = chosen[matrix.at[place][found] > 0]
+    return chosen
 
 
 def select(
@@ -86,6 +160,7 @@ def select(
     ratio: float,
     protect_ratio: float | None = None,
     target: str = "mlp",
+    granularity: str = "matrix",
     allow_empty: bool = False,
 ) -> Selection:
     """Apply a rule to every targeted matrix.
@@ -96,21 +171,27 @@ def select(
     """
     given_protect_ratio = protect_ratio
     protect_ratio = ratio if protect_ratio is None else protect_ratio
-    _check(concepts, protected, rule, ratio, protect_ratio)
+    _check(concepts, protected, rule, ratio, protect_ratio, granularity)
     first = next(iter(concepts.values()))
     names = [name for name, place in first.matrices.items() if target in ("all", place.kind)]
     if not names:
         raise SpinError(f"The scores hold no {target} matrix.", change=f"score again with --target {target}.")
     indices: dict[str, torch.Tensor] = {}
     candidates = shared = 0
+    concept_tops = [top_sets(scores, names, ratio, granularity) for scores in concepts.values()]
+    protected_tops = [top_sets(scores, names, protect_ratio, granularity) for scores in protected.values()]
     for name in names:
-        tops = [_top(scores, name, ratio) for scores in concepts.values()]
-        chosen = RULES[rule](tops, [_top(scores, name, protect_ratio) for scores in protected.values()])
+        tops = [top[name] for top in concept_tops]
+        chosen = RULES[rule](tops, [top[name] for top in protected_tops])
+        if rule == "coupled-signed":
+            chosen = favourable(chosen, name, concepts)
         candidates += tops[0].numel()
         shared += intersection(tops).numel()
         if chosen.numel():
             indices[name] = chosen
     if not indices and not allow_empty:
+        if granularity != "matrix" or rule == "coupled-signed":
+            raise SpinError(f"The rule {rule!r} at ratio {ratio:g} by {granularity} selects no weight at all.")
         raise _nothing_selected(concepts, protected, names, rule, ratio, given_protect_ratio)
     places = {name: first.matrices[name] for name in names}
     targeted = sum(place.size for place in places.values())
@@ -137,14 +218,18 @@ def random_like(selection: Selection, seed: int) -> Selection:
     )
 
 
-def _top(scores: Scores, name: str, ratio: float) -> torch.Tensor:
-    matrix = scores.matrices[name]
-    return matrix.indices[: count(ratio, matrix.size)]
-
-
 def _check(
-    concepts: Mapping[str, Scores], protected: Mapping[str, Scores], rule: str, ratio: float, protect_ratio: float
+    concepts: Mapping[str, Scores],
+    protected: Mapping[str, Scores],
+    rule: str,
+    ratio: float,
+    protect_ratio: float,
+    granularity: str,
 ) -> None:
+    if granularity not in GRANULARITIES:
+        raise SpinError(f"Unknown granularity {granularity!r}.", change=f"give {', '.join(GRANULARITIES)}.")
+    if rule == "released" and granularity != "matrix":
+        raise SpinError("The rule 'released' is defined matrix by matrix.", change="give --granularity matrix.")
     if rule not in RULES:
         raise SpinError(f"Unknown rule {rule!r}.", change=f"--rule takes one of {', '.join(RULES)}.")
     if not concepts:
@@ -161,8 +246,14 @@ def _check(
                 f"a ratio of {needed:g} needs more.",
                 change=f"score again with --keep {needed:g}, or take a smaller ratio.",
             )
-    for key in ("model", "target"):
-        if len({scores.metadata[key] for _, scores, _ in needs}) > 1:
+        kept_by = scores.metadata.get("granularity", "matrix")
+        if (kept_by == "row") != (granularity == "row"):
+            raise SpinError(
+                f"The scores of {name!r} were kept by {kept_by}; a selection by {granularity} needs others.",
+                change=f"score again with --granularity {granularity}.",
+            )
+    for key in ("model", "target", "selector"):
+        if len({scores.metadata.get(key) for _, scores, _ in needs}) > 1:
             raise SpinError(f"The score files do not belong together: their {key} differs.", change="score them again.")
 
 

@@ -17,11 +17,18 @@ from spin_llm.errors import SpinError
 CONCEPTS = ("fairness", "privacy")
 AXES = (*CONCEPTS, "over_refusal")
 CONTROLS = ("random", "released")
+SELECTORS = ("taylor", "wanda", "magnitude", "gradient", "sparsegpt", "random")
+STATISTICS = (*SELECTORS, "fisher", "margin")
 Sources = tuple[tuple[str, str], ...]
 
 
 def _option(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
+
+
+def _volatile(default: Any, help_text: str) -> Any:
+    """A setting that decides how, not what, is computed: a resumed run may change it."""
+    return field(default=default, metadata={"help": help_text, "volatile": True})
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,15 @@ class RunSettings:
     new_tokens: int = _option(64, "Tokens of an answer.")
     dtype: str = _option("auto", "Compute type: auto, float32 or bfloat16.")
     target: str = _option("mlp", "Which matrices: mlp, attention or all.")
-    rule: str = _option("coupled", "coupled (the paper's rule) or released (what its published code does).")
+    selector: str = _option(
+        "taylor", "Importance by: taylor (the paper), wanda, magnitude, gradient, sparsegpt or random."
+    )
+    statistics: tuple[str, ...] = _option((), "Also store these statistics: margin, fisher, or another selector.")
+    granularity: str = _option("matrix", "What a ratio is a fraction of: matrix (the paper), row, layer or model.")
+    rule: str = _option(
+        "coupled",
+        "coupled (the paper's), coupled-signed (of these, the favourable) or released (the published code's).",
+    )
     ratio: float | None = _option(
         None, "Fraction of each matrix in a top set, or auto: the largest within --max-perplexity-increase."
     )
@@ -62,6 +77,8 @@ class RunSettings:
     trust_remote_code: bool = _option(
         False, "Run Python code that comes with the model. Only for models that you trust."
     )
+    memory_budget: str | None = _volatile(None, "Memory for scoring, such as 8g (default: most of what is free).")
+    device_map: str | None = _volatile(None, "auto spreads the model over all devices.")
     seed: int = _option(0, "Seed of every sample.")
 
     def __post_init__(self) -> None:
@@ -83,10 +100,19 @@ class RunSettings:
             raise _invalid("scale", self.scale, "a finite factor")
         choices = {"responses": ("aware", "unaware"), "template": ("auto", "chat", "raw", "released")}
         choices |= {"dtype": ("auto", "float32", "bfloat16"), "target": ("mlp", "attention", "all")}
-        choices |= {"rule": ("coupled", "released")}
+        choices |= {
+            "rule": ("coupled", "coupled-signed", "released"),
+            "granularity": ("matrix", "row", "layer", "model"),
+        }
+        choices |= {"selector": SELECTORS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise _invalid(name, getattr(self, name), ", ".join(allowed))
+        if "margin" in self.wanted_statistics and self.responses == "unaware":
+            raise _invalid("responses", "unaware", "aware: the margin compares aware with unaware responses")
+        for statistic in self.statistics:
+            if statistic not in STATISTICS:
+                raise _invalid("statistics", statistic, ", ".join(STATISTICS))
         for control in self.controls:
             if control not in CONTROLS:
                 raise _invalid("controls", control, ", ".join(CONTROLS))
@@ -99,6 +125,12 @@ class RunSettings:
                 raise _invalid(name, ", ".join(names), "each name once")
         if both := {name for name, _ in self.concepts} & {name for name, _ in self.protect}:
             raise _invalid("protect", ", ".join(sorted(both)), "a protected set another name than a concept's")
+
+    @property
+    def wanted_statistics(self) -> tuple[str, ...]:
+        """The selector, then what was asked for, then what the rule needs."""
+        needed = ("margin",) if self.rule == "coupled-signed" else ()
+        return tuple(dict.fromkeys((self.selector, *self.statistics, *needed)))
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -117,6 +149,11 @@ def _invalid(name: str, value: object, allowed: str) -> SpinError:
 def help_of(name: str) -> str:
     """The help text of one setting."""
     return next(str(f.metadata["help"]) for f in fields(RunSettings) if f.name == name)
+
+
+def is_volatile(name: str) -> bool:
+    """Whether a setting decides how, not what, is computed."""
+    return any(f.name == name and "volatile" in f.metadata for f in fields(RunSettings))
 
 
 def default_of(name: str) -> Any:

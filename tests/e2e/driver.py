@@ -1,6 +1,6 @@
 """The command with a made-up judge, and with a point at which it stops: run by the tests in processes of their own.
 
-In: the command line, and in the environment STOP_AT (which write of the run, counted from 1) and STOP_HOW (`kill`: the
+In: the command line, and in the environment STOP_AT (the name of a file) and STOP_HOW (`kill`: the
 process kills itself there; `wait`: it says READY and waits to be interrupted). Out: what the command does. A write is a
 rename of a finished file or an append to a progress file; the process stops in the middle of it, half of it on disk.
 """
@@ -34,15 +34,15 @@ class MadeUpJudge:
         return {}
 
 
-def stop_at(number: int, stop: Callable[[], None]) -> Callable[[], None]:
-    """Call `stop` in the middle of write `number`; returns what undoes this."""
+def stop_at(place: int | str, stop: Callable[[], None]) -> Callable[[], None]:
+    """Call `stop` in the middle of a write, by its number from 1 or by its file's name; returns what undoes this."""
     writes = 0
     replace, append = Path.replace, files.sync_append
 
     def count(path: Path) -> bool:
         nonlocal writes
         writes += path.suffix != ".svg"  # figures hold no results
-        return writes == number
+        return place in (writes, path.name.removesuffix(".part"))
 
     def stopping_replace(self: Path, target: Path) -> Path:
         if self.suffix == ".part" and count(self):
@@ -78,7 +78,7 @@ def main() -> None:
     pipeline.load_judge = lambda name: MadeUpJudge()  # type: ignore[attr-defined,assignment]
     if "STOP_AT" in os.environ:
         stops = {"kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "wait": wait}
-        stop_at(int(os.environ["STOP_AT"]), stops[os.environ["STOP_HOW"]])
+        stop_at(os.environ["STOP_AT"], stops[os.environ["STOP_HOW"]])
     sys.argv[0] = "spin-llm"
     cli.main()
 

@@ -193,3 +193,23 @@ def test_json_is_all_that_is_on_stdout(setting: Setting, command: Command, tmp_p
     outcome = succeeds(command("run", *setting.run, "-o", tmp_path / "run", "--json"))
     assert list(json.loads(outcome.out)["axes"]) == AXES
     assert "scoring fairness" in outcome.err
+
+
+@pytest.mark.real_model
+def test_a_run_with_the_shipped_judge(setting: Setting, tmp_path: Path):
+    """The whole command as users have it: the judge reads the answers with the embedded model, in the cache."""
+    from spin_llm.evaluate.judge import SHIPPED
+
+    if not SHIPPED.is_file():
+        pytest.skip(f"the judge's weights, {SHIPPED.name}, are not in this tree yet")
+    outcome = succeeds(finished(process("run", *setting.run, "-o", tmp_path / "run", made_up_judge=False), timeout=600))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["judge"]["quality"]
+    for axis in ("fairness", "privacy", "over_refusal"):
+        assert results["axes"][axis]["n"] == 4
+        assert 0 <= results["axes"][axis]["base"] <= 1
+    for axis, quality in results["judge"]["quality"].items():
+        assert {"auc", "auc_ci95", "accuracy", "n", "source", "measurable"} <= set(quality), axis
+        assert f"{quality['auc']:.2f}" in outcome.out, "the judge's quality stands where its numbers do"
+    verdicts = [json.loads(line) for line in (tmp_path / "run" / "verdicts.jsonl").read_text().splitlines()]
+    assert all(0 <= row["probability"] <= 1 for row in verdicts if row["parsed"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.judge import MEASURABLE_AUC, Judge, head_label
@@ -40,8 +41,6 @@ def quality_of(probability: Floats, threshold: float, y: NDArray[Any], groups: N
 
 def auc_interval(score: Floats, y: NDArray[Any], groups: NDArray[Any]) -> tuple[float | None, list[float] | None]:
     """(AUC, 95% percentile interval), prompts resampled with all their answers."""
-    from sklearn.metrics import roc_auc_score
-
     if len(set(y.tolist())) < 2:
         return None, None
     names, member = np.unique(groups, return_inverse=True)
@@ -51,9 +50,16 @@ def auc_interval(score: Floats, y: NDArray[Any], groups: NDArray[Any]) -> tuple[
     for _ in range(RESAMPLES):
         places = np.concatenate([rows_of[group] for group in rng.integers(len(names), size=len(names))])
         if 0 < y[places].mean() < 1:
-            samples.append(roc_auc_score(y[places], score[places]))
+            samples.append(area(score[places], y[places] == 1))
     low, high = np.quantile(samples, (0.025, 0.975))
-    return float(roc_auc_score(y, score)), [float(low), float(high)]
+    return area(score, y == 1), [float(low), float(high)]
+
+
+def area(score: Floats, positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: how often a positive row scores above a negative one, ties counting half."""
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    ranks = rankdata(score)[positive].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def check_judge(judge: Judge, rows: Rows) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from spin_llm.data import Example
 from spin_llm.evaluate.statistics import Floats
 from spin_llm.models import LoadedModel
-from spin_llm.scores.engine import length_sorted_batches, response_logits
+from spin_llm.scores.losses import length_sorted_batches, response_logits
 
 View = Callable[[], AbstractContextManager[LoadedModel]]
 

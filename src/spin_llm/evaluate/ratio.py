@@ -49,6 +49,7 @@ def choose_ratio(
     rule: str,
     protect_ratio: float | None,
     target: str,
+    granularity: str = "matrix",
     scale: float = 0.0,
     max_increase: float = MAX_PERPLEXITY_INCREASE,
     console: Console = SILENT,
@@ -60,6 +61,7 @@ def choose_ratio(
     """
     keep = min(scores.metadata["keep"] for scores in (*concepts.values(), *protected.values()))
     options: dict[str, Any] = {"rule": rule, "protect_ratio": protect_ratio, "target": target, "allow_empty": True}
+    options["granularity"] = granularity
     selections = [select(concepts, protected, ratio=ratio, **options) for ratio in GRID if ratio <= keep]
     base = math.exp(mean_loss(loaded, examples))
     trials: list[RatioTrial] = []

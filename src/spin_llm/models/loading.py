@@ -61,7 +61,12 @@ def pick_dtype(dtype: str = "auto", device: torch.device | None = None) -> torch
 
 
 def load(
-    model: str, *, dtype: str = "auto", trust_remote_code: bool = False, say: Say = lambda message: None
+    model: str,
+    *,
+    dtype: str = "auto",
+    device_map: str | None = None,
+    trust_remote_code: bool = False,
+    say: Say = lambda message: None,
 ) -> LoadedModel:
     """Resolve and load `model`.
 
@@ -72,12 +77,15 @@ def load(
     folder = resolve(model, say=say)
     device = pick_device()
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    placing = {"device_map": device_map} if device_map else {}
     read: Any = AutoModelForCausalLM.from_pretrained  # its type knows no output_loading_info
     try:
         with quiet_transformers():
             refuse_quantised(AutoConfig.from_pretrained(folder, **options), folder)
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            loaded, loading = read(folder, dtype=pick_dtype(dtype, device), output_loading_info=True, **options)
+            loaded, loading = read(
+                folder, dtype=pick_dtype(dtype, device), output_loading_info=True, **placing, **options
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SpinError(
@@ -89,7 +97,9 @@ def load(
             f"{folder} lacks {len(missing)} of the model's tensors, such as {', '.join(missing[:3])}.",
             cause="an incomplete checkpoint, or an encoder's, which has no language-model head.",
         )
-    loaded.requires_grad_(False).to(device).eval()
+    loaded.requires_grad_(False).eval()
+    if not device_map:
+        loaded.to(device)
     return LoadedModel(model, loaded, tokenizer, Checkpoint(folder))
 
 

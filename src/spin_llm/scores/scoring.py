@@ -1,50 +1,188 @@
-"""One concept, scored: from encoded examples to the kept scores.
+"""One concept, scored: from encoded examples to the kept scores, in as many passes and processes as it takes.
 
-In: a loaded model, examples, a target. Out: `Scores`. Left out: reading data (data/) and choosing weights
-(selection.py).
+In: a loaded model, examples, which statistics, a plan. Out: `Scores`. Progress is kept on disk every so often (at most
+3% of the time) when a folder for it is given, so a killed job continues and ends with the same bytes; the number of
+processes may change in between. Left out: reading data (data/) and choosing weights (selection.py).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from spin_llm.data import Example
-from spin_llm.models import LoadedModel, editable_matrices
-from spin_llm.scores.engine import Progress, importance
-from spin_llm.scores.storage import KEEP, MatrixScores, Scores, count, top_entries
+from spin_llm.files import sha256_json, writing
+from spin_llm.models import LoadedModel, Matrix, editable_matrices
+from spin_llm.scores.distributed import Ranks
+from spin_llm.scores.engine import Batch, Progress, dense_scores, make_batches, scoring
+from spin_llm.scores.plan import Plan
+from spin_llm.scores.statistics import STATISTICS, Counts, Totals, accumulators, new_totals
+from spin_llm.scores.storage import KEEP, MatrixScores, Scores, keep_top, load_scores, save_scores
+
+CHECKPOINT_SHARE = 0.025  # of the time, at most
+DISK_BYTES_PER_SECOND = 200e6  # a first guess, before the first checkpoint is timed
+
+
+def statistics_of(selector: str, extra: Sequence[str]) -> tuple[str, ...]:
+    """The statistics to form: the selector first, then the others, each once."""
+    return tuple(dict.fromkeys((selector, *extra)))
 
 
 def score_concept(
     loaded: LoadedModel,
-    examples: Sequence[Example],
+    aware: Sequence[Example],
+    unaware: Sequence[Example] = (),
     *,
     target: str = "mlp",
+    plan: Plan | None = None,
+    statistics: Sequence[str] = ("taylor",),
     keep: float = KEEP,
+    granularity: str = "matrix",
+    seed: int = 0,
     about: Mapping[str, Any] | None = None,
+    progress_folder: Path | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - immutable
     progress: Progress = lambda examples_done: None,
 ) -> Scores:
-    """Score every targeted matrix and keep the top `keep` (a fraction) of each; `about` is added to the metadata."""
-    matrices = editable_matrices(loaded.model, target)
-    dense = importance(loaded, examples, matrices, progress=progress)
-    kept = {}
-    for matrix in matrices:
-        scores = dense.pop(matrix.name)
-        indices, values = top_entries(scores, max(1, count(keep, scores.numel())))
-        rows, columns = scores.shape
-        kept[matrix.name] = MatrixScores(indices, values, (rows, columns), matrix.layer, matrix.kind)
+    """Score every targeted matrix and keep the top `keep` (a fraction) of each, by the first of `statistics`.
+
+    `plan` divides the matrices into passes (plan.py); None takes all at once.
+
+    `unaware` are the same concept's unaware responses; only `margin` looks at them. Every rank returns the same; the
+    matrices are complete on rank 0 alone. `about` is added to the metadata.
+    """
+    batches = make_batches(aware, unaware if any(STATISTICS[name].unaware for name in statistics) else ())
+    counts = Counts(len(aware), len(unaware), sum(len(example.input_ids) for example in aware), seed)
+    partitions = plan.partitions if plan else (tuple(editable_matrices(loaded.model, target)),)
+    kept: dict[str, MatrixScores] = {}
+    silent: list[str] = []
+    for number, partition in enumerate(partitions):
+        key = sha256_json([dict(about or {}), list(statistics), [matrix.name for matrix in partition], len(batches)])
+        finished = progress_folder / f"kept-{number}.safetensors" if progress_folder else None
+        if finished and finished.is_file() and (before := load_scores(finished)).metadata["key"] == key:
+            kept.update(before.matrices)
+            silent += before.metadata["silent"]
+            progress(sum(len(batch.examples) for batch in batches))
+            continue
+        file = progress_folder / f"sums-{number}.safetensors" if progress_folder else None
+        totals = sum_batches(loaded, partition, batches, accumulators(statistics), file, key, ranks, progress)
+        if ranks.first:
+            quiet = [matrix.name for matrix in partition if _is_silent(totals[matrix.name])]
+            part = {
+                matrix.name: keep_top(
+                    dense_scores(statistics, matrix, totals.pop(matrix.name), counts),
+                    statistics[0],
+                    matrix,
+                    keep,
+                    granularity,
+                )
+                for matrix in partition
+            }
+            if finished and len(partitions) > 1:
+                save_scores(finished, Scores(part, {"key": key, "silent": quiet}))
+            kept.update(part)
+            silent += quiet
+        del totals
+        ranks.wait()
     metadata = {
-        "selector": "taylor: mean over examples of |W * dL/dW|",
+        "selector": statistics[0],
+        "statistics": list(statistics),
+        "granularity": granularity,
         "loss": "mean negative log-likelihood, nats per response token",
-        "reduction": "mean over examples of the per-example absolute value, float32",
-        "examples": len(examples),
-        "tokens": sum(len(example.input_ids) for example in examples),
-        "response_tokens": sum(example.response_tokens for example in examples),
-        "truncated_tokens": sum(example.truncated for example in examples),
+        "reduction": "mean over examples of the per-example statistic, float32",
+        "examples": len(aware),
+        "unaware_examples": len(unaware),
+        "tokens": counts.tokens,
+        "response_tokens": sum(example.response_tokens for example in aware),
+        "truncated_tokens": sum(example.truncated for example in aware),
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "model": loaded.checkpoint.fingerprint,
         "target": target,
         "keep": keep,
+        "silent": silent,
         **(about or {}),
     }
     return Scores(kept, metadata)
+
+
+def _is_silent(totals: Totals) -> bool:
+    """Whether nothing ever reached the matrix: an expert that saw no token."""
+    return bool(totals) and all(not total.any() for total in totals.values())
+
+
+def sum_batches(
+    loaded: LoadedModel,
+    matrices: Sequence[Matrix],
+    batches: Sequence[Batch],
+    kinds: Sequence[str],
+    file: Path | None,
+    key: str,
+    ranks: Ranks,
+    progress: Progress,
+) -> dict[str, Totals]:
+    """The accumulators of `matrices` over all batches and ranks (complete on rank 0), from `file` on where it is
+    there."""
+    totals = {matrix.name: new_totals(kinds, matrix.weight, transposed=matrix.transposed) for matrix in matrices}
+    done = _restore(file, key, totals, ranks)
+    progress(sum(len(batches[number].examples) for number in done))
+    mine = ranks.share(batches, (number for number in range(len(batches)) if number not in done))
+    steps = max(len(numbers) for numbers in ranks.gather_numbers(mine))
+    cost = sum(total.numel() * 4 for parts in totals.values() for total in parts.values()) / DISK_BYTES_PER_SECOND
+    last = time.monotonic()
+    finished: list[int] = []
+    with scoring(loaded, matrices, totals) as add:
+        for step in range(steps):
+            if step < len(mine):
+                add(batches[mine[step]])
+                finished.append(mine[step])
+                progress(len(batches[mine[step]].examples))
+            due = file is not None and step + 1 < steps and time.monotonic() - last > cost / CHECKPOINT_SHARE
+            if file is not None and ranks.agree(due):
+                start = time.monotonic()
+                _checkpoint(file, key, totals, done.union(*ranks.gather_numbers(finished)), ranks)
+                last = time.monotonic()
+                cost = last - start
+    ranks.sum_to_first(total for parts in totals.values() for total in parts.values())
+    return totals
+
+
+def _checkpoint(file: Path, key: str, totals: Mapping[str, Totals], done: set[int], ranks: Ranks) -> None:
+    """Write the sums over all ranks so far.
+
+    Each tensor is copied first: a rank's own sums go on unchanged.
+    """
+    sums = {}
+    for name, parts in totals.items():
+        for kind, total in parts.items():
+            copy = total.clone() if ranks.world > 1 else total
+            ranks.sum_to_first([copy])
+            if ranks.first:
+                sums[f"{name}|{kind}"] = copy
+    if ranks.first:
+        with writing(file) as part:
+            save_file(sums, part, metadata={"key": key, "done": " ".join(map(str, sorted(done)))})
+    ranks.wait()
+
+
+def _restore(file: Path | None, key: str, totals: Mapping[str, Totals], ranks: Ranks) -> set[int]:
+    """Read a checkpoint into rank 0's totals; the numbers of the batches that are in it.
+
+    Another job's is ignored.
+    """
+    from safetensors import safe_open
+
+    if file is None or not file.is_file():
+        return set()
+    with safe_open(file, "pt") as opened:
+        header = opened.metadata() or {}
+    if header.get("key") != key:
+        return set()
+    if ranks.first:
+        for place, sums in load_file(file).items():
+            name, _, kind = place.rpartition("|")
+            totals[name][kind].copy_(sums)
+    return {int(number) for number in header["done"].split()}

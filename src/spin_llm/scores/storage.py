@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,36 @@ from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
 from spin_llm.files import sort_safetensors_metadata, writing
+from spin_llm.models import Matrix
 
 FORMAT = "spin-llm scores 1"
 KEEP = 0.01
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The largest entries of one statistic of one matrix: flat `indices` (int64) and `values` (float32), largest
+    first."""
+
+    indices: torch.Tensor
+    values: torch.Tensor
+
+
+@dataclass(frozen=True)
 class MatrixScores:
-    """The kept entries of one matrix: flat `indices` (int64) and `values` (float32), largest first; and where the
-    matrix is."""
+    """The kept entries of one matrix by the selector, and where the matrix is.
+
+    `others` holds the kept entries of further statistics, and `at["S@T"]` the values of statistic S at the kept entries
+    of statistic T, in T's order.
+    """
 
     indices: torch.Tensor
     values: torch.Tensor
     shape: tuple[int, int]
     layer: int
     kind: str
+    others: Mapping[str, Kept] = field(default_factory=dict)
+    at: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -69,13 +84,50 @@ def top_entries(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tenso
     return indices[order].cpu(), values[order].float().cpu()
 
 
+def top_of_rows(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest entries of each row (ties by lower index), over all rows largest first."""
+    columns = scores.shape[1]
+    rows = [top_entries(row, k) for row in scores]
+    indices = torch.cat([found + number * columns for number, (found, _) in enumerate(rows)])
+    values = torch.cat([found for _, found in rows])
+    order = torch.argsort(indices)
+    order = order[torch.argsort(values[order], descending=True, stable=True)]
+    return indices[order], values[order]
+
+
+def keep_top(
+    dense: Mapping[str, torch.Tensor], selector: str, matrix: Matrix, keep: float, granularity: str = "matrix"
+) -> MatrixScores:
+    """The top `keep` of each statistic of one matrix (of each row, by `row` granularity; one entry at least), and every
+    statistic's values at the kept entries of the others."""
+    tops = {}
+    for name, scores in dense.items():
+        if granularity == "row":
+            tops[name] = Kept(*top_of_rows(scores, max(1, count(keep, scores.shape[1]))))
+        else:
+            tops[name] = Kept(*top_entries(scores, max(1, count(keep, scores.numel()))))
+    at = {
+        f"{name}@{place}": scores.flatten()[top.indices.to(scores.device)].cpu()
+        for name, scores in dense.items()
+        for place, top in tops.items()
+        if name != place
+    }
+    main = tops.pop(selector)
+    rows, columns = matrix.weight.shape
+    return MatrixScores(main.indices, main.values, (rows, columns), matrix.layer, matrix.kind, tops, at)
+
+
 def save_scores(path: str | Path, scores: Scores) -> None:
     """Write one concept's kept scores; the file appears when it is complete."""
     tensors: dict[str, torch.Tensor] = {}
+    places: dict[str, dict[str, Any]] = {}
     for name, matrix in scores.matrices.items():
-        tensors[f"{name}.indices"] = matrix.indices
-        tensors[f"{name}.values"] = matrix.values
-    places = {name: {"shape": list(m.shape), "layer": m.layer, "kind": m.kind} for name, m in scores.matrices.items()}
+        tensors |= {f"{name}.indices": matrix.indices, f"{name}.values": matrix.values}
+        for statistic, kept in matrix.others.items():
+            tensors |= {f"{name}.{statistic}.indices": kept.indices, f"{name}.{statistic}.values": kept.values}
+        tensors |= {f"{name}.{place}": values for place, values in matrix.at.items()}
+        places[name] = {"shape": list(matrix.shape), "layer": matrix.layer, "kind": matrix.kind}
+        places[name] |= {"others": list(matrix.others), "at": list(matrix.at)}
     metadata = {"format": FORMAT, "matrices": json.dumps(places), "scoring": json.dumps(dict(scores.metadata))}
     with writing(path) as part:
         save_file(tensors, part, metadata=metadata)
@@ -92,13 +144,16 @@ def load_scores(path: str | Path) -> Scores:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise SpinError(f"{path} is not a score file of this version (format {header.get('format')!r}).")
+            read = file.get_tensor
             matrices = {
                 name: MatrixScores(
-                    file.get_tensor(f"{name}.indices"),
-                    file.get_tensor(f"{name}.values"),
+                    read(f"{name}.indices"),
+                    read(f"{name}.values"),
                     tuple(place["shape"]),
                     place["layer"],
                     place["kind"],
+                    {s: Kept(read(f"{name}.{s}.indices"), read(f"{name}.{s}.values")) for s in place.get("others", ())},
+                    {key: read(f"{name}.{key}") for key in place.get("at", ())},
                 )
                 for name, place in json.loads(header["matrices"]).items()
             }

@@ -1,0 +1,186 @@
+"""What fits: memory measured on a small batch, matrices divided into passes, the plan in words before anything runs.
+
+In: a loaded model, the batches of all concepts, the targeted matrices, the accumulators wanted, a budget in bytes. Out:
+partitions of the matrices, each of which is scored in one pass over the examples, with predicted peak memory, disk and
+time. Left out: running it (scoring.py).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from spin_llm.errors import SpinError
+from spin_llm.models import LoadedModel, Matrix
+from spin_llm.scores.engine import Batch, scoring
+from spin_llm.scores.statistics import Totals, new_totals
+
+DEFAULT_SHARE = 0.8  # of the free memory
+PROBE_EXAMPLES = 2
+UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`partitions` of the matrices, one pass each; bytes of process (or device) memory and of disk; seconds."""
+
+    partitions: tuple[tuple[Matrix, ...], ...]
+    resident: int
+    batch: int
+    accumulators: int
+    finishing: int
+    disk: int
+    seconds: float
+    device: torch.device
+
+    @property
+    def peak(self) -> int:
+        """Predicted peak memory: what is resident, the accumulators, and the larger of a batch and the finishing
+        step."""
+        return self.resident + self.accumulators + max(self.batch, self.finishing)
+
+    def text(self) -> str:
+        passes = len(self.partitions)
+        return (
+            f"plan: {passes} {'pass' if passes == 1 else 'passes'} for {sum(map(len, self.partitions))} matrices; peak "
+            f"{_bytes(self.peak)} on {self.device.type} ({_bytes(self.resident)} model and libraries, "
+            f"{_bytes(self.accumulators)} accumulators, {_bytes(max(self.batch, self.finishing))} per batch); "
+            f"{_bytes(self.disk)} of disk; about {self.seconds:,.0f} s"
+        )
+
+
+def parse_bytes(text: str) -> int:
+    """`8g`, `500M`, `2.5 GiB` or a number of bytes.
+
+    Raises SpinError on anything else.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(i?b)?\s*", text.lower())
+    try:
+        value = float(match.group(1)) * UNITS[match.group(2)] if match else 0.0
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise SpinError(f"--memory-budget {text!r} is not a size.", change="give for example 8g or 500m.")
+    return int(value)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be taken on the device, or in RAM."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def matrix_bytes(matrix: Matrix, kinds: Sequence[str]) -> int:
+    """Bytes of one matrix's accumulators (float32; `inputs` is a vector)."""
+    return 4 * matrix.weight.numel() * sum(kind != "inputs" for kind in kinds) + 4 * matrix.weight.shape[-1]
+
+
+def make_plan(
+    loaded: LoadedModel,
+    batches: Sequence[Batch],
+    matrices: Sequence[Matrix],
+    kinds: Sequence[str],
+    *,
+    statistics: int,
+    budget: int | None = None,
+    checkpoints: bool = False,
+) -> Plan:
+    """Divide the matrices so that the accumulators of one pass fit `budget` bytes beside what one batch takes.
+
+    `budget` is the memory to take beyond what is resident already; None means most of what is free. Raises SpinError,
+    naming the smallest budget, when a single matrix does not fit.
+    """
+    device = loaded.device
+    resident, batch, seconds = measure(loaded, batches, matrices, kinds)
+    largest = max(matrix.weight.numel() for matrix in matrices)
+    finishing = 4 * largest * (statistics + 3)  # dense statistics, and what the top-K takes
+    budget = int(free_memory(device) * DEFAULT_SHARE) if budget is None else budget
+    room = budget - max(batch, finishing)
+    sizes = [matrix_bytes(matrix, kinds) for matrix in matrices]
+    if max(sizes) > room:
+        raise SpinError(
+            f"The memory budget of {_bytes(budget)} is too small to score {matrices[sizes.index(max(sizes))].name}.",
+            change=f"give --memory-budget {(max(sizes) + max(batch, finishing)) // 2**20 + 1}m or more, "
+            "or a smaller --max-length.",
+        )
+    partitions: list[list[Matrix]] = [[]]
+    filled = fullest = 0
+    for matrix, size in zip(matrices, sizes, strict=True):
+        if partitions[-1] and filled + size > room:
+            partitions.append([])
+            filled = 0
+        partitions[-1].append(matrix)
+        filled += size
+        fullest = max(fullest, filled)
+    passes = tuple(tuple(part) for part in partitions)
+    disk = fullest if checkpoints else 0
+    return Plan(passes, resident, batch, fullest, finishing, disk, seconds * len(passes), device)
+
+
+def measure(
+    loaded: LoadedModel, batches: Sequence[Batch], matrices: Sequence[Matrix], kinds: Sequence[str]
+) -> tuple[int, int, float]:
+    """(bytes resident, bytes that the largest batch takes on top, seconds for one pass over all batches).
+
+    The longest examples are run alone, with one accumulator for each shape, and scaled up by their tokens, padding
+    included.
+    """
+    largest = max(batches, key=lambda batch: batch.tokens)
+    probe = Batch(largest.examples[:PROBE_EXAMPLES], largest.aware, 0.0)
+    scratch: dict[torch.Size, Totals] = {}
+    totals = {
+        m.name: scratch.setdefault(m.weight.shape, new_totals(kinds, m.weight, transposed=m.transposed))
+        for m in matrices
+    }
+    resident = memory_now(loaded.device)
+    with scoring(loaded, matrices, totals) as add, peak_memory(loaded.device) as peak:
+        add(probe)  # the first run also pays for loading kernels
+        start = time.monotonic()
+        add(probe)
+        seconds = time.monotonic() - start
+    tokens = sum(batch.tokens for batch in batches)
+    return resident, (peak() - resident) * largest.tokens // probe.tokens, seconds * tokens / probe.tokens
+
+
+def memory_now(device: torch.device) -> int:
+    """Bytes that this process holds: in RAM, or of the device's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
+    """Give a function that tells the largest `memory_now` since the block began (Linux and CUDA; elsewhere since the
+    process began, which is too much at worst)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield lambda: int(torch.cuda.max_memory_allocated(device))
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    yield _high_water
+
+
+def _high_water() -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+
+        usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return usage if sys.platform == "darwin" else usage * 1024
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
