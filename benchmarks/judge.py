@@ -28,7 +28,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 import spin_llm.evaluate
 from spin_llm.evaluate import judge_fit
-from spin_llm.evaluate.judge import SHIPPED, head_label, load_judge
+from spin_llm.evaluate.judge import SHIPPED
 from spin_llm.evaluate.judge_check import quality_of
 from spin_llm.files import sha256_json, write_json
 from spin_llm.models import load
@@ -220,18 +220,16 @@ def print_candidate(name: str, result: Row) -> None:
         print(f"{name:34} {head:22} " + "; ".join(texts), flush=True)
 
 
-def raw_zero_shot(features: dict[str, np.ndarray], sets: dict[str, list[Row]]) -> Row:
+def zero_shot_quality(sets: dict[str, list[Row]], cache: Path) -> Row:
     """Zero-shot with no fitting at all: the question's log-odds as the score."""
-    result: Row = {}
+    odds = {name: cached(cache, "zero-shot", rows, lambda rows=rows: zero_shot(rows)) for name, rows in sets.items()}
+    result: Row = {f"{axis}.{label}": {} for axis, label in HEADS}
     for axis, label in HEADS:
-        found = {}
-        for key, rows in sets.items():
-            places = [p for p in selected(rows, axis, label) if key or rows[p].get("split") == "test"]
-            if places:
-                odds = features[key][places, list(ASKED).index(label)].astype(np.float64)
-                y, groups = (np.array([rows[p][k] for p in places]) for k in (label, "prompt"))
-                found[key or "TEST"] = quality_of(1 / (1 + np.exp(-odds)), 0.5, y, groups)
-        result[f"{axis}.{label}"] = found
+        for name, rows in sets.items():
+            if places := selected(rows, axis, label):
+                score = odds[name][places, list(ASKED).index(label)].astype(np.float64)
+                y, groups = (np.array([rows[place][key] for place in places]) for key in (label, "prompt"))
+                result[f"{axis}.{label}"][name] = quality_of(1 / (1 + np.exp(-score)), 0.5, y, groups)
     print_candidate("zero-shot prompt, not fitted", result)
     return result
 
@@ -242,7 +240,6 @@ def main() -> None:
     parser.add_argument("--minilm", type=Path, help="a folder with all-MiniLM-L6-v2")
     parser.add_argument("--cache", type=Path, default=HERE / ".cache")
     parser.add_argument("--ship", action="store_true")
-    parser.add_argument("--no-zero-shot", action="store_true")
     options = parser.parse_args()
 
     labelled = judge_fit.read_labelled(SHIPPED.with_name("labelled_answers.jsonl"))
@@ -252,7 +249,7 @@ def main() -> None:
         **(shared_sets(options.shared) if options.shared else {}),
     }
     sets = {name: [row for row in rows if row["answer"].strip()] for name, rows in sets.items()}
-    reader = judge_fit.read_with("smollm2-135m")
+    reader = judge_fit.read_with("smollm2-135m", (*judge_fit.DEPTHS, 24 / 30))
 
     def features_of(kind: str, make: Callable[[list[Row]], np.ndarray]) -> dict[str, np.ndarray]:
         return {name: cached(options.cache, kind, rows, lambda rows=rows: make(rows)) for name, rows in sets.items()}
@@ -266,39 +263,40 @@ def main() -> None:
 
     fit = [row for row in sets[""] if row.get("split") != "test"]
     first, middle, last = reader.layers
-    chosen = f"answer mean + closing, layers {first}, {middle}, {last} (shipped)"
+    shipped = part(0, 1, 2, 3)
     candidates = {
         "word 1-3-grams": {name: n_grams(fit, rows, ngram_range=(1, 3)) for name, rows in sets.items()},
         "character 2-5-grams": {
             name: n_grams(fit, rows, ngram_range=(2, 5), analyzer="char_wb") for name, rows in sets.items()
         },
         f"answer mean, layer {middle}": part(2),
-        f"answer mean, layers {first}, {middle}, {last}": part(0, 2, 4),
-        f"closing phrase, layers {first}, {middle}, {last}": part(1, 3, 5),
-        chosen: states,
+        f"answer mean, layers {first}, {middle}": part(0, 2),
+        f"closing phrase, layers {first}, {middle}": part(1, 3),
+        f"answer mean + closing, layers {first}, {middle} (shipped)": shipped,
+        f"answer mean + closing, layers {first}, {middle}, {last}": states,
     }
     if options.minilm:
         candidates["MiniLM answer, prompt, product"] = mini = features_of(
             "minilm", lambda rows: minilm(rows, options.minilm)
         )
-        candidates["shipped features + MiniLM"] = {name: np.hstack([x, mini[name]]) for name, x in states.items()}
+        candidates["shipped features + MiniLM"] = {name: np.hstack([x, mini[name]]) for name, x in shipped.items()}
     results = {name: evaluate(name, features, sets) for name, features in candidates.items()}
-    if not options.no_zero_shot:
-        asked = features_of("zero-shot", zero_shot)
-        results["zero-shot prompt, not fitted"] = raw_zero_shot(asked, sets)
+    unfitted = {"TEST": [row for row in sets[""] if row.get("split") == "test"]}
+    unfitted |= {name: rows for name, rows in sets.items() if name.startswith("dev")}
+    results["zero-shot prompt, not fitted"] = zero_shot_quality(unfitted, options.cache)
 
     # What other FIT data would give, with the shipped features.
     def refit(name: str, keep: Callable[[Row], bool], extra: dict[str, float]) -> None:
         here = [place for place, row in enumerate(sets[""]) if row.get("split") == "test" or keep(row)]
         rows = [dict(sets[""][place], weight=1.0) for place in here]
-        x = [states[""][here]]
+        x = [shipped[""][here]]
         for other, weight in extra.items():
             rows += [dict(row, weight=weight, split="fit") for row in sets[other]]
-            x.append(states[other])
+            x.append(shipped[other])
         others = {key: value for key, value in sets.items() if key and key not in extra}
         axes = [head for head in HEADS if head[0] != "over_refusal"]
         HEADS[:], before = axes, HEADS[:]
-        results[name] = evaluate(name, {"": np.vstack(x), **{k: states[k] for k in others}}, {"": rows, **others})
+        results[name] = evaluate(name, {"": np.vstack(x), **{k: shipped[k] for k in others}}, {"": rows, **others})
         HEADS[:] = before
 
     refit("starter pairs alone", lambda row: row.get("weight", 1) < 1, {})
@@ -312,9 +310,9 @@ def main() -> None:
         )
     write_json(HERE / "judge.json", {"rows": {k or "labelled": len(v) for k, v in sets.items()}, "candidates": results})
     if options.ship:
-        print(judge_fit.fit_judge(sets[""], SHIPPED, elsewhere={k: v for k, v in sets.items() if k}, source=SOURCE))
-        for axis, quality in load_judge().quality().items():
-            print(axis, head_label(axis, load_judge().label), quality)
+        heads = judge_fit.fit_heads(shipped, sets, SOURCE)
+        judge_fit.save_judge(SHIPPED, heads, sets[""], "smollm2-135m", reader.fingerprint, reader.layers[:2])
+        print(SHIPPED)
 
 
 SOURCE = "answers of SmolLM2-135M-Instruct, edited and not, to starter questions never fitted on"

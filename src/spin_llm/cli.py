@@ -283,7 +283,7 @@ def judge_fit(
     quiet: Quiet = False,
 ) -> None:
     """Fit the local judge on labelled answers; writes a judge file for --judge."""
-    from spin_llm.evaluate.judge import fit_judge, read_labelled
+    from spin_llm.evaluate.judge_fit import fit_judge, read_labelled
 
     if output is None:
         raise SpinError("judge fit needs an output file.", change="give -o FILE.safetensors.")
@@ -300,7 +300,9 @@ def judge_check(
     as_json: Json = False,
 ) -> None:
     """Measure a judge on labelled answers: AUC with interval, accuracy, calibration."""
-    from spin_llm.evaluate.judge import check_judge, load_judge, read_labelled
+    from spin_llm.evaluate.judge import load_judge
+    from spin_llm.evaluate.judge_check import check_judge
+    from spin_llm.evaluate.judge_fit import read_labelled
 
     quality = check_judge(load_judge(judge), read_labelled(data))
     show(quality, [f"{axis}: {measures}" for axis, measures in quality.items()], as_json=as_json)

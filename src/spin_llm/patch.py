@@ -28,6 +28,7 @@ from spin_llm.errors import SpinError
 from spin_llm.files import disk_error, sort_safetensors_metadata, writing
 from spin_llm.models import Checkpoint, StoredTensor
 from spin_llm.models.checkpoint import DTYPES
+from spin_llm.models.experts import fused_weights
 from spin_llm.selection import Selection
 
 FORMAT = "spin-llm patch 1"
@@ -66,8 +67,9 @@ class Patch:
         saved: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         try:
             with torch.no_grad():
+                weights = loaded_weights(model)
                 for name, edit in self.edits.items():
-                    flat = loaded_parameter(model, name).data.view(-1)
+                    flat = _named(weights, name).data.view(-1)
                     indices = edit.indices.to(flat.device)
                     if int(indices[-1]) >= flat.numel():
                         raise _other_model(name, "the tensor is smaller")
@@ -254,14 +256,23 @@ def _stored(checkpoint: Checkpoint, name: str, patch: Patch) -> StoredTensor:
     return stored
 
 
-def loaded_parameter(model: Any, name: str) -> torch.nn.Parameter:
-    """The loaded model's parameter for a checkpoint's tensor name (base-model prefixes may differ)."""
-    parameters = dict(model.named_parameters())
-    matches = [key for key in parameters if key == name or key.endswith("." + name) or name.endswith("." + key)]
-    exact = [key for key in matches if key == name]
-    if len(exact or matches) != 1:
+def loaded_parameter(model: Any, name: str) -> torch.Tensor:
+    """The loaded model's parameter for a checkpoint's tensor name (base-model prefixes may differ), or the part of a
+    parameter in which experts are fused: a view."""
+    return _named(loaded_weights(model), name)
+
+
+def loaded_weights(model: Any) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **fused_weights(model)}
+
+
+def _named(weights: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    if name in weights:
+        return weights[name]
+    matches = [key for key in weights if key.endswith("." + name) or name.endswith("." + key)]
+    if len(matches) != 1:
         raise _other_model(name, "the model has no such parameter")
-    return parameters[(exact or matches)[0]]
+    return weights[matches[0]]
 
 
 def _same_bits(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

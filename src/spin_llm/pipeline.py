@@ -52,7 +52,7 @@ from spin_llm.scores import (
 )
 from spin_llm.scores import ranks as joined_ranks
 from spin_llm.selection import Selection, random_like, select
-from spin_llm.settings import RunSettings, flag_of, is_volatile
+from spin_llm.settings import RunSettings, flag_of, scope_of
 
 ALONE = Ranks()
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
@@ -177,10 +177,11 @@ def check_folder(
 ) -> None:
     """Make sure that `folder` is new, empty, or a run with the same settings (which is then resumed).
 
-    With `overwrite` any run may be there. SpinError otherwise; nothing is written.
+    A folder that holds scores alone may be taken up with other settings of what comes after them. With `overwrite` any
+    run may be there. SpinError otherwise; nothing is written.
     """
     if not is_run(folder):
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        if folder.is_file() or (folder.is_dir() and any(path.suffix != ".part" for path in folder.iterdir())):
             raise SpinError(
                 f"The output {folder} exists and is not a run.", change="choose another folder with --output."
             )
@@ -193,13 +194,18 @@ def check_folder(
     changed = [
         f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in {**now, **before}
-        if before.get(key) != now.get(key) and not is_volatile(key)
+        if before.get(key) != now.get(key) and scope_of(key) in compared_scopes(folder)
     ]
     if changed:
         raise SpinError(
             f"{folder} holds a run with other settings ({'; '.join(changed[:4])}).",
             change="choose another folder with --output, or --overwrite to start that one anew.",
         )
+
+
+def compared_scopes(folder: Path) -> tuple[str, ...]:
+    """Which settings a resumed run must share with what is in the folder."""
+    return ("all", "after scores") if (folder / "patch.safetensors").exists() else ("all",)
 
 
 def delete_artefacts(folder: Path) -> None:
@@ -249,13 +255,18 @@ def write_record(
     used = data.record(settings)
     if is_run(folder) and not overwrite:
         before = read_json(folder / "run.json")
-        if before["model"]["fingerprint"] != model["fingerprint"] or before["data"] != used:
+        scores_alone = "after scores" not in compared_scopes(folder)
+        roles = ("concept", "protect") if scores_alone else tuple(row["role"] for row in used)
+        same_data = [row for row in before["data"] if row["role"] in roles] == [r for r in used if r["role"] in roles]
+        if before["model"]["fingerprint"] != model["fingerprint"] or not same_data:
             raise SpinError(
                 f"The model or the data changed since the run in {folder} began.",
                 change="restore them, or start anew with --overwrite.",
             )
-        return
-    delete_artefacts(folder)
+        if not scores_alone:
+            return
+    else:
+        delete_artefacts(folder)
     record = {
         "command": replay_command(settings, compared or {}),
         "settings": settings.as_json(),

@@ -26,9 +26,14 @@ def _option(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
 
 
+def _after_scores(default: Any, help_text: str) -> Any:
+    """A setting that scores do not depend on: a folder of scores alone may be taken up with another value."""
+    return field(default=default, metadata={"help": help_text, "scope": "after scores"})
+
+
 def _volatile(default: Any, help_text: str) -> Any:
     """A setting that decides how, not what, is computed: a resumed run may change it."""
-    return field(default=default, metadata={"help": help_text, "volatile": True})
+    return field(default=default, metadata={"help": help_text, "scope": "volatile"})
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,9 @@ class RunSettings:
     protect: Sources = _option(
         (), "NAME=SOURCE of pairs whose important weights are spared, and whose rest measures perplexity."
     )
-    questions: Sources = _option((), "NAME=SOURCE of prompts to answer and judge (fairness, privacy, over_refusal).")
+    questions: Sources = _after_scores(
+        (), "NAME=SOURCE of prompts to answer and judge (fairness, privacy, over_refusal)."
+    )
     data_dir: str | None = _option(
         None, "Folder with beavertails, salad and alpaca-cleaned; they become the default data."
     )
@@ -48,10 +55,10 @@ class RunSettings:
     response_column: str | None = _option(None, "Name of the response column, when it is not a usual one.")
     responses: str = _option("aware", "Which responses locate the weights: aware or unaware.")
     examples: int = _option(128, "Examples for each concept and protected set.")
-    max_questions: int | None = _option(None, "At most this many questions for each axis (default: all).")
+    max_questions: int | None = _after_scores(None, "At most this many questions for each axis (default: all).")
     template: str = _option("auto", "Tokens of an example: auto, chat, raw or released.")
     max_length: int = _option(1024, "Most tokens of an example; longer prompts lose their start.")
-    new_tokens: int = _option(64, "Tokens of an answer.")
+    new_tokens: int = _after_scores(64, "Tokens of an answer.")
     dtype: str = _option("auto", "Compute type: auto, float32 or bfloat16.")
     target: str = _option("mlp", "Which matrices: mlp, attention or all.")
     selector: str = _option(
@@ -59,21 +66,21 @@ class RunSettings:
     )
     statistics: tuple[str, ...] = _option((), "Also store these statistics: margin, fisher, or another selector.")
     granularity: str = _option("matrix", "What a ratio is a fraction of: matrix (the paper), row, layer or model.")
-    rule: str = _option(
+    rule: str = _after_scores(
         "coupled",
         "coupled (the paper's), coupled-signed (of these, the favourable) or released (the published code's).",
     )
-    ratio: float | None = _option(
+    ratio: float | None = _after_scores(
         None, "Fraction of each matrix in a top set, or auto: the largest within --max-perplexity-increase."
     )
-    protect_ratio: float | None = _option(None, "Fraction of each matrix that is protected (default: the ratio).")
-    max_perplexity_increase: float = _option(
+    protect_ratio: float | None = _after_scores(None, "Fraction of each matrix that is protected (default: the ratio).")
+    max_perplexity_increase: float = _after_scores(
         0.02, "For --ratio auto: allowed relative rise of perplexity on held-back general pairs."
     )
     keep: float = _option(0.01, "Fraction of each matrix kept in the score files; no ratio can be larger.")
-    scale: float = _option(0.0, "What the selected weights are multiplied by; 0 suppresses them.")
-    controls: tuple[str, ...] = _option((), "Also measure these edits of like size: random, released.")
-    judge: str = _option("local", "local, or a judge file made by `spin-llm judge fit`.")
+    scale: float = _after_scores(0.0, "What the selected weights are multiplied by; 0 suppresses them.")
+    controls: tuple[str, ...] = _after_scores((), "Also measure these edits of like size: random, released.")
+    judge: str = _after_scores("local", "local, or a judge file made by `spin-llm judge fit`.")
     trust_remote_code: bool = _option(
         False, "Run Python code that comes with the model. Only for models that you trust."
     )
@@ -151,9 +158,9 @@ def help_of(name: str) -> str:
     return next(str(f.metadata["help"]) for f in fields(RunSettings) if f.name == name)
 
 
-def is_volatile(name: str) -> bool:
-    """Whether a setting decides how, not what, is computed."""
-    return any(f.name == name and "volatile" in f.metadata for f in fields(RunSettings))
+def scope_of(name: str) -> str:
+    """`all`, `after scores` or `volatile`: which of a run's files depend on a setting."""
+    return next((str(f.metadata.get("scope", "all")) for f in fields(RunSettings) if f.name == name), "all")
 
 
 def default_of(name: str) -> Any:

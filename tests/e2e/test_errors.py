@@ -89,7 +89,7 @@ def test_bad_data(kind: str, setting: Setting, command: Command, tmp_path: Path)
         ("--ratio", "much", "'much' is not a number"),
         ("--protect-ratio", "-1", "--protect-ratio -1.0 is out of range"),
         ("--examples", "0", "--examples 0 is out of range"),
-        ("--rule", "odd", "coupled, released"),
+        ("--rule", "odd", "--rule odd is out of range"),
         ("--control", "placebo", "--control placebo"),
         ("--questions", "toxicity=x.csv", "toxicity"),
         ("--concept", "privacy=", "NAME=SOURCE"),

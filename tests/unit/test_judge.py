@@ -41,7 +41,8 @@ def judge_file(tiny_folder, tmp_path_factory) -> Path:
 
 
 def test_a_fitted_judge_tells_its_labels_apart_and_states_its_quality(judge_file: Path) -> None:
-    judge = load_judge(str(judge_file))
+    assert load_judge(str(judge_file)).label == "aware"
+    judge = load_judge(str(judge_file), label="safe")
     assert (judge.name, judge.label) == ("mine", "safe")
     done: list[int] = []
     answers = [f"{KIND} number 7", "  ", f"{UNKIND} number 6", f"{KIND} number 9"]
@@ -91,7 +92,7 @@ def test_another_feature_model_is_refused(judge_file: Path, tiny_folder, tmp_pat
     moved = tmp_path / "moved.safetensors"
     save_file(load_file(judge_file), moved, metadata={**metadata, "judge": json.dumps(about)})
     with pytest.raises(SpinError, match="another model"):
-        load_judge(str(moved))("fairness", ["Why?"], [KIND])
+        load_judge(str(moved), label="safe")("fairness", ["Why?"], [KIND])
 
 
 def test_bad_judge_files_are_one_message(judge_file: Path, tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_bad_judge_files_are_one_message(judge_file: Path, tmp_path: Path) -> No
     with pytest.raises(SpinError, match="no label 'kind'"):
         load_judge(str(judge_file), label="kind")
     with pytest.raises(SpinError, match="cannot judge safe on privacy"):
-        load_judge(str(judge_file))("privacy", ["Who?"], ["Me"])
+        load_judge(str(judge_file), label="safe")("privacy", ["Who?"], ["Me"])
 
 
 def test_too_few_labels_is_an_error(tiny_folder, tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_too_few_labels_is_an_error(tiny_folder, tmp_path: Path) -> None:
 
 def test_check_counts_what_could_not_be_judged(judge_file: Path) -> None:
     rows = [*labelled(n=12), dict(labelled(n=1)[0], answer="")]
-    found = check_judge(load_judge(str(judge_file)), rows)["fairness"]
+    found = check_judge(load_judge(str(judge_file), label="safe"), rows)["fairness"]
     assert (found["n"], found["unparsed"], found["label"]) == (12, 1, "safe")
     assert found["accuracy"] > 0.8
 

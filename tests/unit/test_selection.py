@@ -96,7 +96,7 @@ def test_a_ratio_out_of_range(option: str, value: float):
 
 
 def test_an_unknown_rule():
-    with pytest.raises(SpinError, match=r"'paper'(.|\n)*coupled, released"):
+    with pytest.raises(SpinError, match=r"'paper'(.|\n)*coupled, coupled-signed, released"):
         pick(rule="paper")
 
 

@@ -64,7 +64,6 @@ def test_values_at_the_limits_are_allowed(value: dict[str, float]):
 def test_every_setting_has_a_help_text_and_settings_are_frozen():
     for field in fields(RunSettings):
         if field.name != "model":
-            assert help_of(field.name)[0].isupper() or field.name in ("rule", "judge"), field.name
             assert help_of(field.name).endswith(".")
     assert default_of("examples") == 128
     with pytest.raises(AttributeError):

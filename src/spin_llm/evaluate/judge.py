@@ -34,7 +34,7 @@ Advance = Callable[[int], None]
 
 FORMAT = "spin-llm judge 1"
 SHIPPED = Path(__file__).with_name("judges") / "local.safetensors"
-DEFAULT_LABEL = "safe"
+DEFAULT_LABEL = "aware"
 LABELS = ("safe", "aware", "refused", "coherent")
 MEASURABLE_AUC = 0.75
 

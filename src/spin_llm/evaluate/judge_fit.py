@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ Floats = NDArray[np.float64]
 FOLDS = 5
 MINIMUM_ROWS = 20
 INVERSE_PENALTY = 3.0
-DEPTHS = (16 / 30, 20 / 30, 24 / 30)  # of the feature model's layers: the middle ones know best what was said
+DEPTHS = (16 / 30, 20 / 30)  # of the feature model's layers: the middle ones know best what was said
 
 
 def read_labelled(path: str | Path) -> list[dict[str, Any]]:
@@ -102,22 +102,14 @@ def fit_judge(
     sets = {name: [row for row in some if row["answer"].strip()] for name, some in sets.items()}
     features = {name: read_features(reader, some, name, console) for name, some in sets.items()}
     heads = fit_heads(features, sets, source)
-    about = {
-        "feature_model": feature_model,
-        "fingerprint": reader.fingerprint,
-        "layers": list(reader.layers),
-        "answer_tokens": ANSWER_TOKENS,
-        "fit_data": sha256_json([dict(row) for row in sets[""] if row.get("split") != "test"]),
-        "default_label": DEFAULT_LABEL if any(label == DEFAULT_LABEL for _, label in heads) else next(iter(heads))[1],
-    }
-    return save_judge(output, heads, about)
+    return save_judge(output, heads, sets[""], feature_model, reader.fingerprint, reader.layers)
 
 
-def read_with(feature_model: str) -> FeatureReader:
-    """The reader of a feature model, at the layers that lie at DEPTHS of it."""
+def read_with(feature_model: str, depths: Sequence[float] = DEPTHS) -> FeatureReader:
+    """The reader of a feature model, at the layers that lie at `depths` of it."""
     loaded = load(feature_model)
     depth = loaded.model.config.get_text_config().num_hidden_layers
-    return FeatureReader(loaded, sorted({max(1, round(depth * part)) for part in DEPTHS}))
+    return FeatureReader(loaded, sorted({max(1, round(depth * part)) for part in depths}))
 
 
 def fit_heads(
@@ -246,14 +238,37 @@ def threshold_at_rate(probability: Floats, y: NDArray[Any]) -> float:
     return float((ordered[positives - 1] + ordered[min(positives, len(ordered) - 1)]) / 2)
 
 
-def save_judge(path: str | Path, heads: Mapping[tuple[str, str], Head], about: Mapping[str, Any]) -> Path:
+def save_judge(
+    path: str | Path,
+    heads: Mapping[tuple[str, str], Head],
+    rows: Rows,
+    feature_model: str,
+    fingerprint: str,
+    layers: Sequence[int],
+) -> Path:
     """Write a judge file: one weight vector per head, everything else as JSON in the metadata."""
-    described = [
-        {"axis": axis, "label": label, "bias": head.bias, "threshold": head.threshold, "quality": dict(head.quality)}
-        for (axis, label), head in heads.items()
-    ]
-    metadata = {"format": FORMAT, "judge": json.dumps({**about, "heads": described}, sort_keys=True)}
+    labels = [label for _, label in heads]
+    about = {
+        "feature_model": feature_model,
+        "fingerprint": fingerprint,
+        "layers": list(layers),
+        "answer_tokens": ANSWER_TOKENS,
+        "fit_data": sha256_json([dict(row) for row in rows if row.get("split") != "test"]),
+        "default_label": DEFAULT_LABEL if DEFAULT_LABEL in labels else labels[0],
+        "heads": [
+            {
+                "axis": axis,
+                "label": label,
+                "bias": head.bias,
+                "threshold": head.threshold,
+                "quality": dict(head.quality),
+            }
+            for (axis, label), head in heads.items()
+        ],
+    }
+    metadata = {"format": FORMAT, "judge": json.dumps(about, sort_keys=True)}
     with writing(path) as part:
         save_file({f"{axis}.{label}": head.weight for (axis, label), head in heads.items()}, part, metadata=metadata)
         sort_safetensors_metadata(part)
+        part.chmod(0o644)
     return Path(path)

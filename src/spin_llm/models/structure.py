@@ -1,9 +1,10 @@
 """Which weight matrices of a model can be edited, found by structure.
 
-In: a transformers causal language model. Out: for each editable linear module its parameter name, layer, kind
-(`attention` or `mlp`) and storage layout. The decoder stack is the module list that repeats the largest number of
-parameters; every linear module inside is classified by the modules it sits in. Embeddings, heads and routers are left
-alone. Left out: fused 3-D expert tensors (they count against the printed coverage), norms and biases.
+In: a transformers causal language model. Out: for each editable linear module, and for each expert's matrix in a fused
+parameter (experts.py), its name, layer, kind (`attention` or `mlp`) and storage layout. The decoder stack is the module
+list that repeats the largest number of parameters; every linear module inside is classified by the modules it sits in.
+Embeddings, heads and routers are left alone. Left out: norms and biases, and other fused expert tensors (they count
+against the printed coverage).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from spin_llm.errors import SpinError
+from spin_llm.models.experts import Part, fused_parts
 
 TARGETS = ("mlp", "attention", "all")
 ATTENTION_WORDS = ("attention", "attn")
@@ -25,19 +27,27 @@ ROUTER_WORDS = ("router", "shared_expert_gate")
 
 @dataclass(frozen=True)
 class Matrix:
-    """One editable weight matrix: `name` of its parameter, the `module`, decoder `layer`, `kind`, and whether it is
-    stored (in, out)."""
+    """One editable weight matrix: `name` in the checkpoint, the `module`, decoder `layer`, `kind`, whether it is stored
+    (in, out), whether its input is an expert's share of the tokens, and which `part` of a fused parameter it is."""
 
     name: str
     module: nn.Module
     layer: int
     kind: str
     transposed: bool
+    routed: bool = False
+    part: Part | None = None
 
     @property
     def weight(self) -> torch.Tensor:
-        """The parameter as stored: (out, in), or (in, out) when `transposed` (GPT-2's Conv1D)."""
-        weight = self.module.weight
+        """As stored, a view: (out, in), or (in, out) when `transposed` (GPT-2's Conv1D)."""
+        return self.factor if self.part is None else self.factor[self.part.start : self.part.stop]
+
+    @property
+    def factor(self) -> torch.Tensor:
+        """What the forward pass multiplies with: the weight, or all rows of its expert in a fused parameter."""
+        part = self.part
+        weight = self.module.weight if part is None else getattr(self.module, part.parameter)[part.expert]
         assert isinstance(weight, torch.Tensor)
         return weight
 
@@ -52,17 +62,20 @@ def editable_matrices(model: Any, target: str = "mlp") -> list[Matrix]:
     matrices = [matrix for matrix in _all_matrices(model) if target in ("all", matrix.kind)]
     if not matrices:
         raise SpinError(
-            f"{type(model).__name__} has no {target} matrix that can be edited.", cause="fused expert tensors."
+            f"{type(model).__name__} has no {target} matrix that can be edited.",
+            cause="experts fused in a form that this version does not take apart.",
         )
     return matrices
 
 
 def mlp_coverage(model: Any) -> float:
-    """Fraction of the decoder's MLP weights (matrices and fused expert tensors, routers aside) that can be edited."""
+    """Fraction of the decoder's MLP weights (matrices and fused expert tensors, routers and biases aside) that can be
+    edited."""
     total = 0
     for layer in decoder_layers(model)[1]:
         for path, parameter in layer.named_parameters():
-            if parameter.ndim >= 2 and _kind(layer, path.rpartition(".")[0]) == "mlp":
+            module, _, name = path.rpartition(".")
+            if parameter.ndim >= 2 and "bias" not in name and _kind(layer, module) == "mlp":
                 total += parameter.numel()
     covered = sum(matrix.weight.numel() for matrix in _all_matrices(model) if matrix.kind == "mlp")
     return covered / total if total else 0.0
@@ -93,6 +106,8 @@ def _all_matrices(model: Any) -> Iterator[Matrix]:
     unknown = []
     for index, layer in enumerate(layers):
         for path, module in layer.named_modules():
+            for name, part in fused_parts(model, f"{prefix}.{index}.{path}", module):
+                yield Matrix(name, module, index, "mlp", False, True, part)
             if not _is_linear(module) or id(module) in heads:
                 continue
             kind = _kind(layer, path)
@@ -100,7 +115,8 @@ def _all_matrices(model: Any) -> Iterator[Matrix]:
                 unknown.append(f"{prefix}.{index}.{path} ({type(module).__name__})")
             elif kind != "router":
                 transposed = type(module).__name__ == "Conv1D"
-                yield Matrix(f"{prefix}.{index}.{path}.weight", module, index, kind, transposed)
+                routed = _is_repeated(layer, path)
+                yield Matrix(f"{prefix}.{index}.{path}.weight", module, index, kind, transposed, routed)
     if unknown:
         raise SpinError(
             f"{len(unknown)} linear modules of {type(model).__name__} are neither attention nor MLP by their place: "
@@ -114,6 +130,13 @@ def _is_linear(module: nn.Module) -> bool:
     """Plain linear maps with a floating-point 2-D weight: nn.Linear and its subclasses, and GPT-2's Conv1D."""
     linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
     return linear and isinstance(module.weight, torch.Tensor) and module.weight.is_floating_point()
+
+
+def _is_repeated(layer: nn.Module, path: str) -> bool:
+    """Whether a module sits in a list inside the layer, as experts do."""
+    parts = path.split(".")
+    ancestors = (layer.get_submodule(".".join(parts[:depth])) for depth in range(1, len(parts)))
+    return any(isinstance(module, nn.ModuleList | nn.ModuleDict) for module in ancestors)
 
 
 def _kind(layer: nn.Module, path: str) -> str:

@@ -82,7 +82,8 @@ def scoring(
                 cause="overflow in the compute dtype, or damaged weights.",
                 change="use --dtype float32.",
             )
-        losses.sum().backward()
+        if losses.requires_grad:  # not when the batch reached none of the matrices: experts
+            losses.sum().backward()
 
     with scoring_mode(loaded.model), ExitStack() as hooks:
         for matrix in matrices:

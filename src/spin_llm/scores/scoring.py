@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from spin_llm.data import Example
+from spin_llm.errors import SpinError
 from spin_llm.files import sha256_json, writing
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
 from spin_llm.scores.distributed import Ranks
@@ -55,13 +58,19 @@ def score_concept(
     `unaware` are the same concept's unaware responses; only `margin` looks at them. Every rank returns the same; the
     matrices are complete on rank 0 alone. `about` is added to the metadata.
     """
+    if not aware:
+        raise SpinError("There is no example to score.")
     batches = make_batches(aware, unaware if any(STATISTICS[name].unaware for name in statistics) else ())
     counts = Counts(len(aware), len(unaware), sum(len(example.input_ids) for example in aware), seed)
     partitions = plan.partitions if plan else (tuple(editable_matrices(loaded.model, target)),)
+    rows = [
+        (batch.aware, example.input_ids, example.response_tokens) for batch in batches for example in batch.examples
+    ]
+    job = (dict(about or {}), statistics, keep, granularity, seed, str(loaded.dtype), loaded.checkpoint.fingerprint)
     kept: dict[str, MatrixScores] = {}
     silent: list[str] = []
     for number, partition in enumerate(partitions):
-        key = sha256_json([dict(about or {}), list(statistics), [matrix.name for matrix in partition], len(batches)])
+        key = sha256_json([*job, rows, len(batches), [matrix.name for matrix in partition]])
         finished = progress_folder / f"kept-{number}.safetensors" if progress_folder else None
         if finished and finished.is_file() and (before := load_scores(finished)).metadata["key"] == key:
             kept.update(before.matrices)
@@ -82,8 +91,9 @@ def score_concept(
                 )
                 for matrix in partition
             }
-            if finished and len(partitions) > 1:
+            if finished and file and len(partitions) > 1:
                 save_scores(finished, Scores(part, {"key": key, "silent": quiet}))
+                file.unlink(missing_ok=True)
             kept.update(part)
             silent += quiet
         del totals
@@ -169,20 +179,17 @@ def _checkpoint(file: Path, key: str, totals: Mapping[str, Totals], done: set[in
 
 
 def _restore(file: Path | None, key: str, totals: Mapping[str, Totals], ranks: Ranks) -> set[int]:
-    """Read a checkpoint into rank 0's totals; the numbers of the batches that are in it.
+    """Read a checkpoint into rank 0's totals; the numbers of the batches that are in it, on every rank.
 
-    Another job's is ignored.
+    Another job's, or a damaged one, is ignored.
     """
-    from safetensors import safe_open
-
-    if file is None or not file.is_file():
-        return set()
-    with safe_open(file, "pt") as opened:
-        header = opened.metadata() or {}
-    if header.get("key") != key:
-        return set()
-    if ranks.first:
-        for place, sums in load_file(file).items():
-            name, _, kind = place.rpartition("|")
-            totals[name][kind].copy_(sums)
-    return {int(number) for number in header["done"].split()}
+    done: list[int] = []
+    if file is not None and file.is_file() and ranks.first:
+        with suppress(SafetensorError), safe_open(file, "pt") as opened:
+            header = opened.metadata() or {}
+            if header.get("key") == key:
+                for name, parts in totals.items():
+                    for kind, total in parts.items():
+                        total.copy_(opened.get_tensor(f"{name}|{kind}"))
+                done = [int(number) for number in header["done"].split()]
+    return set(ranks.gather_numbers(done)[0])
