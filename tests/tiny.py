@@ -3,7 +3,9 @@
 `build(NAME)` gives a model, `save(NAME, FOLDER)` a checkpoint folder with its tokenizer, `examples()` token sequences
 of very unequal length. All are functions of their seed. The layouts: llama, qwen2 (biases), mistral (sliding window),
 gemma3 (soft-capped logits, sliding window), gpt_neox (fused QKV, parallel residual), gpt2 (Conv1D, dropout, tied head),
-qwen3_moe (fused experts, one dense layer), mamba (no attention and no MLP: cannot be classified).
+qwen3_moe (fused experts, one dense layer), qwen2_moe (a shared expert too), mixtral (other names in the checkpoint),
+gpt_oss (experts fused in the checkpoint too, transposed: not editable), mamba (no attention and no MLP: cannot be
+classified).
 """
 
 from __future__ import annotations
@@ -69,11 +71,24 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             "mlp_only_layers": [0],
         },
     ),
+    "qwen2_moe": (
+        "Qwen2MoeConfig",
+        {
+            **_GROUPED,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 24,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "mixtral": ("MixtralConfig", {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "gpt_oss": ("GptOssConfig", {**_GROUPED, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "mamba": ("MambaConfig", {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}),
 }
 # prompt and response tokens
 LENGTHS = ((1, 1), (1, 9), (12, 1), (59, 1), (1, 59), (5, 5), (7, 20), (20, 7), (3, 2), (11, 4), (9, 9))
 DENSE = ("llama", "qwen2", "mistral", "gemma3", "gpt_neox", "gpt2")
+MOE = ("qwen3_moe", "qwen2_moe", "mixtral")
 
 
 def config(name: str) -> PreTrainedConfig:

@@ -125,6 +125,18 @@ def make_patch(
     return Patch(edits, metadata)
 
 
+def memory_patch(model: Any, selection: Selection, *, scale: float = 0.0) -> Patch:
+    """A patch of a loaded model for the moment: without checkpoint and fingerprints, it is not for saving."""
+    weights = loaded_weights(model)
+    edits = {}
+    for name, indices in selection.indices.items():
+        flat = _named(weights, name).detach().flatten()
+        old = flat[indices.to(flat.device)].cpu()
+        new = (old.double() * scale).to(old.dtype) if scale else torch.zeros_like(old)
+        edits[name] = TensorEdit(indices, old, new)
+    return Patch(edits, {})
+
+
 def save_patch(path: str | Path, patch: Patch) -> None:
     """Write the patch; the file appears when it is complete."""
     tensors = {}

@@ -340,10 +340,15 @@ def score_missing(
     pairs = {name: {**data.concepts, **data.protect}[name] for name in files}
     aware = {name: encode(settings, loaded, rows) for name, rows in pairs.items()}
     unaware = {name: encode(settings, loaded, data.unaware.get(name, ())) for name in files}
+    matrices = editable_matrices(loaded.model, settings.target)
+    for matrix in matrices:
+        loaded.checkpoint.stored_name(matrix.name)  # an error now, not when all is scored
+    if settings.target != "attention" and (coverage := mlp_coverage(loaded.model)) < 1:
+        console.say(f"only {coverage:.0%} of the MLP weights are scored; the others are experts fused in another form")
     plan = make_plan(
         loaded,
-        [batch for name in files for batch in make_batches(aware[name], unaware[name])],
-        editable_matrices(loaded.model, settings.target),
+        [batch for name in files for batch in make_batches(aware[name], unaware[name], matrices=matrices)],
+        matrices,
         accumulators(statistics),
         statistics=len(statistics),
         budget=parse_bytes(settings.memory_budget) if settings.memory_budget else None,

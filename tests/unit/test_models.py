@@ -1,4 +1,4 @@
-"""From a name to a loaded model: what is found in eight layouts, and every way in which a name or folder is wrong."""
+"""From a name to a loaded model: what is found in each layout, and every way in which a name or folder is wrong."""
 
 from __future__ import annotations
 
@@ -55,14 +55,16 @@ def test_matrices_of_dense_layouts(name: str, tiny_model: TinyModel):
     assert mlp_coverage(loaded.model) == 1.0
 
 
-@pytest.mark.parametrize("name", [*tiny.DENSE, "qwen3_moe"])
-def test_names_are_those_of_the_state_dict_and_the_checkpoint(name: str, tiny_model: TinyModel):
+@pytest.mark.parametrize("name", [*tiny.DENSE, *tiny.MOE])
+def test_names_are_those_of_the_checkpoint(name: str, tiny_model: TinyModel):
     loaded = tiny_model(name)
     state = loaded.model.state_dict()
     for matrix in editable_matrices(loaded.model, "all"):
-        assert state[matrix.name].data_ptr() == matrix.weight.data_ptr()
+        assert matrix.part or state[matrix.name].data_ptr() == matrix.weight.data_ptr()
         assert loaded.checkpoint.stored_name(matrix.name) == matrix.name
-        assert loaded.checkpoint.tensors[matrix.name].shape == tuple(matrix.weight.shape)
+        stored = loaded.checkpoint.tensors[matrix.name]
+        assert stored.shape == tuple(matrix.weight.shape)
+        assert stored.read() == matrix.weight.numpy().tobytes()
 
 
 def test_only_gpt2_stores_its_matrices_transposed(tiny_model: TinyModel):
@@ -75,26 +77,67 @@ def test_only_gpt2_stores_its_matrices_transposed(tiny_model: TinyModel):
     assert editable_matrices(tiny_model("llama").model)[0].weight.shape == (48, 32)
 
 
-@pytest.mark.parametrize("name", [*tiny.DENSE, "qwen3_moe"])
+@pytest.mark.parametrize("name", [*tiny.DENSE, *tiny.MOE])
 def test_embeddings_heads_and_routers_are_left_alone(name: str, tiny_model: TinyModel):
     model = tiny_model(name).model
     found = {id(matrix.weight) for matrix in editable_matrices(model, "all")}
     assert id(model.get_input_embeddings().weight) not in found
     assert id(model.get_output_embeddings().weight) not in found
-    assert not any(
-        "gate.weight" in matrix.name and "gate_proj" not in matrix.name for matrix in editable_matrices(model, "all")
-    )
+    assert not any(matrix.name.endswith("gate.weight") for matrix in editable_matrices(model, "all"))
 
 
-def test_fused_experts_count_against_the_coverage(tiny_model: TinyModel):
-    """One dense layer of 3 * 32 * 48 weights beside two of 4 experts with 3 * 32 * 16 each; routers do not count."""
-    model = tiny_model("qwen3_moe").model
+EXPERTS = {
+    "qwen3_moe": ("mlp.experts", {"gate_proj": (16, 32), "up_proj": (16, 32), "down_proj": (32, 16)}),
+    "qwen2_moe": ("mlp.experts", {"gate_proj": (16, 32), "up_proj": (16, 32), "down_proj": (32, 16)}),
+    "mixtral": ("block_sparse_moe.experts", {"w1": (48, 32), "w3": (48, 32), "w2": (32, 48)}),
+}
+DENSE_BESIDE_EXPERTS = {
+    "qwen3_moe": {f"model.layers.0.{part}" for part in LLAMA_MLP},
+    "qwen2_moe": {
+        f"model.layers.{i}.mlp.shared_expert.{p}_proj.weight" for i in range(3) for p in ("gate", "up", "down")
+    },
+    "mixtral": set(),
+}
+
+
+@pytest.mark.parametrize("name", tiny.MOE)
+def test_every_expert_has_its_matrices(name: str, tiny_model: TinyModel):
+    """Fused in one parameter in memory, apart in the checkpoint; routers are left alone."""
+    model = tiny_model(name).model
     assert any(parameter.ndim == 3 for parameter in model.parameters()), "this transformers does not fuse experts"
+    place, shapes = EXPERTS[name]
+    layers = (1, 2) if name == "qwen3_moe" else (0, 1, 2)
+    expected = {
+        f"model.layers.{layer}.{place}.{expert}.{part}.weight": (layer, shape)
+        for layer in layers
+        for expert in range(4)
+        for part, shape in shapes.items()
+    }
     matrices = editable_matrices(model, "mlp")
-    assert {matrix.layer for matrix in matrices} == {0}
+    assert {m.name: (m.layer, tuple(m.weight.shape)) for m in matrices if m.routed} == expected
+    assert {m.name for m in matrices if not m.routed} == DENSE_BESIDE_EXPERTS[name]
+    assert [m.layer for m in matrices] == sorted(m.layer for m in matrices)
+    assert mlp_coverage(model) == 1.0
+    assert {m.layer for m in editable_matrices(model, "attention")} == {0, 1, 2}
+
+
+def test_experts_fused_in_another_form_are_not_covered(tiny_model: TinyModel):
+    model = tiny_model("gpt_oss").model
+    assert mlp_coverage(model) == 0.0
+    assert {matrix.kind for matrix in editable_matrices(model, "all")} == {"attention"}
+    with pytest.raises(SpinError, match=r"GptOssForCausalLM has no mlp matrix(.|\n)*experts fused in a form"):
+        editable_matrices(model, "mlp")
+
+
+def test_experts_that_the_checkpoint_fuses_are_not_covered(tiny_model: TinyModel, tmp_path: Path):
+    """Qwen3-MoE saved as in memory: a dense layer of 3 * 32 * 48 weights, two of 4 experts with 3 * 32 * 16 each."""
+    loaded = tiny_model("qwen3_moe")
+    loaded.model.save_pretrained(tmp_path, save_original_format=False)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    model = load(str(tmp_path), dtype="float32").model
+    assert {matrix.layer for matrix in editable_matrices(model, "mlp")} == {0}
     dense, experts = 3 * 32 * 48, 2 * 4 * 3 * 32 * 16
     assert mlp_coverage(model) == pytest.approx(dense / (dense + experts))
-    assert {matrix.layer for matrix in editable_matrices(model, "attention")} == {0, 1, 2}
 
 
 def test_a_layout_that_cannot_be_classified_lists_what_was_seen(tiny_model: TinyModel):

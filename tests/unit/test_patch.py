@@ -25,13 +25,14 @@ from spin_llm.patch import (
     apply_checkpoint,
     load_patch,
     loaded_parameter,
+    loaded_weights,
     make_patch,
     patch_state,
     revert_checkpoint,
     save_patch,
 )
 
-EVERY = [*tiny.DENSE, "qwen3_moe"]
+EVERY = [*tiny.DENSE, *tiny.MOE]
 UP = "model.layers.0.mlp.up_proj.weight"
 
 
@@ -40,7 +41,10 @@ def patch_of(loaded: LoadedModel, *, scale: float = 0.0, **options: Any) -> Patc
 
 
 def bits(model: Any) -> dict[str, bytes]:
-    return {name: p.detach().contiguous().view(torch.uint8).numpy().tobytes() for name, p in model.named_parameters()}
+    """By name in the checkpoint: experts' matrices stand for the parameters in which they are fused."""
+    weights = {name: weight.detach() for name, weight in loaded_weights(model).items() if weight.ndim < 3}
+    assert sum(weight.numel() for weight in weights.values()) == sum(p.numel() for p in model.parameters())
+    return {name: weight.contiguous().view(torch.uint8).numpy().tobytes() for name, weight in weights.items()}
 
 
 def stored_bits(checkpoint: Checkpoint) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import choose_ratio
+from spin_llm.evaluate import ratio as ratio_module
 from spin_llm.evaluate.ratio import GRID
 from spin_llm.models import LoadedModel
 from spin_llm.scores import Scores, count, mean_loss, score_concept
@@ -19,7 +20,7 @@ from spin_llm.selection import select
 
 KEEP = 0.05
 OPTIONS: dict[str, Any] = {"rule": "coupled", "protect_ratio": None, "target": "mlp"}
-KEYS = ("ratio", "candidates", "both", "weights", "perplexity", "increase", "allowed", "chosen")
+KEYS = ("ratio", "candidates", "both", "weights", "perplexity", "increase", "allowed", "pairs", "chosen")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,11 @@ def test_the_largest_allowed_ratio_is_chosen(loaded: LoadedModel, scores, genera
     for row in table:
         weights, rise = rises[row["ratio"]]
         assert row["weights"] == weights <= row["both"] <= row["candidates"]
-        if row["ratio"] >= ratio and weights:
+        if row["ratio"] >= ratio and weights and row["pairs"] < len(general):
+            assert row["pairs"] == ratio_module.SCREEN_PAIRS, "hopeless on the first pairs"
+            assert not row["allowed"]
+            assert rise > limit
+        elif row["ratio"] >= ratio and weights:
             assert row["increase"] == pytest.approx(rise, rel=1e-4, abs=1e-7)
             assert row["allowed"] == (row["ratio"] == ratio)
         else:
@@ -97,7 +102,8 @@ def test_only_ratios_that_the_scores_keep_are_tried(loaded: LoadedModel, general
     assert ratio == table[-1]["ratio"] == 0.01
 
 
-def test_no_allowed_ratio_shows_the_table(loaded: LoadedModel, scores, general, rises):
+def test_no_allowed_ratio_shows_the_table(loaded: LoadedModel, scores, general, rises, monkeypatch):
+    monkeypatch.setattr(ratio_module, "SCREEN_PAIRS", len(general))
     effective = {ratio for ratio, (weights, rise) in rises.items() if weights and rise > 0}
     assert effective
     with pytest.raises(SpinError, match="No ratio on the grid") as caught:

@@ -16,19 +16,21 @@ from typing import Any
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel
-from spin_llm.patch import make_patch
+from spin_llm.patch import memory_patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.scores import Scores, mean_loss
 from spin_llm.selection import Selection, select
 
 GRID = tuple(float(f"{step}e-{power}") for power in range(7, 1, -1) for step in (1, 2, 5))
 MAX_PERPLEXITY_INCREASE = 0.02
+SCREEN_PAIRS = 8  # a ratio that is hopeless on the first pairs is not measured on all of them
+HOPELESS, HOPELESS_MARGIN = 5.0, 0.05  # hopeless: an increase of more than 5 times the allowed one, and 5% on top
 
 
 @dataclass(frozen=True)
 class RatioTrial:
     """One ratio: candidates per concept, weights in all top sets, weights selected, perplexity and its relative
-    increase (None: not run)."""
+    increase over `pairs` pairs (None: not run)."""
 
     ratio: float
     candidates: int
@@ -37,6 +39,7 @@ class RatioTrial:
     perplexity: float | None
     increase: float | None
     allowed: bool
+    pairs: int = 0
     chosen: bool = False
 
 
@@ -56,23 +59,26 @@ def choose_ratio(
 ) -> tuple[float, list[dict[str, Any]]]:
     """(the largest allowed ratio, the table by rising ratio).
 
-    Ratios are tried from the largest down, until one is allowed.     Raises SpinError, with the table in the message,
-    when no ratio that selects anything is allowed.
+    Ratios are tried from the largest down, until one is allowed; hopeless ones are measured on a few pairs. Raises
+    SpinError, with the table in the message, when no ratio that selects anything is allowed.
     """
     keep = min(scores.metadata["keep"] for scores in (*concepts.values(), *protected.values()))
     options: dict[str, Any] = {"rule": rule, "protect_ratio": protect_ratio, "target": target, "allow_empty": True}
     options["granularity"] = granularity
     selections = [select(concepts, protected, ratio=ratio, **options) for ratio in GRID if ratio <= keep]
-    base = math.exp(mean_loss(loaded, examples))
+    screen = examples[:SCREEN_PAIRS]
+    base, base_screen = _perplexity(loaded, examples), _perplexity(loaded, screen)
     trials: list[RatioTrial] = []
     chosen: float | None = None
     with console.bar("choosing the ratio", sum(selection.weights > 0 for selection in selections)) as advance:
         for selection in reversed(selections):
-            perplexity = None
+            trial = _trial(selection, None, base, max_increase, 0)
             if selection.weights and chosen is None:
-                with make_patch(loaded.checkpoint, selection, scale=scale).applied(loaded.model):
-                    perplexity = math.exp(min(mean_loss(loaded, examples), 700.0))
-            trial = _trial(selection, perplexity, base, max_increase)
+                with memory_patch(loaded.model, selection, scale=scale).applied(loaded.model):
+                    hopeless = HOPELESS * max_increase + HOPELESS_MARGIN
+                    trial = _trial(selection, _perplexity(loaded, screen), base_screen, hopeless, len(screen))
+                    if trial.allowed:
+                        trial = _trial(selection, _perplexity(loaded, examples), base, max_increase, len(examples))
             if trial.allowed and chosen is None:
                 chosen = selection.ratio
             trials.insert(0, trial)
@@ -86,11 +92,15 @@ def choose_ratio(
     return chosen, [{**asdict(trial), "chosen": trial.ratio == chosen} for trial in trials]
 
 
-def _trial(selection: Selection, perplexity: float | None, base: float, max_increase: float) -> RatioTrial:
+def _perplexity(loaded: LoadedModel, examples: Sequence[Example]) -> float:
+    return math.exp(min(mean_loss(loaded, examples), 700.0))
+
+
+def _trial(selection: Selection, perplexity: float | None, base: float, max_increase: float, pairs: int) -> RatioTrial:
     increase = None if perplexity is None else perplexity / base - 1
     allowed = increase is not None and increase <= max_increase
     counts = (selection.candidates, selection.shared, selection.weights)
-    return RatioTrial(selection.ratio, *counts, perplexity, increase, allowed)
+    return RatioTrial(selection.ratio, *counts, perplexity, increase, allowed, pairs)
 
 
 def table_text(trials: Sequence[RatioTrial]) -> str:

@@ -107,7 +107,7 @@ def _all_matrices(model: Any) -> Iterator[Matrix]:
     for index, layer in enumerate(layers):
         for path, module in layer.named_modules():
             for name, part in fused_parts(model, f"{prefix}.{index}.{path}", module):
-                yield Matrix(name, module, index, "mlp", False, True, part)
+                yield Matrix(name, module, index, _kind(layer, path), False, True, part)
             if not _is_linear(module) or id(module) in heads:
                 continue
             kind = _kind(layer, path)

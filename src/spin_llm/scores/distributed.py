@@ -11,12 +11,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from spin_llm.errors import SpinError
 from spin_llm.scores.engine import Batch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,12 @@ class Ranks:
     def agree(self, value: bool) -> bool:
         """Rank 0's value, on every rank."""
         return self.gather_numbers([int(value)])[0] == [1] if self.world > 1 else value
+
+    def agree_on(self, partitions: tuple[tuple[T, ...], ...]) -> tuple[tuple[T, ...], ...]:
+        """The partition of the rank that needs most passes: each has measured its own memory."""
+        sizes = max(self.gather_numbers([len(partition) for partition in partitions]), key=len)
+        everything = iter([item for partition in partitions for item in partition])
+        return tuple(tuple(islice(everything, size)) for size in sizes)
 
     def gather_numbers(self, numbers: list[int]) -> list[list[int]]:
         """Every rank's list, on every rank."""

@@ -7,6 +7,7 @@ time. Left out: running it (scoring.py).
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -24,7 +25,7 @@ from spin_llm.scores.engine import Batch, scoring
 from spin_llm.scores.statistics import Totals, new_totals
 
 DEFAULT_SHARE = 0.8  # of the free memory
-PROBE_EXAMPLES = 2
+PROBE_EXAMPLES = 4
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -73,15 +74,16 @@ def parse_bytes(text: str) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that may still be taken on the device, or in RAM."""
+    """Bytes that may still be taken on the device, or in RAM, which the ranks of a machine share."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def matrix_bytes(matrix: Matrix, kinds: Sequence[str]) -> int:
     """Bytes of one matrix's accumulators (float32; `inputs` is a vector)."""
-    return 4 * matrix.weight.numel() * sum(kind != "inputs" for kind in kinds) + 4 * matrix.weight.shape[-1]
+    inputs = matrix.weight.shape[0 if matrix.transposed else 1]
+    return 4 * sum(inputs if kind == "inputs" else matrix.weight.numel() for kind in kinds)
 
 
 def make_plan(
@@ -122,7 +124,7 @@ def make_plan(
         filled += size
         fullest = max(fullest, filled)
     passes = tuple(tuple(part) for part in partitions)
-    disk = fullest if checkpoints else 0
+    disk = 2 * fullest if checkpoints else 0  # a checkpoint is complete before the one before it goes
     return Plan(passes, resident, batch, fullest, finishing, disk, seconds * len(passes), device)
 
 
@@ -131,24 +133,33 @@ def measure(
 ) -> tuple[int, int, float]:
     """(bytes resident, bytes that the largest batch takes on top, seconds for one pass over all batches).
 
-    The longest examples are run alone, with one accumulator for each shape, and scaled up by their tokens, padding
-    included.
+    A few of the largest batch's examples are run, one and then more, with one accumulator for each shape; what their
+    peaks differ by goes on with the tokens, padding included.
     """
     largest = max(batches, key=lambda batch: batch.tokens)
-    probe = Batch(largest.examples[:PROBE_EXAMPLES], largest.aware, 0.0)
+    step = max(1, len(largest.examples) // PROBE_EXAMPLES)
+    few = Batch(largest.examples[::step][:PROBE_EXAMPLES], largest.aware, 0.0)
+    one = Batch(few.examples[:1], few.aware, 0.0)
     scratch: dict[torch.Size, Totals] = {}
     totals = {
         m.name: scratch.setdefault(m.weight.shape, new_totals(kinds, m.weight, transposed=m.transposed))
         for m in matrices
     }
-    resident = memory_now(loaded.device)
-    with scoring(loaded, matrices, totals) as add, peak_memory(loaded.device) as peak:
-        add(probe)  # the first run also pays for loading kernels
-        start = time.monotonic()
-        add(probe)
-        seconds = time.monotonic() - start
-    tokens = sum(batch.tokens for batch in batches)
-    return resident, (peak() - resident) * largest.tokens // probe.tokens, seconds * tokens / probe.tokens
+    with scoring(loaded, matrices, totals) as add:
+        add(one)  # loads kernels, and reads weights that were only mapped from their file
+        resident = memory_now(loaded.device)
+        with peak_memory(loaded.device) as peak:
+            add(one)
+            least = peak()
+        with peak_memory(loaded.device) as peak:
+            start = time.monotonic()
+            add(few)
+            seconds = time.monotonic() - start
+            most = peak()
+    resident -= sum(4 * total.numel() for parts in scratch.values() for total in parts.values())
+    slope = max(0, most - least) / max(1, few.tokens - one.tokens)
+    batch = most - resident + int(slope * (largest.tokens - few.tokens))
+    return resident, batch, seconds * sum(batch.tokens for batch in batches) / few.tokens
 
 
 def memory_now(device: torch.device) -> int:

@@ -60,9 +60,12 @@ def score_concept(
     """
     if not aware:
         raise SpinError("There is no example to score.")
-    batches = make_batches(aware, unaware if any(STATISTICS[name].unaware for name in statistics) else ())
     counts = Counts(len(aware), len(unaware), sum(len(example.input_ids) for example in aware), seed)
     partitions = plan.partitions if plan else (tuple(editable_matrices(loaded.model, target)),)
+    matrices = [matrix for partition in partitions for matrix in partition]
+    partitions = ranks.agree_on(partitions)
+    others = unaware if any(STATISTICS[name].unaware for name in statistics) else ()
+    batches = make_batches(aware, others, matrices=matrices)
     rows = [
         (batch.aware, example.input_ids, example.response_tokens) for batch in batches for example in batch.examples
     ]

@@ -51,7 +51,7 @@ class Statistic:
 
 
 def _random(weight: torch.Tensor, totals: Totals, counts: Counts, name: str) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(counts.seed * 2**32 + zlib.crc32(name.encode()))
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{counts.seed} {name}".encode()))  # it looks at 32 bits
     return torch.rand(weight.shape, generator=generator).to(weight.device)
 
 
