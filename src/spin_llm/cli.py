@@ -429,7 +429,7 @@ def print_table(results: dict[str, Any]) -> None:
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("axis", "reading") else "right")
     for row in table_rows(results):
-        table.add_row(*row.cells)
+        table.add_row(*row.cells[:-1], row.verdict if row.axis != "kl" else "")
     terminal.print(table)
     for line in judge_lines(results):
         terminal.print(line, markup=False)

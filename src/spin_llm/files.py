@@ -30,10 +30,18 @@ def writing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
+        part.chmod(_plain_mode())  # the safetensors library writes files that only their owner can read
         part.replace(path)
     except BaseException as error:  # noqa: BLE001 - also on Ctrl+C nothing half-written stays
         part.unlink(missing_ok=True)
         raise disk_error(error, path) or error from None
+
+
+def _plain_mode() -> int:
+    """The permissions that an ordinary new file gets."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def disk_error(error: BaseException, path: Path) -> SpinError | None:
