@@ -157,7 +157,8 @@ def score(
         from spin_llm.pipeline import score as score_all
 
         files = score_all(settings, folder, overwrite=overwrite, console=console)
-    show({"scores": [str(path) for path in files]}, files, as_json=as_json)
+    if files:  # none on the further processes of a distributed job
+        show({"scores": [str(path) for path in files]}, files, as_json=as_json)
 
 
 @app.command()
@@ -272,6 +273,33 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
     from spin_llm.report import write_report
 
     print(write_report(folder))
+
+
+@app.command()
+def doctor(
+    model: Model,
+    concept: Concept = None,
+    protect: Protect = None,
+    data_dir: DataDir = None,
+    examples: Examples = default_of("examples"),
+    template: Template = default_of("template"),
+    max_length: MaxLength = default_of("max_length"),
+    dtype: Dtype = default_of("dtype"),
+    target: Target = default_of("target"),
+    selector: Selector = default_of("selector"),
+    memory_budget: MemoryBudget = None,
+    device_map: DeviceMap = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at a model before a run: what can be edited, templates, dtype, batching, memory and disk."""
+    settings = settings_of(locals())
+    with console_of(quiet) as console:
+        from spin_llm.doctor import examine, lines
+
+        found = examine(settings, console=console)
+    show(found, lines(found), as_json=as_json)
 
 
 @judge_app.command("fit")

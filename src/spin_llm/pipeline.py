@@ -40,6 +40,7 @@ from spin_llm.patch import Patch, load_patch, make_patch, save_patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.report import write_report
 from spin_llm.scores import (
+    STATISTICS,
     Ranks,
     Scores,
     accumulators,
@@ -358,7 +359,7 @@ def score_missing(
     for name, path in files.items():
         about = {"concept": name, "data_sha256": rows_sha256(pairs[name]), "seed": settings.seed}
         if truncated := sum(example.truncated > 0 for example in aware[name]):
-            console.say(f"{name}: {truncated} prompts longer than --max-length lost their start")
+            console.say(f"{name}: {truncated} prompts too long for --max-length or the model lost their start")
         total = len(plan.partitions) * (len(aware[name]) + len(unaware[name])) // ranks.world
         with console.bar(f"scoring {name}", total) as advance:
             scores = score_concept(
@@ -367,7 +368,7 @@ def score_missing(
                 unaware[name],
                 target=settings.target,
                 plan=plan,
-                statistics=statistics,
+                statistics=[s for s in statistics if unaware[name] or not STATISTICS[s].unaware],
                 keep=settings.keep,
                 granularity=settings.granularity,
                 seed=settings.seed,
@@ -387,7 +388,9 @@ def score_missing(
 
 
 def encode(settings: RunSettings, loaded: LoadedModel, pairs: Sequence[Pair]) -> list[Example]:
-    return encode_all(loaded.tokenizer, pairs, template=settings.template, max_length=settings.max_length)
+    """Examples of at most --max-length tokens, and no more than the model can see."""
+    length = min(settings.max_length, loaded.context)
+    return encode_all(loaded.tokenizer, pairs, template=settings.template, max_length=length)
 
 
 def select_stage(
@@ -561,6 +564,8 @@ def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, conso
             write_record(settings, folder, loaded, data, template, overwrite=overwrite)
         ranks.wait()
         score_stage(settings, folder, loaded, data, console, ranks)
+    if not ranks.first:
+        return []
     return [folder / "scores" / f"{name}.safetensors" for name in (*data.concepts, *data.protect)]
 
 

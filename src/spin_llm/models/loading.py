@@ -40,6 +40,11 @@ class LoadedModel:
         return next(self.model.parameters()).device
 
     @property
+    def context(self) -> int:
+        """Most tokens that the model can see; a very large number where its config does not say."""
+        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**62)
+
+    @property
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 

@@ -9,6 +9,7 @@ pinned SHA-256. Left out: loading weights into memory (see loading.py), and pick
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import shutil
 import struct
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,7 +180,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
         part.mkdir(parents=True)
-        with quiet_transformers():
+        with quiet_transformers(), redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar of its own
             model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
             clear_quantisation_marks(model)
             model.save_pretrained(part)

@@ -156,10 +156,10 @@ def measure(
             add(few)
             seconds = time.monotonic() - start
             most = peak()
-    resident -= sum(4 * total.numel() for parts in scratch.values() for total in parts.values())
     slope = max(0, most - least) / max(1, few.tokens - one.tokens)
-    batch = most - resident + int(slope * (largest.tokens - few.tokens))
-    return resident, batch, seconds * sum(batch.tokens for batch in batches) / few.tokens
+    on_top = most - resident + int(slope * (largest.tokens - few.tokens))
+    resident -= sum(4 * total.numel() for parts in scratch.values() for total in parts.values())
+    return resident, on_top, seconds * sum(batch.tokens for batch in batches) / few.tokens
 
 
 def memory_now(device: torch.device) -> int:

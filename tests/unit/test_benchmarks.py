@@ -1,0 +1,153 @@
+"""The benchmarks on a tiny model: baselines that compute what they claim, sound accounting, complete results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from conftest import TinyFolder, TinyModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from spin_llm.data import Example
+from spin_llm.models import editable_matrices
+from spin_llm.scores import importance
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+NAMES = ("common", "baselines", "work", "scoring", "precision")
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> Iterator[dict[str, ModuleType]]:
+    """The scripts as modules; they find each other in their own folder, as when they are run."""
+    import importlib
+
+    sys.path.insert(0, str(FOLDER))
+    threads = torch.get_num_threads()
+    try:
+        yield {name: importlib.import_module(name) for name in NAMES}
+    finally:
+        sys.path.remove(str(FOLDER))
+        torch.set_num_threads(threads)
+
+
+def test_the_released_algorithm_forms_the_same_sums(benchmarks: dict[str, Any], tiny_model: TinyModel):
+    """In float32 its sums times |W| / n are importance; so it is the same statistic that is raced."""
+    loaded, examples = tiny_model("llama"), tiny.examples()[2:]
+    matrices = editable_matrices(loaded.model, "mlp")
+    sums = benchmarks["baselines"].released(loaded, examples)
+    expected = importance(loaded, examples, matrices)
+    assert sums.keys() == expected.keys()
+    for matrix in matrices:
+        found = sums[matrix.name] * matrix.weight.abs() / len(examples)
+        assert (found - expected[matrix.name]).abs().max() <= 1e-5 * expected[matrix.name].max()
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in loaded.model.parameters())
+
+
+def test_the_released_algorithm_sums_in_the_weights_dtype_on_the_layers_asked_for(
+    benchmarks: dict[str, Any], tiny_model: TinyModel
+):
+    loaded = tiny_model("llama", dtype="bfloat16")
+    sums = benchmarks["baselines"].released(loaded, tiny.examples()[2:4], [0, 2])
+    assert {name.split(".")[2] for name in sums} == {"0", "2"}
+    assert all(total.dtype == torch.bfloat16 for total in sums.values())
+
+
+def test_the_plain_pass_leaves_nothing_behind(benchmarks: dict[str, Any], tiny_model: TinyModel):
+    loaded = tiny_model("llama")
+    benchmarks["baselines"].plain(loaded, tiny.examples()[2:4])
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in loaded.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_work_that_is_called_unavoidable_is_what_scoring_does(
+    name: str, benchmarks: dict[str, Any], tiny_model: TinyModel
+):
+    """Counted by torch on equally long examples: the same number, the quadratic attention aside."""
+    loaded = tiny_model(name)
+    matrices = editable_matrices(loaded.model, "mlp")
+    examples = [Example(tuple(range(3 + n, 43 + n)), 30, 0, "") for n in range(4)]
+    with FlopCounterMode(display=False) as counter:
+        importance(loaded, examples, matrices)
+    products = benchmarks["work"].unavoidable(loaded, matrices, examples)
+    linear = sum(product.gflop for product in products if not product.purpose.startswith("attention"))
+    counted = counter.get_flop_counts()["Global"]
+    done = sum(flops for operation, flops in counted.items() if "attention" not in str(operation)) / 1e9 / len(examples)
+    assert linear == pytest.approx(done, rel=0.02)
+    assert 0 < sum(product.gflop for product in products) - linear < linear
+
+
+def test_jaccard(benchmarks: dict[str, Any]):
+    jaccard = benchmarks["precision"].jaccard
+
+    def sets(**named: list[int]) -> dict[str, torch.Tensor]:
+        return {name: torch.tensor(indices) for name, indices in named.items()}
+
+    assert jaccard(sets(a=[1, 2, 3], b=[4]), sets(a=[2, 3, 5])) == 2 / 5
+    assert jaccard(sets(a=[1]), sets(a=[1])) == 1
+    assert jaccard(sets(a=[1]), sets(b=[1])) == 0
+    assert jaccard({}, {}) is None
+
+
+def test_examples_have_the_length_asked_for(benchmarks: dict[str, Any], tiny_model: TinyModel):
+    loaded, common = tiny_model("llama"), benchmarks["common"]
+    exact = common.examples_of_exactly(loaded, 50, 7)
+    assert {len(example.input_ids) for example in exact} == {50}
+    assert len(exact) == 7
+    near = common.examples_of_about(loaded, 240, 6)
+    assert all(200 < len(example.input_ids) <= 240 > example.response_tokens for example in near)
+
+
+def test_rounds_are_interleaved(benchmarks: dict[str, Any]):
+    seen: list[str] = []
+    timings = benchmarks["common"].interleaved({name: lambda name=name: seen.append(name) for name in "ab"}, 3)
+    assert "".join(seen) == "ababab"
+    assert all(value["least"] <= value["median"] <= value["most"] for value in timings.values())
+
+
+def test_the_scoring_benchmark_runs_and_writes_its_sections(
+    benchmarks: dict[str, Any], tiny_folder: TinyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    output = tmp_path / "scoring.json"
+    small = "--threads 1 --tokens 240 --examples 4 --plain-examples 1 --released-examples 1 --layers 2 --rounds 1"
+    small += " --lengths 20 40 --length-examples 2 --checkpoint-examples 8 --pass-examples 4 --passes 2"
+    common = ["--model", str(tiny_folder("llama")), "--output", str(output), *small.split()]
+    benchmarks["scoring"].main(["--only", "speed,examples,length,work,profile,checkpoint", *common])
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert set(found) == {"speed", "examples", "length", "work", "profile", "checkpoint"}
+    assert all(
+        {"processor", "versions", "date", "threads", "load_before"} <= part["made"].keys() for part in found.values()
+    )
+    assert len(found["speed"]["seconds_an_example"]) == 6
+    assert found["speed"]["released_is_extrapolated_from_layers"] == 2
+    assert all(0 < found["work"][dtype]["fraction_of_bound"] < 1 for dtype in ("float32", "bfloat16"))
+    assert 0 < len(found["profile"]["float32"]["operators"]) <= 12
+    assert "released / ours, bfloat16" in capsys.readouterr().out
+    benchmarks["scoring"].main(["--only", "passes", *common])
+    again = json.loads(output.read_text(encoding="utf-8"))
+    assert {name: again[name] for name in found} == found, "other sections stay"
+    assert again["passes"]["accumulators_ratio"] < 1
+    assert 0.5 < again["passes"]["2"]["plan_over_measured"]["median"] < 2
+
+
+def test_an_unknown_section_is_refused(benchmarks: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        benchmarks["scoring"].main(["--only", "sped"])
+    assert "no section sped; there are speed," in capsys.readouterr().err
+
+
+def test_the_precision_benchmark_runs(benchmarks: dict[str, Any], tiny_folder: TinyFolder, tmp_path: Path):
+    output = tmp_path / "precision.json"
+    given = ["--model", str(tiny_folder("llama")), "--examples", "3", "--ratios", "1e-6", "5e-3"]
+    benchmarks["precision"].main([*given, "--output", str(output)])
+    found = json.loads(output.read_text(encoding="utf-8"))["agreement"]["jaccard"]
+    assert len(found) == 3
+    for rows in found.values():
+        assert rows.keys() == {"0.005"}, "a ratio below one weight is left out"
+        assert 0 < rows["0.005"]["top"]["fairness"] <= 1
