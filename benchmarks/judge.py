@@ -15,6 +15,7 @@ import csv
 import json
 import random
 import re
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ from spin_llm.files import sha256_json, write_json
 from spin_llm.models import load
 
 HERE = Path(__file__).parent
+SHARED = HERE.resolve().parents[1] / "shared" / "data"
 PACKAGE = Path(spin_llm.evaluate.__file__).parents[1]
 SUPPORT = 0.1
 BEAVER_ROWS = 150
@@ -236,9 +238,9 @@ def zero_shot_quality(sets: dict[str, list[Row]], cache: Path) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shared", type=Path)
+    parser.add_argument("--shared", type=Path, default=SHARED if SHARED.is_dir() else None)
     parser.add_argument("--minilm", type=Path, help="a folder with all-MiniLM-L6-v2")
-    parser.add_argument("--cache", type=Path, default=HERE / ".cache")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "spin-llm-judge")
     parser.add_argument("--ship", action="store_true")
     options = parser.parse_args()
 
