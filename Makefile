@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The CPU build on Linux without a GPU; an unpinned torch pulls gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup check format test demo bench clean
+.PHONY: setup check format test demo bench bench-precision bench-judge clean
 
 setup: $(VENV)/.ready
 
@@ -30,6 +30,12 @@ demo: setup
 	$(BIN)/spin-llm run smollm2-135m --output runs/demo
 
 bench: setup
+	$(BIN)/python benchmarks/scoring.py
+
+bench-precision: setup
+	$(BIN)/python benchmarks/precision.py
+
+bench-judge: setup
 	$(BIN)/python benchmarks/judge.py
 
 clean:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -43,6 +44,7 @@ from work import Product, measured_rate, seconds_of_sums, unavoidable
 from spin_llm.data import Example
 from spin_llm.models import LoadedModel, editable_matrices, load
 from spin_llm.scores import Plan, importance, make_batches, make_plan, ranks, score_concept
+from spin_llm.scores import plan as plan_module
 from spin_llm.scores import scoring as scoring_module
 from spin_llm.scores.engine import scoring
 from spin_llm.scores.plan import memory_now, peak_memory
@@ -215,16 +217,18 @@ def passes_job(settings: Settings, wanted: int) -> dict[str, Any]:
 
 
 def plan_of_passes(loaded: LoadedModel, examples: Sequence[Example], wanted: int) -> Plan:
-    """A plan of `wanted` passes, asked for by a memory budget."""
+    """A plan of `wanted` passes, asked for by a memory budget; memory is measured once, as a run would."""
     matrices = editable_matrices(loaded.model, "mlp")
-    make = partial(make_plan, loaded, make_batches(examples), matrices, ("absolute",), statistics=1)
-    plan = make()
-    everything = plan.accumulators
-    for attempt in range(PLAN_TRIES):
-        if len(plan.partitions) == wanted:
-            return plan
-        share = everything * (1 + 0.02 * attempt) / wanted  # whole matrices do not fill a share exactly
-        plan = make(budget=int(max(plan.batch, plan.finishing) + share) + 4 * matrices[0].weight.shape[-1])
+    batches, kinds = make_batches(examples), ("absolute",)
+    measured = plan_module.measure(loaded, batches, matrices, kinds)
+    with mock.patch.object(plan_module, "measure", return_value=measured):
+        make = partial(make_plan, loaded, batches, matrices, kinds, statistics=1)
+        plan = whole = make()
+        for attempt in range(PLAN_TRIES):
+            if len(plan.partitions) == wanted:
+                return plan
+            share = whole.accumulators * (1 + 0.02 * attempt) / wanted  # whole matrices do not fill a share exactly
+            plan = make(budget=max(whole.batch, whole.finishing) + math.ceil(share))
     raise SystemExit(f"No budget gave {wanted} passes; the last gave {len(plan.partitions)}.")
 
 
