@@ -264,7 +264,7 @@ def write_record(
                 f"The model or the data changed since the run in {folder} began.",
                 change="restore them, or start anew with --overwrite.",
             )
-        if not scores_alone:
+        if not scores_alone or (before["settings"] == _listed(settings.as_json()) and before["data"] == used):
             return
     else:
         delete_artefacts(folder)
