@@ -71,7 +71,7 @@ class Settings:
     pass_examples: int = 32
     lengths: tuple[int, ...] = (40, 80, 160, 320)
     length_examples: int = 16
-    checkpoint_examples: int = 512
+    checkpoint_examples: int = 768
     output: str = str(RESULTS / "scoring.json")
 
 

@@ -60,9 +60,10 @@ def generate(
     if not prompts:
         raise SpinError("There is no question to answer.")
     encoded = [render_prompt(loaded.tokenizer, prompt, template) for prompt in prompts]
-    if max(map(len, encoded)) + new_tokens > loaded.context:
+    longest = max(map(len, encoded))
+    if longest + new_tokens > loaded.context:
         raise SpinError(
-            f"A prompt of {max(map(len, encoded))} tokens and {new_tokens} new ones exceed {loaded.context}.",
+            f"A prompt of {longest} tokens and {new_tokens} new ones exceed the context of {loaded.context} tokens.",
             change="leave out long prompts, or lower --new-tokens.",
         )
     ends = end_tokens(loaded)
