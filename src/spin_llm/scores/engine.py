@@ -27,7 +27,7 @@ from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix
 from spin_llm.models.experts import eager_experts
-from spin_llm.scores.losses import length_sorted_batches, response_losses
+from spin_llm.scores.losses import fast_attention, length_sorted_batches, response_losses
 from spin_llm.scores.statistics import Counts, Totals, add_gradient, add_inputs, finish, new_totals
 
 BATCH_TOKENS = 1536
@@ -84,7 +84,8 @@ def scoring(
     def run(batch: Batch) -> None:
         current[:] = [batch]
         experts.unseen = set(experts.parameters)
-        losses = response_losses(loaded, batch.examples)
+        with fast_attention(loaded, batch.tokens // len(batch.examples)):
+            losses = response_losses(loaded, batch.examples)
         if experts.unseen:
             raise SpinError(
                 f"The experts of {type(loaded.model).__name__} cannot be scored.",

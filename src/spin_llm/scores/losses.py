@@ -20,6 +20,9 @@ from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel
 
+WIDE_BYTES = 2**23  # of float32 logits at a time
+SHORT = 256  # tokens
+
 
 def length_sorted_batches(examples: Sequence[Example], batch_tokens: int) -> Iterator[list[Example]]:
     """Batches of examples of like length, at most `batch_tokens` tokens each with padding (one example at least)."""
@@ -48,7 +51,66 @@ def response_log_likelihoods(loaded: LoadedModel, batch: Sequence[Example]) -> t
     """(log-likelihood in nats of each response token, index of the example it belongs to), both flat, in example
     order."""
     logits, targets, owner = response_logits(loaded, batch)
-    return -nn.functional.cross_entropy(logits.float(), targets, reduction="none"), owner
+    log_likelihoods: torch.Tensor = LogLikelihoods.apply(logits, targets)
+    return log_likelihoods, owner
+
+
+class LogLikelihoods(torch.autograd.Function):
+    """log softmax(logits)[target] in nats of each row of `logits` (rows, vocabulary), float32.
+
+    As `-cross_entropy(logits.float(), targets)`, which holds several float32 copies of all logits; here a few rows at a
+    time are widened, in a buffer that stays in the cache, and the gradient is written in the logits' own dtype: half
+    the time on a CPU, and a third of the memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        normalisers = torch.empty(len(logits), 1, device=logits.device)
+        at_target = torch.empty_like(normalisers)
+        for rows, wide in widened(logits):
+            torch.logsumexp(wide, -1, keepdim=True, out=normalisers[rows])
+            torch.gather(wide, 1, targets[rows, None], out=at_target[rows])
+        ctx.save_for_backward(logits, targets, normalisers)
+        return (at_target - normalisers)[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
+        # d log p(t) / d logit(v) = 1[v = t] - p(v)
+        logits, targets, normalisers = ctx.saved_tensors
+        scale = upstream[0].float()[:, None]
+        gradient = torch.empty_like(logits)
+        for rows, wide in widened(logits):
+            wide.sub_(normalisers[rows]).exp_().mul_(-scale[rows])
+            gradient[rows] = wide.scatter_add_(1, targets[rows, None], scale[rows])
+        return gradient, None
+
+
+def widened(logits: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """(rows, their logits in float32), a few rows at a time, in one buffer that may be overwritten."""
+    size = max(1, WIDE_BYTES // (4 * logits.shape[-1]))
+    buffer = torch.empty(min(size, len(logits)), logits.shape[-1], device=logits.device)
+    for start in range(0, len(logits), size):
+        rows = slice(start, min(start + size, len(logits)))
+        yield rows, buffer[: rows.stop - rows.start].copy_(logits[rows])
+
+
+@contextmanager
+def fast_attention(loaded: LoadedModel, width: int) -> Iterator[None]:
+    """Inside, short sequences in bfloat16 on a CPU are attended to by matrix products.
+
+    torch's fused attention takes 3.5 times as long there, forward and backward, at 80 tokens and 1.8 times at 320
+    (measured on Zen 4, torch 2.13); it is the better one in float32, and from some 600 tokens on. The products' memory
+    is linear in the tokens of a batch times their length.
+    """
+    before = loaded.model.config._attn_implementation
+    if loaded.device.type != "cpu" or loaded.dtype != torch.bfloat16 or width > SHORT or before != "sdpa":
+        yield
+        return
+    loaded.model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        loaded.model.set_attn_implementation(before)
 
 
 def response_logits(loaded: LoadedModel, batch: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
