@@ -30,7 +30,8 @@ INVARIANCE_EXAMPLES = 3
 TOP = 1e-3  # the ratio at which top sets are compared
 # What batching may change: (largest difference relative to a matrix's largest score, least share of a top set). float32
 # sums in another order; bfloat16 rounds activations and gradients to 2**-9, and another batch shape rounds differently.
-BOUNDS = {torch.float32: (1e-4, 0.99), torch.bfloat16: (0.1, 0.9)}
+# Measured on SmolLM2: 2e-6 and all of it; 8e-3 and 99.6%.
+BOUNDS = {torch.float32: (1e-5, 0.99), torch.bfloat16: (0.1, 0.9)}
 KEPT_BYTES = 12  # an int64 index and a float32 value
 MARK, OTHER_MARK = "Xq7", "Yz3"
 
