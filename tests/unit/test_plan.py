@@ -87,15 +87,15 @@ def test_the_bytes_of_a_matrix_are_those_of_its_accumulators(transposed: bool):
 SHAPES = ((1000, 2000), (1000, 2000), (2000, 1000), (500, 2000), (1000, 2000), (2000, 1000))
 
 
-@pytest.mark.parametrize(("share", "passes"), [(1.0, 1), (0.5, 2), (0.25, 4)])
-def test_a_smaller_budget_makes_more_passes(share: float, passes: int):
+@pytest.mark.parametrize(("share", "passes", "time"), [(1.0, 1, 1.0), (0.5, 2, 1.5), (0.25, 4, 2.5)])
+def test_a_smaller_budget_makes_more_passes(share: float, passes: int, time: float):
     of = matrices(*[(1000, 2000)] * 8)
     each = matrix_bytes(of[0], KINDS)
     finishing = 4 * 1000 * 2000 * 5
     made = planned(of, finishing + int(8 * each * share))
     assert [len(partition) for partition in made.partitions] == [8 // passes] * passes
     assert made.accumulators == 8 * each // passes
-    assert made.seconds == SECONDS * passes
+    assert made.seconds == pytest.approx(SECONDS * time)  # a forward pass each, no gradients below the lowest matrix
     assert made.peak == RESIDENT + made.accumulators + finishing
 
 
@@ -141,7 +141,7 @@ def test_the_plan_in_words():
     )
     assert two.text() == (
         "plan: 2 passes for 4 matrices; peak 372 MiB on cpu (300 MiB model and libraries, 32 MiB accumulators, "
-        "40 MiB per batch); 64 MiB of disk; about 14 s"
+        "40 MiB per batch); 64 MiB of disk; about 10 s"
     )
     assert "; 0 MiB of disk;" in planned(of, 2**30).text()
 

@@ -124,8 +124,18 @@ def make_plan(
         filled += size
         fullest = max(fullest, filled)
     passes = tuple(tuple(part) for part in partitions)
+    if len(passes) > 1:  # a pass keeps the inputs of its own matrices alone; the first one's graph is the deepest
+        resident, batch, _ = measure(loaded, batches, passes[0], kinds)
     disk = 2 * fullest if checkpoints else 0  # a checkpoint is complete before the one before it goes
-    return Plan(passes, resident, batch, fullest, finishing, disk, seconds * len(passes), device)
+    return Plan(passes, resident, batch, fullest, finishing, disk, seconds * relative_time(passes), device)
+
+
+def relative_time(passes: Sequence[Sequence[Matrix]]) -> float:
+    """Time of these passes, 1.0 being one pass over all matrices: forward, gradients of activations and gradients of
+    weights take a third each, and a pass has no gradients below its lowest matrix."""
+    sizes = [sum(matrix.weight.numel() for matrix in part) for part in passes]
+    below = [sum(sizes[:place]) / sum(sizes) for place in range(len(sizes))]
+    return sum(1 + (1 - lower) + size / sum(sizes) for lower, size in zip(below, sizes, strict=True)) / 3
 
 
 def measure(
