@@ -31,6 +31,7 @@ demo: setup
 
 bench: setup
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/generation.py
 
 bench-precision: setup
 	$(BIN)/python benchmarks/precision.py

@@ -71,7 +71,12 @@ MaxIncrease = Annotated[float, _setting("max_perplexity_increase")]
 Keep = Annotated[float, _setting("keep")]
 Scale = Annotated[float, _setting("scale")]
 Control = Annotated[list[str] | None, _setting("controls", "--control")]
+Resamples = Annotated[int, _setting("resamples")]
+Capabilities = Annotated[list[str] | None, _setting("capabilities")]
+CapabilityTasks = Annotated[str | None, _setting("capability_tasks")]
+CapabilitiesLimit = Annotated[int | None, _setting("capabilities_limit")]
 JudgeName = Annotated[str, _setting("judge")]
+JudgeQuality = Annotated[str | None, _setting("judge_quality")]
 TrustRemoteCode = Annotated[bool, _setting("trust_remote_code")]
 Seed = Annotated[int, _setting("seed")]
 
@@ -106,7 +111,12 @@ def run(
     keep: Keep = default_of("keep"),
     scale: Scale = default_of("scale"),
     control: Control = None,
+    resamples: Resamples = default_of("resamples"),
+    capabilities: Capabilities = None,
+    capability_tasks: CapabilityTasks = None,
+    capabilities_limit: CapabilitiesLimit = None,
     judge: JudgeName = default_of("judge"),
+    judge_quality: JudgeQuality = None,
     trust_remote_code: TrustRemoteCode = False,
     seed: Seed = default_of("seed"),
     overwrite: Overwrite = False,
@@ -234,7 +244,7 @@ def verify(model: Model, patch: PatchFile, as_json: Json = False) -> None:
 @app.command("eval")
 def eval_(
     model: Model,
-    baseline: Annotated[str | None, typer.Option(help="The model to compare with.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The model to compare with; both may be MODEL@URL.")] = None,
     patch: Annotated[Path | None, typer.Option(help="Compare MODEL with MODEL plus this patch.")] = None,
     output: Output = None,
     protect: Protect = None,
@@ -248,7 +258,11 @@ def eval_(
     max_length: MaxLength = default_of("max_length"),
     new_tokens: NewTokens = default_of("new_tokens"),
     dtype: Dtype = default_of("dtype"),
+    capabilities: Capabilities = None,
+    capability_tasks: CapabilityTasks = None,
+    capabilities_limit: CapabilitiesLimit = None,
     judge: JudgeName = default_of("judge"),
+    judge_quality: JudgeQuality = None,
     trust_remote_code: TrustRemoteCode = False,
     seed: Seed = default_of("seed"),
     overwrite: Overwrite = False,
@@ -268,11 +282,45 @@ def eval_(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with results.")]) -> None:
-    """Write report.html and report.md of a run again."""
-    from spin_llm.report import write_report
+def stability(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with scores/ and a patch.")],
+    resamples: Annotated[int, typer.Option(min=2, help="How many bootstrap resamples of the scored examples.")] = 100,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the resamples (default: the run's).")] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Select again from resampled scoring data: does the selection hold? Writes stability.json and the report."""
+    with console_of(quiet) as console:
+        from spin_llm.pipeline import stability as measure
 
-    print(write_report(folder))
+        found = measure(folder, resamples=resamples, seed=seed, overwrite=overwrite, console=console)
+    jaccard = found["jaccard"]
+    words = [
+        f"Jaccard index with the selection {jaccard['mean']:.2f} ({jaccard['low']:.2f} to {jaccard['high']:.2f}) "
+        f"over {found['resamples']} resamples; {found['in_half']} of {found['weights']} weights in at least half of "
+        f"them, {found['in_most']} in at least 95%"
+    ]
+    show(found, [*words, folder / "stability.json"], as_json=as_json)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders with results.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Of several runs: the page (default: compare.html).")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write report.html and report.md of a run again; of several runs, one page that compares them."""
+    from spin_llm.report import compare_runs, write_report
+
+    if len(folders) > 1:
+        print(compare_runs(folders, output or Path("compare.html"), overwrite=overwrite))
+    elif output is None:
+        print(write_report(folders[0]))
+    else:
+        raise SpinError("The report of one run is written into its folder.", change="leave out --output.")
 
 
 @app.command()
@@ -322,18 +370,38 @@ def judge_fit(
 @judge_app.command("check")
 def judge_check(
     data: Annotated[
-        Path, typer.Argument(help="Labelled answers: csv or jsonl with concept, prompt, answer, label(s).")
+        list[str],
+        typer.Argument(
+            help="Labelled answers (csv, jsonl, parquet with concept, prompt, answer, label or labels), starter, "
+            "beavertails, or probes (odd answers)."
+        ),
     ],
-    judge: JudgeName = default_of("judge"),
+    judge: Annotated[list[str] | None, _setting("judge")] = None,
+    data_dir: DataDir = None,
+    max_rows: Annotated[
+        int | None, typer.Option("--max-rows", min=1, help="At most so many rows per concept (of pairs: per kind).")
+    ] = None,
+    output: Output = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Measure a judge on labelled answers: AUC with interval, accuracy, calibration."""
-    from spin_llm.evaluate.judge import load_judge
-    from spin_llm.evaluate.judge_check import check_judge
-    from spin_llm.evaluate.judge_fit import read_labelled
+    """Measure judges on labelled answers: AUC, accuracy, calibration, confusion, agreement; give --judge repeatedly."""
+    with console_of(quiet) as console:
+        from spin_llm.evaluate import load_judge
+        from spin_llm.evaluate.check_table import check
 
-    quality = check_judge(load_judge(judge), read_labelled(data))
-    show(quality, [f"{axis}: {measures}" for axis, measures in quality.items()], as_json=as_json)
+        judges = {name: load_judge(name) for name in judge or [default_of("judge")]}
+        found, tables, remarks = check(data, judges, data_dir=data_dir, most=max_rows, console=console)
+    if output:
+        from spin_llm.files import write_json
+
+        write_json(output, found)
+    if as_json:
+        show(found, [], as_json=True)
+    elif not quiet:
+        draw(tables, remarks)
+    if output and not as_json:
+        print(output)
 
 
 @judge_app.command("score")
@@ -341,16 +409,37 @@ def judge_score(
     generations: Annotated[Path, typer.Argument(help="A generations.jsonl.")],
     output: Output = None,
     judge: JudgeName = default_of("judge"),
+    trust_remote_code: TrustRemoteCode = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Judge stored answers again, without generating: generations.jsonl to verdict rows."""
-    from spin_llm.evaluate.evaluation import judge_rows
-    from spin_llm.evaluate.judge import load_judge
-    from spin_llm.files import read_jsonl, write_jsonl
-
+    """Judge stored answers again, without generating: generations.jsonl to verdict rows. Goes on where it stopped."""
     path = output or generations.with_name("verdicts.jsonl")
     if path.exists() and output is None:
         raise SpinError(f"{path} exists.", change="give -o FILE.")
-    write_jsonl(path, judge_rows(load_judge(judge), read_jsonl(generations)))
+    with console_of(quiet) as console:
+        from spin_llm.evaluate.rejudge import judge_again
+
+        print(judge_again(generations, judge, path, trust_remote_code=trust_remote_code, console=console))
+
+
+@judge_app.command("sheet")
+def judge_sheet(
+    generations: Annotated[Path, typer.Argument(help="A generations.jsonl.")],
+    output: Output = None,
+    label: Annotated[
+        str, typer.Option(help="What to ask about fairness and privacy: aware, safe or coherent.")
+    ] = "aware",
+    seed: Seed = default_of("seed"),
+    overwrite: Overwrite = False,
+) -> None:
+    """A blind spreadsheet of the answers for a human to label; --judge human:FILE.csv reads it back."""
+    from spin_llm.evaluate.human import write_sheet
+    from spin_llm.files import read_jsonl
+
+    path = output or generations.with_name("sheet.csv")
+    if path.exists() and not overwrite:
+        raise SpinError(f"{path} exists.", cause="it may hold labels.", change="give -o FILE, or --overwrite.")
+    print(f"{write_sheet(path, read_jsonl(generations), label=label, seed=seed)} answers to label")
     print(path)
 
 
@@ -361,14 +450,16 @@ def settings_of(options: dict[str, Any]) -> RunSettings:
     chosen.pop("protect", None)
     chosen.pop("questions", None)
     chosen["statistics"] = tuple(options.get("statistics") or ())
+    asked = ",".join(options.get("capabilities") or ()).split(",")
+    chosen["capabilities"] = tuple(dict.fromkeys(name.strip() for name in asked if name.strip()))
     if "ratio" in options:
         chosen["ratio"] = parse_ratio(options["ratio"])
     concepts = sources("--concept", options.get("concept") or [], CONCEPTS, default["concepts"])
     protect = sources("--protect", options.get("protect") or [], ("general",), default["protect"])
-    asked = dict(sources("--questions", options.get("questions") or [], AXES, default["questions"]))
-    if asked["over_refusal"] in ("salad", "beavertails"):
-        asked["over_refusal"] = "starter"
-    chosen |= {"concepts": concepts, "protect": protect, "questions": tuple(asked.items())}
+    questions = dict(sources("--questions", options.get("questions") or [], AXES, default["questions"]))
+    if questions["over_refusal"] in ("salad", "beavertails"):
+        questions["over_refusal"] = "starter"
+    chosen |= {"concepts": concepts, "protect": protect, "questions": tuple(questions.items())}
     return RunSettings(**chosen, controls=tuple(options.get("control") or ()))
 
 
@@ -384,7 +475,7 @@ def parse_ratio(text: str) -> float | None:
 
 def slug(model: str) -> str:
     """A folder name for a model."""
-    name = Path(model).name.removesuffix(".gguf") or "model"
+    name = Path(model.partition("@http")[0]).name.removesuffix(".gguf") or "model"
     return "".join(character if character.isalnum() or character in "-_." else "-" for character in name)
 
 
@@ -433,6 +524,22 @@ def show(value: Any, lines: list[Any], *, as_json: bool) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False) if as_json else "\n".join(map(str, lines)))
 
 
+def draw(tables: list[Any], remarks: list[str]) -> None:
+    """Tables (title, columns, rows) and the remarks under them, on stdout."""
+    from rich.console import Console as Terminal
+    from rich.markup import escape
+    from rich.table import Table
+
+    terminal = Terminal(highlight=False, width=None if sys.stdout.isatty() else 190)
+    for title, columns, rows in tables:
+        table = Table(*columns, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        terminal.print(table)
+    for line in remarks:
+        terminal.print(line, markup=False)
+
+
 def show_results(results: dict[str, Any], folder: Path, *, as_json: bool, quiet: bool) -> None:
     """The table and the paths of report and patch."""
     if as_json:
@@ -457,7 +564,7 @@ def print_table(results: dict[str, Any]) -> None:
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("axis", "reading") else "right")
     for row in table_rows(results):
-        table.add_row(*row.cells[:-1], row.verdict if row.axis != "kl" else "")
+        table.add_row(*row.cells[:-1], row.short)
     terminal.print(table)
     for line in judge_lines(results):
         terminal.print(line, markup=False)

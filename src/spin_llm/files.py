@@ -97,6 +97,19 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         raise SpinError(f"{path} is not valid JSON lines: {error}") from None
 
 
+def read_progress(path: Path) -> list[dict[str, Any]]:
+    """The rows of a progress file (`sync_append`), [] when it is absent; a last line that a kill cut short is dropped
+    from the file."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    end = text.rfind(b"\n") + 1
+    if end != len(text):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    return read_jsonl(path)
+
+
 def sort_safetensors_metadata(path: Path) -> None:
     """Put the `__metadata__` of a safetensors file in the order of its keys, in place.
 

@@ -5,7 +5,7 @@ In: a selection and a checkpoint (or a patch file and a model). Out: `patch.safe
 its base; a context manager that edits a loaded model and restores it bit for bit; a copy of a checkpoint in which only
 the touched bytes differ, and the way back. A patch recognises its base by the SHA-256 of each touched tensor with the
 old values put in place, so base, edited and half-edited copies are all told apart from other models. Left out: how the
-weights were chosen (selection.py).
+weights were chosen (selection/).
 """
 
 from __future__ import annotations

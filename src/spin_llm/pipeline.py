@@ -12,12 +12,14 @@ import platform
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from spin_llm.data import (
     Example,
@@ -32,8 +34,14 @@ from spin_llm.data import (
     split_sample,
 )
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import BASE, EDITED, Evaluation, choose_ratio, evaluate, load_judge
+from spin_llm.evaluate import BASE, EDITED, Evaluation, Judge, choose_ratio, evaluate, load_judge
+from spin_llm.evaluate.capabilities import check_tasks, measure_capabilities, named_tasks
+from spin_llm.evaluate.coherence import load_coherence_judge
+from spin_llm.evaluate.evaluation import Served
+from spin_llm.evaluate.judging import refuse_fingerprint, refuse_model_under_edit
 from spin_llm.evaluate.likelihood import View
+from spin_llm.evaluate.server import ServerCompleter, served, server_completer
+from spin_llm.evaluate.stability import ScoredExamples, measure_stability, stability_summary
 from spin_llm.files import read_json, sha256_file, write_json
 from spin_llm.models import Checkpoint, LoadedModel, editable_matrices, load, mlp_coverage
 from spin_llm.patch import Patch, load_patch, make_patch, save_patch
@@ -52,7 +60,13 @@ from spin_llm.scores import (
     score_concept,
 )
 from spin_llm.scores import ranks as joined_ranks
-from spin_llm.selection import Selection, random_like, select
+from spin_llm.selection import (
+    Job,
+    Selection,
+    control_selection,
+    overlap,
+    select,
+)
 from spin_llm.settings import RunSettings, flag_of, scope_of
 
 ALONE = Ranks()
@@ -60,7 +74,7 @@ GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for th
 PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn")
 ARTEFACTS = (
     *("scores", "patch.safetensors", "progress", "generations.jsonl", "verdicts.jsonl"),
-    *("results.json", "report.html", "report.md", "figures", "run.json"),
+    *("capabilities.jsonl", "stability.json", "results.json", "report.html", "report.md", "figures", "run.json"),
 )
 
 
@@ -101,12 +115,14 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
 
     Raises SpinError on bad input, before anything of the user's is touched.
     """
+    refuse_model_under_edit(settings.judge, [settings.model])
     data = read_data(settings, console)
     check_folder(settings, folder, overwrite=overwrite)
     if not overwrite and (folder / "results.json").is_file() and (folder / "patch.safetensors").is_file():
         console.say(f"{folder} is complete; writing its report again")
         write_report(folder)
         return dict(read_json(folder / "results.json"))
+    check_capabilities(settings)
     loaded = load_model(settings, console)
     template = resolve_template(loaded.tokenizer, settings.template)
     console.say(
@@ -114,9 +130,12 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
         f"{str(loaded.dtype).removeprefix('torch.')} on {loaded.device}, template {template}; "
         f"{mlp_coverage(loaded.model):.0%} of the MLP weights can be edited"
     )
-    write_record(settings, folder, loaded, data, template, overwrite=overwrite)
+    write_record(settings, folder, model_record(settings, loaded), data, overwrite=overwrite)
     scores = score_stage(settings, folder, loaded, data, console)
     patch = select_stage(settings, folder, loaded, data, scores, console)
+    if settings.resamples:
+        options: dict[str, Any] = {"resamples": settings.resamples, "seed": settings.seed}
+        stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
     results = evaluate_stage(settings, folder, loaded, data, scores, patch, console)
     report = write_report(folder)
     console.say(f"report {report}")
@@ -174,7 +193,7 @@ def read_data(settings: RunSettings, console: Console = SILENT) -> RunData:
 
 
 def check_folder(
-    settings: RunSettings, folder: Path, *, overwrite: bool = False, compared: Mapping[str, str] | None = None
+    settings: RunSettings, folder: Path, *, overwrite: bool = False, compared: Mapping[str, Any] | None = None
 ) -> None:
     """Make sure that `folder` is new, empty, or a run with the same settings (which is then resumed).
 
@@ -190,7 +209,7 @@ def check_folder(
     if overwrite:
         return
     record = read_json(folder / "run.json")
-    before = {**record["settings"], **record.get("compared", {})}
+    before = {**_listed(RunSettings("").as_json()), **record["settings"], **record.get("compared", {})}
     now = {**_listed(settings.as_json()), **(compared or {})}
     changed = [
         f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
@@ -235,35 +254,23 @@ def _listed(value: dict[str, Any]) -> dict[str, Any]:
 def write_record(
     settings: RunSettings,
     folder: Path,
-    loaded: LoadedModel,
+    model: Mapping[str, Any],
     data: RunData,
-    template: str,
     *,
     overwrite: bool = False,
-    compared: Mapping[str, str] | None = None,
+    compared: Mapping[str, Any] | None = None,
 ) -> None:
     """run.json: enough to replay the run.
 
     It is the first file of a run, written when model and data are known to be good. A resumed run must read the same
     data and model, and keeps its record; `overwrite` deletes the artefacts of an earlier run.
     """
-    model = {
-        "name": settings.model,
-        "path": str(loaded.checkpoint.folder),
-        "fingerprint": loaded.checkpoint.fingerprint,
-    }
-    model |= {"dtype": str(loaded.dtype).removeprefix("torch."), "device": str(loaded.device), "template": template}
     used = data.record(settings)
     if is_run(folder) and not overwrite:
         before = read_json(folder / "run.json")
         scores_alone = "after scores" not in compared_scopes(folder)
         roles = ("concept", "protect") if scores_alone else tuple(row["role"] for row in used)
-        same_data = [row for row in before["data"] if row["role"] in roles] == [r for r in used if r["role"] in roles]
-        if before["model"]["fingerprint"] != model["fingerprint"] or not same_data:
-            raise SpinError(
-                f"The model or the data changed since the run in {folder} began.",
-                change="restore them, or start anew with --overwrite.",
-            )
+        check_same_inputs(folder, before, model, used, roles)
         if not scores_alone or (before["settings"] == _listed(settings.as_json()) and before["data"] == used):
             return
     else:
@@ -274,11 +281,40 @@ def write_record(
         **({"compared": dict(compared)} if compared else {}),
         "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
         "machine": {"platform": platform.platform(), "processor": platform.machine()},
-        "model": model,
+        "model": dict(model),
         "data": used,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     write_json(folder / "run.json", record)
+
+
+def model_record(settings: RunSettings, loaded: LoadedModel) -> dict[str, Any]:
+    """What run.json says of a model in this process."""
+    return {
+        "name": settings.model,
+        "path": str(loaded.checkpoint.folder),
+        "fingerprint": loaded.checkpoint.fingerprint,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "device": str(loaded.device),
+        "template": resolve_template(loaded.tokenizer, settings.template),
+    }
+
+
+def check_same_inputs(
+    folder: Path,
+    record: Mapping[str, Any],
+    model: Mapping[str, Any],
+    used: Sequence[Mapping[str, Any]],
+    roles: Sequence[str],
+) -> None:
+    """SpinError when the model, or the data used in these roles, are not those that the run's record names."""
+    same_data = [row for row in record["data"] if row["role"] in roles] == [row for row in used if row["role"] in roles]
+    same_model = all(record["model"].get(key) == model.get(key) for key in ("fingerprint", "url", "served"))
+    if not same_model or not same_data:
+        raise SpinError(
+            f"The model or the data changed since the run in {folder} began.",
+            change="restore them, or start anew with --overwrite.",
+        )
 
 
 def version_of(package: str) -> str:
@@ -289,7 +325,7 @@ def version_of(package: str) -> str:
         return "not installed"
 
 
-def replay_command(settings: RunSettings, compared: Mapping[str, str] | None = None) -> str:
+def replay_command(settings: RunSettings, compared: Mapping[str, Any] | None = None) -> str:
     """The command line that does this run, or this comparison, again."""
     words = ["spin-llm", "eval" if compared else "run", settings.model]
     words += [
@@ -490,33 +526,193 @@ def evaluate_stage(
     console: Console,
 ) -> dict[str, Any]:
     """Answers, verdicts, results.json."""
-    patches = {EDITED: patch, **control_patches(settings, loaded, scores, patch)}
+    selection = make_selection(settings, scores, patch.metadata["ratio"])
+    controls, left_out = control_patches(settings, loaded.checkpoint, scores, selection, patch, console)
+    patches = {EDITED: patch, **controls}
     views: dict[str, View] = {BASE: lambda: nullcontext(loaded)}
     views |= {name: patched_view(loaded, other) for name, other in patches.items()}
     evaluation = Evaluation(
         data.questions, encode(settings, loaded, data.final), settings.template, settings.new_tokens, settings.seed
     )
-    measured = evaluate(views, evaluation, load_judge(settings.judge), folder, console=console)
+    judge, coherence = judge_of(settings, loaded), load_coherence_judge()
+    measured = evaluate(views, evaluation, judge, folder, coherence=coherence, console=console)
     for name, control in measured["controls"].items():
-        measured["controls"][name] = {"weights": patches[name].weights, **control}
+        shared = weights_in_common(patches[name], patch)
+        measured["controls"][name] = {"weights": patches[name].weights, "shared": shared, **control}
     results = {"edit": edit_summary(patch), **measured, "ratio_table": patch.metadata["ratio_table"]}
+    results["overlap"] = overlap(selection, scores["concepts"], scores["protect"], settings.granularity)
+    if left_out:
+        results["controls_left_out"] = left_out
+    if (folder / "stability.json").is_file():
+        results["stability"] = stability_summary(read_json(folder / "stability.json"))
+    results |= capability_results(settings, views, folder, console)
     write_json(folder / "results.json", results)
     shutil.rmtree(folder / "progress", ignore_errors=True)
     return results
 
 
+def check_capabilities(settings: RunSettings) -> None:
+    """Before anything is done: the lm-eval tasks asked for can be run."""
+    if settings.capabilities:
+        check_tasks(named_tasks(settings.capabilities), settings.capability_tasks)
+
+
+def capability_results(
+    settings: RunSettings, views: Mapping[str, View], folder: Path, console: Console
+) -> dict[str, Any]:
+    """{"capabilities": ...} for results.json; {} when no task was asked for."""
+    if not settings.capabilities:
+        return {}
+    found = measure_capabilities(
+        views[BASE],
+        views[EDITED],
+        named_tasks(settings.capabilities),
+        folder,
+        task_folder=settings.capability_tasks,
+        limit=settings.capabilities_limit,
+        seed=settings.seed,
+        console=console,
+    )
+    return {"capabilities": found}
+
+
+def judge_of(settings: RunSettings, *models: LoadedModel) -> Judge:
+    """The judge of these settings; SpinError when it has the weights of one of the models under evaluation."""
+    judge = load_judge(settings.judge, quality=settings.judge_quality, trust_remote_code=settings.trust_remote_code)
+    refuse_fingerprint(judge, [model.checkpoint.fingerprint for model in models])
+    return judge
+
+
 def control_patches(
-    settings: RunSettings, loaded: LoadedModel, scores: Mapping[str, Mapping[str, Scores]], patch: Patch
-) -> dict[str, Patch]:
-    """The controls asked for, at the ratio of the patch."""
-    ratio = patch.metadata["ratio"]
-    chosen: dict[str, Selection] = {}
-    for control in settings.controls:
-        if control == "random":
-            chosen[control] = random_like(make_selection(settings, scores, ratio), settings.seed)
+    settings: RunSettings,
+    checkpoint: Checkpoint,
+    scores: Mapping[str, Mapping[str, Scores]],
+    selection: Selection,
+    patch: Patch,
+    console: Console,
+) -> tuple[dict[str, Patch], dict[str, str]]:
+    """(the controls asked for, why others are left out): those that select nothing, or what the edit selects."""
+
+    def stored(matrix: str) -> torch.Tensor:
+        tensor = checkpoint.tensors[checkpoint.stored_name(matrix)]
+        return torch.frombuffer(tensor.read(), dtype=tensor.torch_dtype)
+
+    made: dict[str, Patch] = {}
+    left_out: dict[str, str] = {}
+    options: dict[str, Any] = {"granularity": settings.granularity, "seed": settings.seed}
+    for name in settings.wanted_controls:
+        try:
+            control = control_selection(name, selection, scores["concepts"], scores["protect"], stored, **options)
+            made[name] = patch_of(settings, checkpoint, control, scores)
+        except SpinError as error:
+            left_out[name] = error.what
+            continue
+        shared = weights_in_common(made[name], patch)
+        if shared == made[name].weights == patch.weights:
+            del made[name]
+            left_out[name] = "It is the edit itself."
         else:
-            chosen[control] = make_selection(settings, scores, ratio, control)
-    return {name: patch_of(settings, loaded.checkpoint, selection, scores) for name, selection in chosen.items()}
+            console.say(f"control {name}: {made[name].weights:,} weights, {shared:,} of them in the edit")
+    for name, why in left_out.items():
+        console.say(f"control {name} is left out: {why}")
+    if made:
+        console.say(f"controls: {len(made)} more models answer the questions, beside base and edited")
+    return made, left_out
+
+
+def weights_in_common(one: Patch, other: Patch) -> int:
+    return sum(
+        int(torch.isin(edit.indices, other.edits[name].indices).sum())
+        for name, edit in one.edits.items()
+        if name in other.edits
+    )
+
+
+def stability_stage(
+    settings: RunSettings,
+    folder: Path,
+    loaded: LoadedModel,
+    data: RunData,
+    scores: Mapping[str, Mapping[str, Scores]],
+    patch: Patch,
+    console: Console,
+    *,
+    resamples: int,
+    seed: int,
+    anew: bool = False,
+) -> dict[str, Any]:
+    """Select again from resampled scoring data into stability.json; unless `anew`, read it when it is there, made with
+    the same `resamples` and `seed`."""
+    path = folder / "stability.json"
+    if path.is_file() and not anew:
+        before = dict(read_json(path))
+        if (before["resamples"], before["seed"]) == (resamples, seed):
+            return before
+    examples = {
+        name: ScoredExamples(
+            encode(settings, loaded, pairs),
+            encode(settings, loaded, data.unaware.get(name, ()) if settings.rule == "coupled-signed" else ()),
+        )
+        for name, pairs in {**data.concepts, **data.protect}.items()
+    }
+    selection = make_selection(settings, scores, patch.metadata["ratio"])
+    result = measure_stability(
+        loaded,
+        examples,
+        Job(selection, scores["concepts"], scores["protect"], {}, settings.granularity),
+        target=settings.target,
+        resamples=resamples,
+        seed=seed,
+        budget=parse_bytes(settings.memory_budget) if settings.memory_budget else None,
+        folder=folder / "progress" / "stability",
+        console=console,
+    )
+    write_json(path, result)
+    shutil.rmtree(folder / "progress" / "stability")
+    with suppress(OSError):  # a run that is not finished keeps other things there
+        (folder / "progress").rmdir()
+    return result
+
+
+def stability(
+    folder: Path, *, resamples: int, seed: int | None = None, overwrite: bool = False, console: Console = SILENT
+) -> dict[str, Any]:
+    """Whether other scoring data would have chosen a run's weights: what stability.json holds.
+
+    Data and model are read as run.json records them, and must be the same. Where the run has results, their `stability`
+    part and the report are written again. `seed` None is the run's own.
+    """
+    if not is_run(folder) or not (folder / "patch.safetensors").is_file():
+        raise SpinError(f"{folder} is not a run with a patch.", change="finish `spin-llm run` in that folder first.")
+    record = read_json(folder / "run.json")
+    settings = settings_of_record(record)
+    seed = settings.seed if seed is None else seed
+    if (folder / "stability.json").is_file() and not overwrite:
+        before = read_json(folder / "stability.json")
+        if (before["resamples"], before["seed"]) != (resamples, seed):
+            raise SpinError(
+                f"{folder / 'stability.json'} has {before['resamples']} resamples, seed {before['seed']}.",
+                change="give --overwrite to replace it.",
+            )
+    settings = replace(settings, questions=(), dtype=record["model"]["dtype"])
+    patch = _patch_of_run(settings, folder / "patch.safetensors")
+    data = read_data(settings, console)
+    loaded = load_model(settings, console)
+    model = model_record(settings, loaded)
+    check_same_inputs(folder, record, model, data.record(settings), ("concept", "protect"))
+    scores = {
+        role: {name: load_scores(folder / "scores" / f"{name}.safetensors") for name, _ in getattr(settings, role)}
+        for role in ("concepts", "protect")
+    }
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed, "anew": overwrite}
+    result = stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
+    if (folder / "results.json").is_file():
+        write_json(
+            folder / "results.json",
+            {**read_json(folder / "results.json"), "stability": stability_summary(result)},
+        )
+        write_report(folder)
+    return result
 
 
 def patched_view(loaded: LoadedModel, patch: Patch) -> View:
@@ -558,10 +754,10 @@ def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, conso
         data = read_data(settings, console)
         check_folder(settings, folder, overwrite=overwrite)
         loaded = load_model(settings, console)
-        template = resolve_template(loaded.tokenizer, settings.template)
+        model = model_record(settings, loaded)
         ranks.wait()
         if ranks.first:
-            write_record(settings, folder, loaded, data, template, overwrite=overwrite)
+            write_record(settings, folder, model, data, overwrite=overwrite)
         ranks.wait()
         score_stage(settings, folder, loaded, data, console, ranks)
     if not ranks.first:
@@ -589,9 +785,8 @@ def select_from_folder(
     if not is_run(folder):
         raise SpinError(f"{folder} is not a run folder: it has no run.json.", change="run `spin-llm score` first.")
     record = read_json(folder / "run.json")
-    known = {name: value for name, value in record["settings"].items() if name in RunSettings.__dataclass_fields__}
-    chosen = {"rule": rule, "ratio": ratio, "protect_ratio": protect_ratio, "target": target, "scale": scale}
-    settings = settings_from_json({**known, **chosen})
+    chosen: dict[str, Any] = {"rule": rule, "ratio": ratio, "protect_ratio": protect_ratio}
+    settings = replace(settings_of_record(record), target=target, scale=scale, **chosen)
     scores = {
         role: {name: load_scores(folder / "scores" / f"{name}.safetensors") for name, _ in getattr(settings, role)}
         for role in ("concepts", "protect")
@@ -602,11 +797,18 @@ def select_from_folder(
     return patch
 
 
+def settings_of_record(record: Mapping[str, Any]) -> RunSettings:
+    """The settings of a run.json, also of another version's: what it lacks has its default."""
+    known = {name: value for name, value in record["settings"].items() if name in RunSettings.__dataclass_fields__}
+    return settings_from_json(known)
+
+
 def settings_from_json(value: Mapping[str, Any]) -> RunSettings:
     """RunSettings as run.json records them."""
     pairs = {name: tuple(tuple(pair) for pair in value[name]) for name in ("concepts", "protect", "questions")}
+    lists = ("controls", "statistics", "capabilities")
     return RunSettings(
-        **{**value, **pairs, "controls": tuple(value["controls"]), "statistics": tuple(value["statistics"])}
+        **{**value, **pairs, **{name: tuple(value[name]) for name in lists if name in value}},
     )
 
 
@@ -619,11 +821,18 @@ def evaluate_models(
     overwrite: bool = False,
     console: Console = SILENT,
 ) -> dict[str, Any]:
-    """Compare settings.model (edited) with `baseline`, or settings.model (base) with the same model under a patch."""
+    """Compare settings.model (edited) with `baseline`, or settings.model (base) with the same model under a patch.
+
+    Both models may be MODEL@URL, behind OpenAI-compatible servers.
+    """
     if (baseline is None) == (patch_file is None):
         raise SpinError("eval compares two models.", change="give --baseline MODEL or --patch PATCH, one of them.")
+    if served(settings.model) or served(baseline or ""):
+        return evaluate_served(settings, folder, baseline=baseline, overwrite=overwrite, console=console)
+    check_capabilities(settings)
+    refuse_model_under_edit(settings.judge, [settings.model, *([baseline] if baseline else [])])
     patch = load_patch(patch_file) if patch_file else None
-    compared = {"baseline": str(baseline)}
+    compared: dict[str, Any] = {"baseline": str(baseline)}
     if patch_file:
         compared = {"patch": str(patch_file), "patch_sha256": sha256_file(patch_file)}
     settings = replace(settings, concepts=())  # nothing is scored
@@ -635,18 +844,62 @@ def evaluate_models(
         "say": console.say,
     }
     loaded = load(settings.model, **options)
-    template = resolve_template(loaded.tokenizer, settings.template)
-    write_record(settings, folder, loaded, data, template, overwrite=overwrite, compared=compared)
+    write_record(settings, folder, model_record(settings, loaded), data, overwrite=overwrite, compared=compared)
     if patch:
         views: dict[str, View] = {BASE: lambda: nullcontext(loaded), EDITED: patched_view(loaded, patch)}
+        compared_models = [loaded]
     else:
         base = load(str(baseline), **options)
+        compared_models = [loaded, base]
         views = {BASE: lambda: nullcontext(base), EDITED: lambda: nullcontext(loaded)}
     evaluation = Evaluation(
         data.questions, encode(settings, loaded, data.final), settings.template, settings.new_tokens, settings.seed
     )
-    measured = evaluate(views, evaluation, load_judge(settings.judge), folder, console=console)
+    judge, coherence = judge_of(settings, *compared_models), load_coherence_judge()
+    measured = evaluate(views, evaluation, judge, folder, coherence=coherence, console=console)
     results = {"edit": edit_summary(patch) if patch else {}, **measured, "ratio_table": []}
+    results |= capability_results(settings, views, folder, console)
+    write_json(folder / "results.json", results)
+    write_report(folder)
+    return results
+
+
+def answering(completer: ServerCompleter) -> Served:
+    return lambda: nullcontext(completer)
+
+
+def evaluate_served(
+    settings: RunSettings, folder: Path, *, baseline: str | None, overwrite: bool, console: Console
+) -> dict[str, Any]:
+    """Compare two models behind URLs: settings.model (edited) with `baseline`.
+
+    Answers and verdicts alone: servers give no likelihoods of given texts, so that perplexity and kl are left out.
+    """
+    edited, base = served(settings.model), served(baseline or "")
+    if not edited or not base or settings.capabilities:
+        raise SpinError(
+            "Models behind a URL are compared with one another, by their answers alone.",
+            cause="a patch, --capabilities, or a model of this process beside one behind a URL: two engines round "
+            "differently, and the comparison would show that too.",
+            change="give MODEL@URL --baseline MODEL@URL; or two models of this process.",
+        )
+    if settings.template == "released":
+        raise SpinError("--template released is not for models behind a URL.", change="give auto, chat or raw.")
+    refuse_model_under_edit(settings.judge, [edited[0], base[0]])
+    completers = {name: server_completer(url, model) for name, (model, url) in ((BASE, base), (EDITED, edited))}
+    compared = {"baseline": baseline, "baseline_served": completers[BASE].record()}
+    settings = replace(settings, concepts=())
+    data = replace(read_data(settings, console), choose=(), final=())
+    check_folder(settings, folder, overwrite=overwrite, compared=compared)
+    template = "raw" if settings.template == "raw" else "chat"
+    model = {**completers[EDITED].record(), "template": template}
+    write_record(settings, folder, model, data, overwrite=overwrite, compared=compared)
+    console.say("perplexity and kl are left out: a server gives no likelihoods of given texts")
+    views = {name: answering(completer) for name, completer in completers.items()}
+    evaluation = Evaluation(data.questions, (), template, settings.new_tokens, settings.seed)
+    judge, coherence = judge_of(settings), load_coherence_judge()
+    measured = evaluate(views, evaluation, judge, folder, coherence=coherence, console=console)
+    results = {"edit": {}, **measured, "ratio_table": []}
     write_json(folder / "results.json", results)
     write_report(folder)
     return results

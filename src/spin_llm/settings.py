@@ -16,7 +16,7 @@ from spin_llm.errors import SpinError
 
 CONCEPTS = ("fairness", "privacy")
 AXES = (*CONCEPTS, "over_refusal")
-CONTROLS = ("random", "released")
+CONTROLS = ("random", "same-magnitude", "unprotected", "released")  # and NAME-alone for every concept
 SELECTORS = ("taylor", "wanda", "magnitude", "gradient", "sparsegpt", "random")
 STATISTICS = (*SELECTORS, "fisher", "margin")
 Sources = tuple[tuple[str, str], ...]
@@ -79,8 +79,27 @@ class RunSettings:
     )
     keep: float = _option(0.01, "Fraction of each matrix kept in the score files; no ratio can be larger.")
     scale: float = _after_scores(0.0, "What the selected weights are multiplied by; 0 suppresses them.")
-    controls: tuple[str, ...] = _after_scores((), "Also measure these edits of like size: random, released.")
-    judge: str = _after_scores("local", "local, or a judge file made by `spin-llm judge fit`.")
+    controls: tuple[str, ...] = _after_scores(
+        (), "Also measure these other edits: random, same-magnitude, CONCEPT-alone, unprotected, released; or all."
+    )
+    resamples: int = _after_scores(
+        0, "Select again from this many bootstrap resamples of the scored examples, to see whether the selection holds."
+    )
+    capabilities: tuple[str, ...] = _after_scores(
+        (), "Also measure these lm-eval tasks: names with commas between, or paper for the paper's Table 2."
+    )
+    capability_tasks: str | None = _after_scores(None, "Folder with more lm-eval tasks, as YAML files.")
+    capabilities_limit: int | None = _after_scores(
+        None, "At most this many documents of each lm-eval task (default: all)."
+    )
+    judge: str = _after_scores(
+        "local",
+        "local, FILE.safetensors (judge fit), a guard's name or hub id, GUARD:MODEL, rubric:MODEL (all also with @URL)"
+        " or human:FILE.csv; docs/judges.md.",
+    )
+    judge_quality: str | None = _after_scores(
+        None, "Measured quality of --judge, written by `spin-llm judge check DATA --judge ... -o FILE.json`."
+    )
     trust_remote_code: bool = _option(
         False, "Run Python code that comes with the model. Only for models that you trust."
     )
@@ -89,18 +108,21 @@ class RunSettings:
     seed: int = _option(0, "Seed of every sample.")
 
     def __post_init__(self) -> None:
-        least_allowed = {"examples": 1, "max_length": 2, "new_tokens": 1, "seed": 0}
+        least_allowed = {"examples": 1, "max_length": 2, "new_tokens": 1, "seed": 0, "resamples": 0}
         for name, least in least_allowed.items():
             if getattr(self, name) < least:
                 raise _invalid(name, getattr(self, name), f"{least} or more")
-        if self.max_questions is not None and self.max_questions < 1:
-            raise _invalid("max_questions", self.max_questions, "1 or more")
+        for name in ("max_questions", "capabilities_limit"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise _invalid(name, getattr(self, name), "1 or more")
         for name in ("ratio", "protect_ratio", "keep"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise _invalid(name, value, "a fraction above 0 and below 1" + (", or auto" if name == "ratio" else ""))
             if value is not None and value > self.keep:
                 raise _invalid(name, value, f"at most --keep, {self.keep:g}")
+        if self.resamples == 1:
+            raise _invalid("resamples", 1, "0, or 2 or more")
         if not self.max_perplexity_increase >= 0:  # also catches NaN
             raise _invalid("max_perplexity_increase", self.max_perplexity_increase, "0 or more")
         if not math.isfinite(self.scale):
@@ -121,8 +143,8 @@ class RunSettings:
             if statistic not in STATISTICS:
                 raise _invalid("statistics", statistic, ", ".join(STATISTICS))
         for control in self.controls:
-            if control not in CONTROLS:
-                raise _invalid("controls", control, ", ".join(CONTROLS))
+            if control not in (*self.all_controls, "all"):
+                raise _invalid("controls", control, ", ".join((*self.all_controls, "all")))
         for axis, _ in self.questions:
             if axis not in AXES:
                 raise _invalid("questions", axis, f"{', '.join(AXES)}: the axes that a judge exists for")
@@ -138,6 +160,19 @@ class RunSettings:
         """The selector, then what was asked for, then what the rule needs."""
         needed = ("margin",) if self.rule == "coupled-signed" else ()
         return tuple(dict.fromkeys((self.selector, *self.statistics, *needed)))
+
+    @property
+    def all_controls(self) -> tuple[str, ...]:
+        return (*CONTROLS[:2], *(f"{name}-alone" for name, _ in self.concepts), *CONTROLS[2:])
+
+    @property
+    def wanted_controls(self) -> tuple[str, ...]:
+        """The controls asked for, each once; `all` stands for every one."""
+        return tuple(
+            dict.fromkeys(
+                name for asked in self.controls for name in (self.all_controls if asked == "all" else (asked,))
+            )
+        )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -75,7 +75,8 @@ def wait() -> None:
 def main() -> None:
     from spin_llm import cli, pipeline
 
-    pipeline.load_judge = lambda name: MadeUpJudge()  # type: ignore[attr-defined,assignment]
+    pipeline.load_judge = lambda name, **options: MadeUpJudge()  # type: ignore[attr-defined,assignment]
+    pipeline.load_coherence_judge = MadeUpJudge  # type: ignore[attr-defined,assignment]
     if "STOP_AT" in os.environ:
         stops = {"kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "wait": wait}
         stop_at(os.environ["STOP_AT"], stops[os.environ["STOP_HOW"]])

@@ -118,7 +118,8 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
     """`command("run", ...)` in this process, by the entry point, with the made-up judge."""
     from spin_llm import cli, pipeline
 
-    monkeypatch.setattr(pipeline, "load_judge", lambda name: driver.MadeUpJudge())
+    monkeypatch.setattr(pipeline, "load_judge", lambda name, **options: driver.MadeUpJudge())
+    monkeypatch.setattr(pipeline, "load_coherence_judge", driver.MadeUpJudge)
 
     def run(*words: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["spin-llm", *map(str, words)])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from spin_llm.errors import SpinError
 from spin_llm.scores import MatrixScores, Scores, count, top_entries
-from spin_llm.selection import Selection, random_like, select
+from spin_llm.selection import Selection, alone, overlap, random_like, same_magnitude_like, select
 
 SIZES = {"model.layers.0.mlp.up_proj.weight": (4, 6), "model.layers.1.mlp.up_proj.weight": (7, 5)}
 KEEP = 0.6
@@ -195,3 +195,54 @@ def test_the_ratio_that_an_empty_selection_names_selects_something(
         named = float(words[-1])
         assert select(concept_scores, protected_scores, ratio=named, **options).weights
         assert named != ratio
+
+
+@given(several, some, ratios, ratios)
+def test_the_regions_of_the_overlap_divide_the_union_of_the_top_sets(
+    concepts: list[Dense], protected: list[Dense], ratio: float, protect_ratio: float
+):
+    named = {f"c{i}": kept(dense) for i, dense in enumerate(concepts)}
+    spared = {f"p{i}": kept(dense) for i, dense in enumerate(protected)}
+    selection = select(named, spared, ratio=ratio, protect_ratio=protect_ratio, allow_empty=True)
+    found = overlap(selection, named, spared)
+    names = [*named, *spared]
+    assert (found["concepts"], found["protect"]) == (list(named), list(spared))
+    assert len(found["regions"]) == 2 ** len(names) - 1
+    sets = {}
+    for name, dense, part in zip(names, concepts + protected, [ratio] * len(named) + [protect_ratio] * 9, strict=False):
+        sizes = {matrix: count(part, rows * columns) for matrix, (rows, columns) in SIZES.items()}
+        sets[name] = {(m, index) for m, scores in dense.items() for index in full_sort(scores, sizes[m])}
+    assert sum(found["regions"].values()) == len(set().union(*sets.values()))
+    for region, size in found["regions"].items():
+        inside = region.split("&")
+        outside = set().union(*(sets[name] for name in names if name not in inside))
+        assert size == len(set.intersection(*(sets[name] for name in inside)) - outside)
+    assert found["regions"]["&".join(named)] == selection.weights, "in every concept's and in no protected one"
+
+
+@given(several, some, ratios, st.integers(0, 2**31))
+def test_controls_of_the_edit_s_size(concepts: list[Dense], protected: list[Dense], ratio: float, seed: int):
+    named = {f"c{i}": kept(dense) for i, dense in enumerate(concepts)}
+    spared = {f"p{i}": kept(dense) for i, dense in enumerate(protected)}
+    selection = select(named, spared, ratio=ratio, allow_empty=True)
+    by_magnitude = same_magnitude_like(selection, lambda name: concepts[0][name], seed)
+    for name, chosen in selection.indices.items():
+        size = SIZES[name][0] * SIZES[name][1]
+        like = entries(by_magnitude, name)
+        assert len(like) == len(set(like)) == min(len(chosen), size - len(chosen))
+        assert like == sorted(like)
+        assert not set(like) & set(chosen.tolist())
+        assert all(0 <= index < size for index in like)
+    for i, concept in enumerate(named):
+        own = alone(selection, concept, named, spared)
+        assert set(own.indices) <= set(selection.indices)
+        for name, chosen in selection.indices.items():
+            size = SIZES[name][0] * SIZES[name][1]
+            others = [*protected, *concepts[:i], *concepts[i + 1 :]]
+            safe = set().union(*(full_sort(dense[name], count(ratio, size)) for dense in others))
+            ranked = [index for index in full_sort(concepts[i][name], count(KEEP, size)) if index not in safe]
+            assert entries(own, name) == sorted(ranked[: len(chosen)])
+            assert len(concepts) == 1 or not set(entries(own, name)) & set(chosen.tolist())
+    if len(concepts) == 1:
+        same = alone(selection, "c0", named, spared)
+        assert all(torch.equal(same.indices[name], chosen) for name, chosen in selection.indices.items())

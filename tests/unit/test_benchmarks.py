@@ -20,7 +20,7 @@ from spin_llm.models import editable_matrices
 from spin_llm.scores import importance
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("common", "baselines", "work", "scoring", "precision")
+NAMES = ("common", "baselines", "work", "scoring", "precision", "generation")
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +151,19 @@ def test_the_precision_benchmark_runs(benchmarks: dict[str, Any], tiny_folder: T
     for rows in found.values():
         assert rows.keys() == {"0.005"}, "a ratio below one weight is left out"
         assert 0 < rows["0.005"]["top"]["fairness"] <= 1
+
+
+def test_the_generation_benchmark_compares_the_same_answers(
+    benchmarks: dict[str, Any], tiny_folder: TinyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    output = tmp_path / "generation.json"
+    given = ["--model", str(tiny_folder("llama")), "--template", "raw", "--dtype", "float32", "--threads", "1"]
+    given += ["--prompts", "11", "--new-tokens", "5", "--rounds", "2", "--output", str(output)]
+    benchmarks["generation"].main(given)
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert set(found) == {"speed", "parts"}
+    for section in found.values():
+        assert len({row["tokens"] for row in section["rates"].values()}) == 1
+        assert all(len(row["tokens_a_second"]["rounds"]) == 2 for row in section["rates"].values())
+        assert len(section["ours_times"]) == 2
+    assert "ours / one at a time" in capsys.readouterr().out

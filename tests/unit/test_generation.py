@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from spin_llm.data import render_prompt
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import generation
-from spin_llm.evaluate.generation import Answer, end_tokens, generate, plain_generation, plan_batches
+from spin_llm.evaluate.decoding import plain_generation
+from spin_llm.evaluate.generation import Answer, end_tokens, generate, plan_batches
 from spin_llm.models import LoadedModel
 
 PROMPTS = (

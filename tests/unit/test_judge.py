@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.judge import SHIPPED, Verdict, load_judge
-from spin_llm.evaluate.judge_check import auc_interval, check_judge, quality_of
+from spin_llm.evaluate.judge_check import auc_interval, check_judges, quality_of
 from spin_llm.evaluate.judge_fit import fit_judge, read_labelled, read_with, row_labels, threshold_at_rate
 
 KIND, UNKIND = "that is not fair to anybody at all", "yes they are all like that"
@@ -116,7 +116,7 @@ def test_too_few_labels_is_an_error(tiny_folder, tmp_path: Path) -> None:
 
 def test_check_counts_what_could_not_be_judged(judge_file: Path) -> None:
     rows = [*labelled(n=12), dict(labelled(n=1)[0], answer="")]
-    found = check_judge(load_judge(str(judge_file), label="safe"), rows)["fairness"]
+    found = check_judges({"mine": load_judge(str(judge_file), label="safe")}, rows)["judges"]["mine"]["fairness"]
     assert (found["n"], found["unparsed"], found["label"]) == (12, 1, "safe")
     assert found["accuracy"] > 0.8
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 import re
 import xml.etree.ElementTree as ElementTree
@@ -12,13 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_run import HOSTILE, axis_entry, full_axes, full_results, make_full_run
 
 from spin_llm.errors import SpinError
 from spin_llm.files import write_json, write_jsonl
-from spin_llm.report import COLUMNS, headline, table_rows, verdict, verdict_sentence, write_report
-from spin_llm.report.page import INPUTS, escape_markdown, share_text
+from spin_llm.report import COLUMNS, compare_runs, headline, table_rows, verdict, verdict_sentence, write_report
+from spin_llm.report.board import make_board, scale_of
+from spin_llm.report.charts import CENTRES, draw_overlap, region_outline
+from spin_llm.report.page import INPUTS, read_results
+from spin_llm.report.parts import OPTIONAL, overlap_part
 from spin_llm.report.place import edit_place, matrix_column
-from spin_llm.report.transcripts import Transcript, choose
+from spin_llm.report.render import escape_markdown, script_json
+from spin_llm.report.summary import cautions
+from spin_llm.report.transcripts import Side, Transcript, choose, pair_transcripts, script_data
+from spin_llm.report.wording import number, share_text
 
 ATTACK = '</script><script>document.title = "owned"</script><img src="https://evil.example/x.png" onerror="alert(1)">'
 FACETS = {"fairness": ["gender", "religion"], "privacy": ["address", "health"], "over_refusal": ["look-alike"]}
@@ -162,7 +170,8 @@ def page(run: Path) -> str:
 
 
 def test_writes_every_file(run: Path) -> None:
-    figures = {f"{name}.{end}" for name in ("edited-weights", "differences") for end in ("png", "svg")}
+    drawn = ("edited-weights", "differences", "dose-response")
+    figures = {f"{name}.{end}" for name in drawn for end in ("png", "svg")}
     assert {path.name for path in (run / "figures").iterdir()} == figures
     assert {path.name for path in run.iterdir()} == {*INPUTS, "report.html", "report.md", "figures"}
     for path in (run / "figures").glob("*.svg"):
@@ -184,13 +193,13 @@ def test_page_loads_nothing(page: str) -> None:
 def test_attack_in_an_answer_stays_text(page: str) -> None:
     parsed = Page(page)
     assert len(parsed.scripts) == 2
-    others = json.loads(parsed.scripts[0])
-    assert len(others) == 3 * 30
-    assert any(ATTACK in transcript["edited_answer"] for transcript in others)
+    items = json.loads(parsed.scripts[0])["items"]
+    assert len(items) == 3 * 40
+    assert any(ATTACK in str(side[0]) for item in items for side in item["sides"])
     assert "owned" not in parsed.scripts[1]
     assert not [attributes for _, attributes in parsed.tags if any(name.startswith("on") for name in attributes)]
     assert "<img" not in page
-    assert page.count("&lt;/script&gt;") > 0  # shown in the ten, escaped
+    assert page.count("&lt;/script&gt;") > 0  # in a card that is there without JavaScript, escaped
 
 
 def test_script_hash_matches_the_policy(page: str) -> None:
@@ -213,7 +222,7 @@ def test_attack_in_markdown_stays_text(run: Path) -> None:
 def test_markdown_tables_have_no_gaps(run: Path) -> None:
     lines = (run / "report.md").read_text(encoding="utf-8").split("\n")
     heads = [place for place, line in enumerate(lines) if re.fullmatch(r"\|( --- \|)+", line)]
-    assert len(heads) == 9
+    assert len(heads) == 10
     for place in heads:
         columns = lines[place].count("---")
         assert lines[place - 2] == ""
@@ -225,7 +234,7 @@ def test_markdown_tables_have_no_gaps(run: Path) -> None:
 def test_table_numbers() -> None:
     rows = {(row.axis, row.control): row for row in table_rows(make_results())}
     fairness = rows["fairness", None]
-    assert fairness.cells[1:7] == ("150", "31.3%", "44.0%", "+12.7 pp", "+4.7 to +20.7", "0.003")
+    assert fairness.cells[1:8] == ("150", "31.3%", "44.0%", "+12.7 pp", "+4.7 to +20.7", "0.003", "–")
     assert fairness.reading == "improved: interval leaves out 0"
     assert len(fairness.cells) == len(COLUMNS)
     assert rows["perplexity", None].cells[2:7] == ("5.19", "5.54", "+0.35", "+0.28 to +0.43", "–")
@@ -241,9 +250,9 @@ def test_not_measurable_is_said_and_not_interpreted(run: Path, page: str) -> Non
     privacy = next(row for row in table_rows(make_results()) if row.axis == "privacy")
     assert privacy.reading == "not measurable with this judge"
     assert "privacy awareness is not measurable with this judge" in headline(make_results())
-    assert page.count("not measurable with this judge") >= 4  # headline, judge, table, transcripts
+    assert page.count("not measurable with this judge") >= 3  # headline, table, transcripts
     assert "not measurable with this judge" in (run / "report.md").read_text(encoding="utf-8")
-    assert page.index("AUC 0.56") < page.index("<table")
+    assert page.index("AUC 0.56") < page.index('id="results"')
 
 
 @pytest.mark.parametrize(
@@ -273,14 +282,14 @@ def test_headline_names_refusals_that_may_explain_a_gain() -> None:
     assert "refusing more may explain the gain" in headline(results)
 
 
-def test_a_control_that_improves_is_said(tmp_path: Path) -> None:
+def test_a_control_that_improves_is_said(tmp_path: Path, without_figures: None) -> None:
     results = make_results()
     results["controls"]["random"]["axes"]["fairness"] |= {"ci95": [0.01, 0.05]}
     text = write_report(make_run(tmp_path / "run", results)).read_text(encoding="utf-8")
     assert "The control “random” improved fairness awareness too." in text
 
 
-def test_no_controls_no_ratios_no_facets_no_edit(tmp_path: Path) -> None:
+def test_no_controls_no_ratios_no_facets_no_edit(tmp_path: Path, without_figures: None) -> None:
     results = make_results() | {"controls": {}, "ratio_table": [], "facets": {}}
     text = write_report(make_run(tmp_path / "run", results)).read_text(encoding="utf-8")
     assert "No control was run" in text
@@ -292,7 +301,7 @@ def test_no_controls_no_ratios_no_facets_no_edit(tmp_path: Path) -> None:
     assert not (tmp_path / "compared" / "figures" / "edited-weights.png").exists()
 
 
-def test_a_run_without_answers_says_so(tmp_path: Path) -> None:
+def test_a_run_without_answers_says_so(tmp_path: Path, without_figures: None) -> None:
     folder = make_run(tmp_path / "run")
     for name in ("generations.jsonl", "verdicts.jsonl"):
         write_jsonl(folder / name, [])
@@ -320,7 +329,7 @@ def test_results_that_lack_a_part_are_a_spin_error(tmp_path: Path) -> None:
 def test_equal_input_gives_equal_bytes(run: Path, tmp_path: Path) -> None:
     again = write_report(make_run(tmp_path / "elsewhere")).parent
     made = [path.relative_to(run) for path in run.rglob("*") if path.is_file() and path.name not in INPUTS]
-    assert len(made) == 6
+    assert len(made) == 8
     for path in made:
         assert (run / path).read_bytes() == (again / path).read_bytes(), path
 
@@ -336,8 +345,8 @@ def test_place_counts_every_weight_once() -> None:
 
 
 def transcript(place: int, change: str) -> Transcript:
-    values = dict.fromkeys(Transcript.__dataclass_fields__, "")
-    return Transcript(**values | {"id": f"fairness-{place:04d}", "change": change})
+    side = Side("", 1, True, True, 1, None, change)
+    return Transcript(f"fairness-{place:04d}", "fairness", "", "", {"base": side, "edited": side})
 
 
 @pytest.mark.parametrize(
@@ -359,15 +368,14 @@ def test_shown_transcripts_are_balanced(gains: int, losses: int, same: int, expe
 
 
 def test_over_refusal_gain_is_fewer_refusals(run: Path) -> None:
-    from spin_llm.report.transcripts import pair_transcripts
-
     row = {"id": "over_refusal-0", "axis": "over_refusal", "facet": None, "prompt": "", "answer": "", "tokens": 3}
     generations = [row | {"model": model, "finished": True} for model in ("base", "edited")]
     judged = {"judge": "refusal", "probability": None, "parsed": True}
     verdicts = [judged | row | {"model": "base", "verdict": 1}, judged | row | {"model": "edited", "verdict": 0}]
     (group,) = pair_transcripts(generations, verdicts, copy.deepcopy(make_results()))
     assert group.shown[0].change == "gain"
-    assert (group.shown[0].base_verdict, group.shown[0].edited_verdict) == ("refused", "answered")
+    sides = group.shown[0].sides
+    assert [group.verdict_text(sides[model]) for model in ("base", "edited")] == ["refused", "answered"]
 
 
 @pytest.mark.parametrize(
@@ -379,3 +387,268 @@ def test_share_text(share: float, text: str) -> None:
 
 def test_escape_markdown() -> None:
     assert escape_markdown("a|b\n<b>*c* _d_ up_proj") == r"a\|b<br>&lt;b&gt;\*c\* \_d\_ up_proj"
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of a report's time, and these tests look at none of it."""
+    monkeypatch.setattr("spin_llm.report.page.draw", lambda run, results, place: {})
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_full_run(tmp_path_factory.mktemp("full") / "run", controls=("random",))
+    write_report(folder)
+    return folder
+
+
+def test_a_full_run_shows_every_part(full: Path) -> None:
+    text = (full / "report.html").read_text(encoding="utf-8")
+    markdown = (full / "report.md").read_text(encoding="utf-8")
+    names = ("edited-weights", "differences", "overlap", "dose-response", "phrases", "facets")
+    assert {path.stem for path in (full / "figures").iterdir()} == set(names)
+    for path in (full / "figures").glob("*.svg"):
+        ElementTree.parse(path)
+        assert 'fill="white"' in path.read_text(encoding="utf-8")
+    for anchor in re.findall(r'<a href="#(\w+)">', text[text.index("<nav") : text.index("</nav>")]):
+        assert f'<h2 id="{anchor}"' in text
+    assert text.count('<a href="#') == 12  # one to each section
+    for words in ("Jaccard index", "hellaswag", "English only.", "0.62", "Cautionary phrases", "Rogan"):
+        assert words.lower() in text.lower(), words
+    for words in ("Jaccard index", "hellaswag", "English only.", "0.62", "Corrected for the judge's errors"):
+        assert words.lower() in markdown.lower(), words
+    assert "0.172" not in text  # a rate is shown in percent
+
+
+def test_every_optional_part_may_be_absent_alone(full: Path, tmp_path: Path) -> None:
+    from spin_llm.report.page import sections
+    from spin_llm.report.render import render_page
+
+    run, results = read_results(full)
+    place = edit_place(results["edit"])
+    common = {"place": place, "transcripts": [], "others": script_data([]), "drawn": []}
+    for part, empty in OPTIONAL.items():
+        context = {**sections(run, {**results, part: empty}), **common}
+        text = render_page("template.html.j2", {**context, "drawn": []}, script="script.js")
+        assert text.endswith("</html>\n") or text.endswith("</html>")
+
+
+def test_the_size_of_a_plain_run(tmp_path: Path) -> None:
+    report = write_report(make_full_run(tmp_path / "run", controls=()))
+    assert report.stat().st_size < 1_000_000  # 405 questions, two models
+
+
+def test_a_page_with_every_part_loads_nothing(full: Path) -> None:
+    test_page_loads_nothing((full / "report.html").read_text(encoding="utf-8"))
+
+
+def test_nothing_hostile_leaves_its_place(full: Path) -> None:
+    text = (full / "report.html").read_text(encoding="utf-8")
+    parsed = Page(text)
+    assert len(parsed.scripts) == 2
+    assert not [attributes for _, attributes in parsed.tags if any(name.startswith("on") for name in attributes)]
+    assert "<img" not in text
+    assert "\u2028" not in parsed.scripts[0]
+    assert "{{ 7 * 7 }}" in json.loads(parsed.scripts[0])["items"][0]["prompt"] + json.dumps(
+        json.loads(parsed.scripts[0])
+    )
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_script_json_reads_back_and_ends_nothing(text: str) -> None:
+    written = script_json({"answer": text})
+    assert json.loads(written) == {"answer": text}
+    assert not set("<>&'\u2028\u2029") & set(written)
+
+
+def test_half_a_surrogate_pair_is_written_as_a_replacement() -> None:
+    row = {
+        "id": "a",
+        "axis": "fairness",
+        "facet": None,
+        "prompt": "\ud800?",
+        "answer": "x",
+        "tokens": 1,
+        "finished": True,
+    }
+    rows = [row | {"model": model} for model in ("base", "edited")]
+    (group,) = pair_transcripts(rows, [], make_results())
+    assert group.shown[0].prompt.encode("utf-8").endswith(b"?")
+
+
+def test_script_data_says_equal_answers_once() -> None:
+    row = {"axis": "fairness", "facet": "age", "prompt": "?", "tokens": 2, "finished": True}
+    rows = [
+        row | {"id": "f-1", "model": model, "answer": answer}
+        for model, answer in (("random", "no"), ("base", "yes"), ("edited", "yes"))
+    ]
+    verdicts = [
+        {"id": "f-1", "axis": axis, "model": "edited", "judge": "local-nli", "probability": 0.25, "verdict": 0}
+        for axis in ("fairness", "coherence")
+    ]
+    data = script_data(pair_transcripts(rows, verdicts, make_results()))
+    assert data["models"] == ["base", "edited", "random"]
+    (item,) = data["items"]
+    assert item["sides"] == [
+        ["yes", 2, 1, -1, None, "", -1],
+        [0, 2, 1, 0, 0.25, "unparsed", 0],
+        ["no", 2, 1, -1, None, "unparsed", -1],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"p": 0.01, "p_holm": 0.06}, "improved by the interval, but weak: Holm p = 0.060"),
+        ({"p": 0.06, "p_holm": 0.01}, "improved: interval leaves out 0"),
+        ({"p": 0.01, "p_holm": None}, "improved: interval leaves out 0"),
+        ({"mde": 0.09, "ci95": [-0.1, 0.2]},
+         "no change shown: interval includes 0; a change under 9.0 pp could not have been seen reliably"),
+        ({"better": None}, "changed: interval leaves out 0"),
+    ],
+)  # fmt: skip
+def test_holm_decides_what_is_weak_and_unchanged_names_what_was_not_seen(more: dict[str, Any], words: str) -> None:
+    assert verdict_sentence(axis_result(0.3, 0.4, 0.01, 0.2) | more) == words
+
+
+def test_headline_names_broken_answers_that_may_explain_a_gain() -> None:
+    results = {"axes": full_axes(), "controls": {}}
+    assert headline(results).endswith("but coherence got worse (weak evidence): broken answers may explain the gain.")
+    results["axes"]["coherence"]["ci95"] = [-0.05, 0.01]
+    assert "coherence" not in headline(results)
+    assert "(95% interval +3.9 to +17.0 pp)" in headline(results)
+
+
+def test_a_control_that_reaches_the_edit_is_said() -> None:
+    def said(low: float, high: float) -> list[str]:
+        axes = full_axes()
+        control = {
+            "weights": 1,
+            "axes": {"fairness": axes["fairness"] | {"delta": (low + high) / 2, "ci95": [low, high]}},
+        }
+        return [line for line in cautions({"axes": axes, "controls": {"random": control}}) if "random" in line]
+
+    assert said(-0.05, 0.05) == []
+    assert "cannot be told from the edit on fairness awareness" in said(-0.05, 0.11)[0]
+    assert said(0.01, 0.11) == ["The control “random” improved fairness awareness too."]
+
+
+def test_board_has_the_controls_and_the_judge_beside_every_axis() -> None:
+    results = {**OPTIONAL, **full_results(("random", "released"))}
+    first, cost = make_board(results)
+    assert [one.axis for one in first.entries] == ["fairness", "privacy", "over_refusal", "coherence"]
+    assert [one.label for one in cost.entries] == ["Perplexity", "KL to the base", "Hellaswag", "Wikitext"]
+    for one in first.entries:
+        assert [line.name for line in one.lines] == ["the edit", "random", "released"]
+        assert any(fact.startswith("judge AUC 0.9") for fact in one.facts)
+        zeros = {line.zero for line in one.lines}
+        assert zeros == {first.entries[0].lines[0].zero}  # one scale for all rates
+    privacy = first.entries[1]
+    assert "a change under 8.7 pp could not have been seen reliably" in privacy.facts
+    assert privacy.unseen_band is not None
+    low, high = privacy.unseen_band
+    assert math.isclose((low + high) / 2, privacy.lines[0].zero, abs_tol=1e-3)
+    assert "corrected for the judge's errors +13.1 pp (+2.0 to +26.0 pp)" in first.entries[0].facts
+    assert cost.entries[3].values == "25.10 → 26.00"  # a word perplexity is no rate
+
+
+def test_scale_holds_zero_and_every_interval() -> None:
+    scale = scale_of([axis_entry(0.1, 0.2, 0.05, 0.15), axis_entry(0.1, 0.1, -0.2, 0.2)])
+    places = [scale.place(value) for value in (-0.2, 0.0, 0.2)]
+    assert 0 < places[0] < places[1] < places[2] < 1
+    assert scale_of([axis_entry(0.0, 0.0, 0.0, 0.0)]).place(0.0) == 0.5
+
+
+def test_overlap_counts_every_region_once() -> None:
+    overlap = overlap_part(
+        {"concepts": ["a", "b"], "protect": ["g"], "regions": {"a": 1, "b&a": 2, "g&a&b": 4, "g": 8}}
+    )
+    assert overlap is not None
+    assert overlap.size(overlap.edited) == 2
+    assert [overlap.total(name) for name in ("a", "b", "g")] == [7, 6, 12]
+    assert overlap_part(None) is None
+
+
+def test_venn_region_lies_in_both_concepts_and_not_in_the_protected_circle() -> None:
+    points = region_outline([0, 1])
+    assert len(points) > 100
+    inside, outside = [math.dist((0.0, 0.86), CENTRES[number]) for number in (0, 1)], math.dist((0.0, 0.86), CENTRES[2])
+    assert max(inside) < 1 < outside
+    for point in points:
+        assert all(math.dist(point, CENTRES[number]) < 1 + 1e-9 for number in (0, 1))
+        assert math.dist(point, CENTRES[2]) > 1 - 1e-9
+
+
+def test_other_numbers_of_sets_are_drawn_as_an_upset_plot() -> None:
+    regions = {"a": 5, "a&b": 3, "a&b&c": 2, "a&b&c&g": 1, "g": 7}
+    overlap = overlap_part({"concepts": ["a", "b", "c"], "protect": ["g"], "regions": regions})
+    assert overlap is not None
+    bars, sets = draw_overlap(overlap).axes
+    assert [round(bar.get_height()) for bar in bars.patches] == [7, 5, 3, 2, 1]
+    assert [label.get_text() for label in sets.get_yticklabels()] == ["a", "b", "c", "g"]
+
+
+def test_numbers_of_lengths_and_perplexity_metrics_are_no_rates() -> None:
+    assert number(52.14, "length") == "52.1"
+    assert number(25.1, "word_perplexity") == "25.10"
+    assert number(0.431, "acc_norm") == "43.1%"
+
+
+def test_compared_runs_are_aligned(tmp_path: Path) -> None:
+    folders = [make_full_run(tmp_path / name, sizes={"fairness": 3}, controls=()) for name in ("first", "second")]
+    run = json.loads((folders[1] / "run.json").read_text(encoding="utf-8"))
+    run["settings"]["seed"] = 1
+    write_json(folders[1] / "run.json", run)
+    output = compare_runs(folders, tmp_path / "compare.html")
+    text, markdown = (path.read_text(encoding="utf-8") for path in (output, tmp_path / "compare.md"))
+    test_page_loads_nothing(text)
+    assert text.count('<th scope="row">first</th>') == 6 + 1  # one row an axis, and what was edited
+    assert "must not be compared" not in text
+    assert "| seed | 0 | 1 |" in markdown
+    assert "script-src 'none'" in text
+    with pytest.raises(SpinError, match="exists"):
+        compare_runs(folders, output)
+    assert compare_runs(folders, output, overwrite=True) == output
+    with pytest.raises(SpinError, match="twice"):
+        compare_runs([folders[0], folders[0]], tmp_path / "other.html")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda run, results: run["model"].update(fingerprint="other"), "The bases differ"),
+        (lambda run, results: run["data"][4].update(sha256="other"), "The prompts differ between runs"),
+        (lambda run, results: results["judge"].update(name="other"), "The judge differs between runs"),
+        (
+            lambda run, results: results["judge"]["quality"]["fairness"].update(auc=0.5),
+            "The judge differs between runs",
+        ),
+        (lambda run, results: run["settings"].update(new_tokens=8), "new_tokens differs"),
+        (lambda run, results: results["axes"]["privacy"].update(base=0.5), "The base scored differently"),
+        (lambda run, results: results["axes"].pop("coherence"), "1 of 2 runs did not measure this axis"),
+    ],
+)
+def test_what_forbids_a_comparison_is_said(tmp_path: Path, change: Any, words: str) -> None:
+    folders = [make_full_run(tmp_path / name, sizes={"fairness": 1}, controls=()) for name in ("first", "second")]
+    run, results = (
+        json.loads((folders[1] / name).read_text(encoding="utf-8")) for name in ("run.json", "results.json")
+    )
+    change(run, results)
+    write_json(folders[1] / "run.json", run)
+    write_json(folders[1] / "results.json", results)
+    text = compare_runs(folders, tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert words in text
+    assert words in (tmp_path / "compare.md").read_text(encoding="utf-8").replace("\\_", "_")
+
+
+def test_the_command_compares_several_runs(tmp_path: Path, without_figures: None) -> None:
+    from typer.testing import CliRunner
+
+    from spin_llm.cli import app
+
+    folders = [str(make_full_run(tmp_path / name, sizes={"fairness": 1}, controls=())) for name in ("first", "second")]
+    output = tmp_path / "both.html"
+    result = CliRunner().invoke(app, ["report", *folders, "-o", str(output)])
+    assert result.output == f"{output}\n"
+    assert output.with_suffix(".md").is_file()
+    assert isinstance(CliRunner().invoke(app, ["report", folders[0], "-o", str(output)]).exception, SpinError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spin_llm.data.examples import Example, encode, encode_all, render_prompt, resolve_template
+from spin_llm.data.examples import Example, encode, encode_all, render_messages, render_prompt, resolve_template
 from spin_llm.data.sources import (
     Pair,
     PairSet,
@@ -25,6 +25,7 @@ __all__ = [
     "encode_all",
     "load_pairs",
     "load_questions",
+    "render_messages",
     "render_prompt",
     "resolve_template",
     "rows_sha256",

@@ -11,7 +11,7 @@ batching and padding; an end-of-turn token after the response.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,24 +94,29 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, template: str
     """Token ids of a prompt up to where the response starts; the same for scoring and for generation."""
     template = resolve_template(tokenizer, template)
     if template == "chat":
-        return _render_chat(tokenizer, prompt)
+        return render_messages(tokenizer, [{"role": "user", "content": prompt}])
     ids = _token_ids(tokenizer, prompt, special=True)
     if template == "released":
         return ids
     return _one_bos(tokenizer, ids[:-1] if ids and _appends_eos(tokenizer) else ids)
 
 
-def _render_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+def render_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids of chat messages ({"role", "content"}) with the generation prompt.
+
+    Raises SpinError when the tokenizer has no chat template, or it fails on these messages.
+    """
     from jinja2 import TemplateError
 
-    message = [{"role": "user", "content": prompt}]
+    resolve_template(tokenizer, "chat")
     try:
         encoding: Any = tokenizer.apply_chat_template(
-            message, add_generation_prompt=True, tokenize=True, return_dict=True
+            [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=True
         )
     except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
         raise SpinError(
-            f"The model's chat template fails on one user message: {error}",
+            f"The model's chat template fails on messages of these roles: {roles}: {error}",
             cause="a template that asks for other roles or extra values.",
             change="give --template raw.",
         ) from None

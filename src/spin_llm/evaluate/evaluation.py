@@ -1,32 +1,48 @@
 """Two models, or more, on the same questions: answers, verdicts, paired results.
 
-In: views of models (the base, the edited, controls), questions by axis, held-back general pairs, a judge. Out:
-`generations.jsonl`, `verdicts.jsonl` and the `axes`, `controls`, `facets` and `judge` parts of `results.json`
-(docs/method.md). Equal answers to a question get one verdict. A verdict that could not be had counts as not aware (not
-refused), and is counted beside the rate. Left out: how the edited model came about.
+In: views of models (the base, the edited, controls), questions by axis, held-back general pairs, a judge, and one of
+coherence. Out: `generations.jsonl`, `verdicts.jsonl` and the `axes`, `controls`, `facets`, `style`, `phrases` and
+`judge` parts of `results.json` (docs/method.md, docs/axes.md). Equal answers to a question get one verdict. A verdict
+that could not be had counts as not aware (not refused, not coherent), and is counted beside the rate. Left out: how the
+edited model came about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from spin_llm.data import Example, Question
 from spin_llm.errors import SpinError
+from spin_llm.evaluate.coherence import AXIS as COHERENCE
+from spin_llm.evaluate.coherence import CONCEPTS, coherence_quality
+from spin_llm.evaluate.correction import corrected
 from spin_llm.evaluate.generation import NEW_TOKENS, generate
 from spin_llm.evaluate.judge import Judge, Verdict
+from spin_llm.evaluate.judging import judged_axes, remembering
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
-from spin_llm.evaluate.statistics import Paired, paired_perplexity, paired_rates, weighted_mean
-from spin_llm.files import read_jsonl, sync_append, write_jsonl
+from spin_llm.evaluate.phrases import phrase_shifts
+from spin_llm.evaluate.robustness import limits
+from spin_llm.evaluate.server import ServerCompleter, server_answers
+from spin_llm.evaluate.statistics import Paired, holm, paired_perplexity, paired_rates, weighted_mean
+from spin_llm.evaluate.style import by_axis, style_of
+from spin_llm.files import read_progress, sync_append, write_jsonl
 from spin_llm.progress import SILENT, Console
 
 BASE = "base"
 EDITED = "edited"
+METRICS = {
+    "over_refusal": "refusal rate on benign questions",
+    COHERENCE: "share of answers to fairness and privacy questions judged coherent",
+}
 Rows = list[dict[str, Any]]
+Served = Callable[[], AbstractContextManager[ServerCompleter]]  # a view of a model behind a URL
+Verdicts = dict[tuple[str, str, str], Verdict]  # by axis of the question, prompt and answer
 
 
 @dataclass(frozen=True)
@@ -42,28 +58,37 @@ class Evaluation:
 
 
 def evaluate(
-    views: Mapping[str, View], evaluation: Evaluation, judge: Judge, folder: Path, *, console: Console = SILENT
+    views: Mapping[str, View | Served],
+    evaluation: Evaluation,
+    judge: Judge,
+    folder: Path,
+    *,
+    coherence: Judge | None = None,
+    console: Console = SILENT,
 ) -> dict[str, Any]:
     """Answer, judge and compare.
 
-    `views` has `base` first, then `edited`, then any controls, each against the base.     Writes generations.jsonl and
-    verdicts.jsonl into `folder`; unfinished answers are kept under `folder`/progress and     taken up again. Returns
-    the measured part of results.json.
+    `views` has `base` first, then `edited`, then any controls, each against the base. `coherence` judges that axis,
+    which is left out without it; perplexity and kl are left out without general pairs, which a model behind a URL
+    cannot be given. Writes generations.jsonl and verdicts.jsonl into `folder`; unfinished answers are kept under
+    `folder`/progress and taken up again. Returns the measured part of results.json.
     """
     if list(views)[:2] != [BASE, EDITED]:
         raise ValueError(f"views must start with {BASE!r} and {EDITED!r}, not {list(views)[:2]}")
     rows = [row for name, view in views.items() for row in answers(name, view, evaluation, folder, console=console)]
     write_jsonl(folder / "generations.jsonl", rows)
-    verdicts = judge_rows(judge, rows, console=console)
+    kept = remembering(judge, folder / "progress" / "judged.jsonl")
+    verdicts = judge_rows(kept, rows, coherence=coherence, console=console)
     write_jsonl(folder / "verdicts.jsonl", verdicts)
-    likelihoods = {}
-    for name in list(views)[1:]:
+    likelihoods: dict[str, Likelihoods | None] = dict.fromkeys(list(views)[1:])
+    for name in likelihoods if evaluation.general else ():
+        base, edited = cast(View, views[BASE]), cast(View, views[name])
         with console.bar(f"perplexity, {name}", len(evaluation.general)) as advance:
-            likelihoods[name] = compare_likelihoods(views[BASE], views[name], evaluation.general, progress=advance)
-    return measured(verdicts, rows, likelihoods, judge, seed=evaluation.seed)
+            likelihoods[name] = compare_likelihoods(base, edited, evaluation.general, progress=advance)
+    return measured(verdicts, rows, likelihoods, judge, coherence=coherence, seed=evaluation.seed)
 
 
-def answers(name: str, view: View, evaluation: Evaluation, folder: Path, *, console: Console = SILENT) -> Rows:
+def answers(name: str, view: View | Served, evaluation: Evaluation, folder: Path, *, console: Console = SILENT) -> Rows:
     """One row per question of the model `name`, in the questions' order; batches done before a kill are not run
     again."""
     asked = [
@@ -71,13 +96,13 @@ def answers(name: str, view: View, evaluation: Evaluation, folder: Path, *, cons
     ]
     done_file = folder / "progress" / f"answers-{name}.jsonl"
     done_file.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["index"]: row for row in _complete_lines(done_file)}
+    done = {row["index"]: row for row in read_progress(done_file)}
     prompts = [question.prompt for _, _, question in asked]
     with console.bar(f"answers, {name}", len(prompts)) as advance, view() as loaded:
         advance(len(done))
-        batches = generate(
-            loaded, prompts, template=evaluation.template, new_tokens=evaluation.new_tokens, skip=frozenset(done)
-        )
+        options: dict[str, Any] = {"template": evaluation.template, "new_tokens": evaluation.new_tokens}
+        made: Any = server_answers if isinstance(loaded, ServerCompleter) else generate
+        batches = made(loaded, prompts, skip=frozenset(done), **options)
         for batch in batches:
             new = [{"index": a.index, "answer": a.text, "tokens": a.tokens, "finished": a.finished} for a in batch]
             sync_append(done_file, new)
@@ -96,63 +121,82 @@ def answers(name: str, view: View, evaluation: Evaluation, folder: Path, *, cons
     ]
 
 
-def _complete_lines(path: Path) -> Rows:
-    """The rows of a progress file; a last line that a kill cut short is dropped from the file."""
-    if not path.exists():
-        return []
-    text = path.read_bytes()
-    end = text.rfind(b"\n") + 1
-    if end != len(text):
-        with path.open("r+b") as file:
-            file.truncate(end)
-    return read_jsonl(path)
+def judge_rows(judge: Judge, rows: Rows, *, coherence: Judge | None = None, console: Console = SILENT) -> Rows:
+    """Verdict rows, one per generation row, then with `coherence` one more per answer to a question on a concept.
 
-
-def judge_rows(judge: Judge, rows: Rows, *, console: Console = SILENT) -> Rows:
-    """Verdict rows, one per generation row.
-
-    Each distinct (axis, prompt, answer) is judged once.
+    Each distinct (axis, prompt, answer) is judged once; axes that the judge does not judge are left out, with a line.
     """
-    verdicts: dict[tuple[str, str, str], Verdict] = {}
-    for axis in dict.fromkeys(row["axis"] for row in rows):
+    verdicts: Verdicts = {}
+    coherent: Verdicts = {}
+    axes = list(dict.fromkeys(row["axis"] for row in rows))
+    judged = judged_axes(judge, axes, console)
+    for axis in axes:
         pairs = list(dict.fromkeys((row["prompt"], row["answer"]) for row in rows if row["axis"] == axis))
-        with console.bar(f"judging, {axis}", len(pairs)) as advance:
-            judged = judge(axis, [prompt for prompt, _ in pairs], [answer for _, answer in pairs], advance)
-        verdicts.update(((axis, *pair), verdict) for pair, verdict in zip(pairs, judged, strict=True))
-    return [
-        {
-            "id": row["id"],
-            "axis": row["axis"],
-            "model": row["model"],
-            "judge": judge.name,
-            "probability": verdict.probability,
-            "verdict": verdict.verdict,
-            "parsed": verdict.verdict is not None,
-        }
-        for row in rows
-        for verdict in [verdicts[row["axis"], row["prompt"], row["answer"]]]
-    ]
+        if axis in judged:
+            verdicts |= judge_pairs(judge, axis, pairs, f"judging, {axis}", console)
+        if coherence and axis in CONCEPTS:  # at once: two judges with one feature model share what it read last
+            coherent |= judge_pairs(coherence, axis, pairs, f"coherence, {axis}", console)
+    found = [verdict_row(row, row["axis"], judge, verdicts) for row in rows if row["axis"] in judged]
+    if coherence:
+        found += [verdict_row(row, COHERENCE, coherence, coherent) for row in rows if row["axis"] in CONCEPTS]
+    return found
+
+
+def judge_pairs(judge: Judge, axis: str, pairs: Sequence[tuple[str, str]], title: str, console: Console) -> Verdicts:
+    """{(axis, prompt, answer): verdict} of (prompt, answer) `pairs`."""
+    with console.bar(title, len(pairs)) as advance:
+        judged = judge(axis, [prompt for prompt, _ in pairs], [answer for _, answer in pairs], advance)
+    return {(axis, *pair): verdict for pair, verdict in zip(pairs, judged, strict=True)}
+
+
+def verdict_row(row: Mapping[str, Any], axis: str, judge: Judge, verdicts: Verdicts) -> dict[str, Any]:
+    """One row of verdicts.jsonl. `axis` is the question's axis, or `coherence` under the same id."""
+    verdict = verdicts[row["axis"], row["prompt"], row["answer"]]
+    return {
+        "id": row["id"],
+        "axis": axis,
+        "model": row["model"],
+        "judge": judge.name,
+        "probability": verdict.probability,
+        "verdict": verdict.verdict,
+        "parsed": verdict.verdict is not None,
+        **({} if verdict.mass is None else {"mass": verdict.mass}),
+    }
 
 
 def measured(
-    verdicts: Rows, generations: Rows, likelihoods: Mapping[str, Likelihoods], judge: Judge, *, seed: int = 0
+    verdicts: Rows,
+    generations: Rows,
+    likelihoods: Mapping[str, Likelihoods | None],
+    judge: Judge,
+    *,
+    coherence: Judge | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """The measured part of results.json from verdicts and losses: `axes`, `controls`, `facets`, `judge`."""
+    """The measured part of results.json from answers, verdicts and losses."""
     quality = judge.quality()
+    if coherence and (pooled := coherence_quality(coherence.quality())):
+        quality = {**quality, COHERENCE: pooled}
+    answered = by_axis(generations, BASE, EDITED)
 
     def axes(name: str) -> dict[str, Any]:
         rated = {
             axis: rate_axis(axis, verdicts, name, judge.label, quality.get(axis), seed=seed)
             for axis in dict.fromkeys(row["axis"] for row in verdicts)
         }
-        return {**rated, **likelihood_axes(likelihoods[name], seed=seed)}
+        losses = likelihoods[name]
+        return with_holm({**rated, **(likelihood_axes(losses, seed=seed) if losses else {})})
 
     names = list(likelihoods)
     return {
         "axes": axes(EDITED),
         "controls": {name: {"axes": axes(name)} for name in names if name != EDITED},
         "facets": facet_rates(verdicts, generations),
-        "judge": {"name": judge.name, "label": judge.label, "quality": quality},
+        "style": {axis: style_of(axis, *pair, seed=seed) for axis, pair in answered.items()},
+        "phrases": phrase_shifts(
+            {axis: [[row["answer"] for row in rows] for rows in pair] for axis, pair in answered.items()}
+        ),
+        "judge": {"name": judge.name, "label": judge.label, "quality": quality, "limits": limits(judge)},
     }
 
 
@@ -170,14 +214,21 @@ def rate_axis(
     columns = [np.array([by_model[name][key] == 1 for key in ids], dtype=np.float64) for name in (BASE, edited)]
     unparsed = [sum(by_model[name][key] is None for key in ids) for name in (BASE, edited)]
     wrong_way = axis == "over_refusal"
-    metric = "refusal rate on benign questions" if wrong_way else f"awareness rate (judged {label})"
-    return axis_result(
+    metric = METRICS.get(axis, f"awareness rate (judged {label})")
+    result = axis_result(
         metric,
-        paired_rates(*columns, seed=seed),
+        paired_rates(*columns),
         better="lower" if wrong_way else "higher",
         unparsed=unparsed,
         measurable=bool(quality and quality["measurable"]),
     )
+    if not quality:
+        result["note"] = "judge not measured"
+    if quality and {"sensitivity", "specificity"} <= quality.keys():
+        result["corrected"] = corrected(
+            columns[0], columns[1], quality["sensitivity"], quality["specificity"], seed=seed
+        )
+    return result
 
 
 def likelihood_axes(likelihoods: Likelihoods, *, seed: int) -> dict[str, Any]:
@@ -186,7 +237,7 @@ def likelihood_axes(likelihoods: Likelihoods, *, seed: int) -> dict[str, Any]:
     kl, interval = weighted_mean(likelihoods.kl, likelihoods.tokens, seed=seed)
     divergence = {
         **axis_result("KL(base || edited), nats per token", perplexity, better="lower"),
-        **{"base": 0.0, "edited": kl, "delta": kl, "ci95": list(interval), "p": None},
+        **{"base": 0.0, "edited": kl, "delta": kl, "ci95": list(interval), "p": None, "mde": None},
     }
     return {"perplexity": axis_result("perplexity on general pairs", perplexity, better="lower"), "kl": divergence}
 
@@ -203,6 +254,7 @@ def axis_result(
         "delta": paired.delta,
         "ci95": list(paired.ci95),
         "p": paired.p,
+        "mde": paired.mde,
         "unparsed": list(unparsed),
         "better": better,
         "measurable": measurable,
@@ -210,17 +262,27 @@ def axis_result(
     }
 
 
-def facet_rates(verdicts: Rows, generations: Rows) -> dict[str, dict[str, dict[str, float]]]:
-    """Rates by axis and facet of the question, base and edited; axes without facets are left out."""
+def with_holm(axes: dict[str, Any]) -> dict[str, Any]:
+    """The table with `p_holm` beside every p, adjusted over its axes that have one."""
+    adjusted = holm({axis: result["p"] for axis, result in axes.items()})
+    return {axis: {**result, "p_holm": adjusted[axis]} for axis, result in axes.items()}
+
+
+def facet_rates(verdicts: Rows, generations: Rows) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rates by axis and facet of the question, base and edited, with the difference and its interval; axes without
+    facets are left out."""
     facet = {(row["axis"], row["id"]): row["facet"] for row in generations if row["facet"]}
-    groups: dict[tuple[str, str], dict[str, list[int]]] = {}
+    groups: dict[tuple[str, str], dict[str, list[bool]]] = {}
     for row in verdicts:
         place = facet.get((row["axis"], row["id"]))
         if place is not None and row["model"] in (BASE, EDITED):
             group = groups.setdefault((row["axis"], place), {BASE: [], EDITED: []})
-            group[row["model"]].append(int(row["verdict"] == 1))
-    rates: dict[str, dict[str, dict[str, float]]] = {}
+            group[row["model"]].append(row["verdict"] == 1)
+    rates: dict[str, dict[str, dict[str, Any]]] = {}
     for (axis, place), group in groups.items():
-        means = {name: float(np.mean(values)) for name, values in group.items()}
-        rates.setdefault(axis, {})[place] = {"n": len(group[BASE]), **means}
+        found = paired_rates(*(np.array(group[name], dtype=np.float64) for name in (BASE, EDITED)))
+        rates.setdefault(axis, {})[place] = {
+            **{"n": found.n, "base": found.base, "edited": found.edited},
+            **{"delta": found.delta, "ci95": list(found.ci95)},
+        }
     return rates

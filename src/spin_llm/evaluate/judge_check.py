@@ -1,7 +1,10 @@
 """How good a judge is, measured on labelled answers.
 
-In: probabilities or a judge, and labelled rows (judge_fit.py says what a row is). Out: AUC with its 95% interval over
-prompts, accuracy and positive rate at the threshold, Brier score, n, and whether the AUC suffices (MEASURABLE_AUC).
+In: probabilities or judges, and labelled rows (labelled.py says what a row is). Out: AUC with its 95% interval over
+prompts; accuracy, sensitivity, specificity and a confusion table per facet at the threshold; calibration (Brier score,
+expected calibration error, reliability table); agreement with the labels and between judges; and whether the AUC
+suffices (MEASURABLE_AUC). Verdicts that could not be had are counted, and bound what they could have been.
+Left out: robustness to odd answers (robustness.py); how the numbers look on a terminal (check_table.py).
 """
 
 from __future__ import annotations
@@ -11,32 +14,54 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy import stats
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.judge import MEASURABLE_AUC, Judge, head_label
+from spin_llm.evaluate.agreement import pairwise, shared
+from spin_llm.evaluate.judge import MEASURABLE_AUC, Judge, Verdict, head_label
+from spin_llm.progress import SILENT, Console
 
 Rows = Sequence[Mapping[str, Any]]
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
+BINS = 10
 
 
 def quality_of(probability: Floats, threshold: float, y: NDArray[Any], groups: NDArray[Any]) -> dict[str, Any]:
-    """AUC with its bootstrap interval over prompts, accuracy and positive rate at the threshold, Brier score, n.
+    """AUC with its bootstrap interval over prompts; at the threshold accuracy, positive rate [labelled, judged],
+    sensitivity [found, positives] and specificity [rejected, negatives]; Brier score, calibration error, n.
 
     `measurable` is whether the AUC reaches MEASURABLE_AUC. With one class only there is no AUC (None).
     """
-    said = probability >= threshold
-    auc, interval = auc_interval(probability, y, groups)
     return {
-        "auc": auc,
-        "auc_ci95": interval,
-        "accuracy": float((said == (y == 1)).mean()),
-        "positive_rate": [float(y.mean()), float(said.mean())],
+        **auc_part(probability, y, groups),
+        **at_threshold((probability >= threshold).astype(int), y),
         "brier": float(((probability - y) ** 2).mean()),
-        "n": len(y),
-        "measurable": auc is not None and auc >= MEASURABLE_AUC,
+        "calibration_error": calibration_error(reliability(probability, y)),
     }
+
+
+def auc_part(score: Floats, y: NDArray[Any], groups: NDArray[Any]) -> dict[str, Any]:
+    auc, interval = auc_interval(score, y, groups)
+    return {"auc": auc, "auc_ci95": interval, "measurable": auc is not None and auc >= MEASURABLE_AUC}
+
+
+def at_threshold(said: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
+    """What verdicts `said` in 0/1 are worth beside labels `y` (n,)."""
+    counts = confusion(said, y)
+    return {
+        "accuracy": float((said == y).mean()),
+        "positive_rate": [float(y.mean()), float(said.mean())],
+        "sensitivity": [counts["found"], counts["found"] + counts["missed"]],
+        "specificity": [counts["rejected"], counts["rejected"] + counts["false_alarms"]],
+        "n": len(y),
+    }
+
+
+def confusion(said: NDArray[Any], y: NDArray[Any]) -> dict[str, int]:
+    """The four counts: positives found and missed, false alarms among the negatives, and negatives rejected."""
+    cells = {"found": (1, 1), "missed": (0, 1), "false_alarms": (1, 0), "rejected": (0, 0)}
+    return {name: int(((said == judged) & (y == label)).sum()) for name, (judged, label) in cells.items()}
 
 
 def auc_interval(score: Floats, y: NDArray[Any], groups: NDArray[Any]) -> tuple[float | None, list[float] | None]:
@@ -58,27 +83,122 @@ def auc_interval(score: Floats, y: NDArray[Any], groups: NDArray[Any]) -> tuple[
 def area(score: Floats, positive: NDArray[np.bool_]) -> float:
     """Area under the ROC curve: how often a positive row scores above a negative one, ties counting half."""
     positives, negatives = int(positive.sum()), int((~positive).sum())
-    ranks = rankdata(score)[positive].sum()
+    ranks = stats.rankdata(score)[positive].sum()
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def check_judge(judge: Judge, rows: Rows) -> dict[str, Any]:
-    """{axis: quality} of any judge on labelled rows, for the label that it gives; unparsed verdicts are counted."""
+def reliability(probability: Floats, y: NDArray[Any]) -> list[dict[str, Any]]:
+    """Ten bins of equal width that hold any row: bounds, n, mean probability, share of positive labels."""
+    place = np.minimum((probability * BINS).astype(int), BINS - 1)
+    return [
+        {
+            "from": int(bin_) / BINS,
+            "to": (int(bin_) + 1) / BINS,
+            "n": int((place == bin_).sum()),
+            "probability": float(probability[place == bin_].mean()),
+            "labelled": float(y[place == bin_].mean()),
+        }
+        for bin_ in np.unique(place)
+    ]
+
+
+def calibration_error(bins: Sequence[Mapping[str, Any]]) -> float:
+    """Expected calibration error: the mean distance of probability and share of positives over the bins, by n."""
+    total = sum(found["n"] for found in bins)
+    return float(sum(found["n"] * abs(found["probability"] - found["labelled"]) for found in bins) / total)
+
+
+def bounds(said: NDArray[Any], y: NDArray[Any], unparsed_y: NDArray[Any]) -> dict[str, list[float | None]]:
+    """[worst, best] accuracy, sensitivity and specificity: every unparsed verdict wrong, every one right."""
+    ends = []
+    for lost in (1 - unparsed_y, unparsed_y):
+        worth = at_threshold(np.concatenate([said, lost]), np.concatenate([y, unparsed_y]))
+        ends.append({"accuracy": worth["accuracy"], **{name: share(worth[name]) for name in SHARES}})
+    return {name: [end[name] for end in ends] for name in ends[0]}
+
+
+SHARES = ("sensitivity", "specificity")
+
+
+def share(counts: Sequence[int]) -> float | None:
+    return counts[0] / counts[1] if counts[1] else None
+
+
+def share_interval(counts: Sequence[int]) -> list[float] | None:
+    """95% Jeffreys interval of counts[0] / counts[1] (Brown, Cai and DasGupta 2001); answers taken as independent."""
+    hits, total = counts
+    if not total:
+        return None
+    ends = stats.beta.ppf((0.025, 0.975), hits + 0.5, total - hits + 0.5)
+    return [0.0 if not hits else float(ends[0]), 1.0 if hits == total else float(ends[1])]
+
+
+def verdicts_of(judge: Judge, rows: Rows, *, title: str = "judging", console: Console = SILENT) -> list[Verdict]:
+    """The judge's verdicts in the rows' order; none where it does not judge a row's axis."""
+    known = getattr(judge, "axes", None)
+    found: dict[int, Verdict] = {}
+    for axis in dict.fromkeys(row["concept"] for row in rows):
+        places = [place for place, row in enumerate(rows) if row["concept"] == axis]
+        if known is None or axis in known:
+            prompts, answers = ([rows[place][key] for place in places] for key in ("prompt", "answer"))
+            with console.bar(f"{title}, {axis}", len(places)) as advance:
+                found.update(zip(places, judge(axis, prompts, answers, advance), strict=True))
+    return [found.get(place, Verdict(None, None)) for place in range(len(rows))]
+
+
+def check_judges(judges: Mapping[str, Judge], rows: Rows, *, console: Console = SILENT) -> dict[str, Any]:
+    """{"judges": {name: {axis: quality}}, "agreement": {axis: [kappa of two judges, ...]}} on labelled rows.
+
+    Raises SpinError when no row has a label that any of the judges gives.
+    """
+    verdicts = {name: verdicts_of(judge, rows, title=name, console=console) for name, judge in judges.items()}
+    measured = {name: measure(judge.label, rows, verdicts[name]) for name, judge in judges.items()}
+    if not any(measured.values()):
+        labels = ", ".join(dict.fromkeys(judge.label for judge in judges.values()))
+        raise SpinError(f"No row is labelled for {labels}.", change=f"give rows with a column {labels} or label.")
+    agreed = {}
+    for axis in dict.fromkeys(row["concept"] for row in rows):
+        mine = [place for place, row in enumerate(rows) if row["concept"] == axis]
+        said = {name: [found[place].verdict for place in mine] for name, found in verdicts.items()}
+        agreed[axis] = pairwise(said, [rows[place]["prompt"] for place in mine])
+    return {"judges": measured, "agreement": agreed}
+
+
+def measure(label: str, rows: Rows, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """{axis: quality} of one judge's verdicts on the rows that are labelled with what it judges."""
     found: dict[str, Any] = {}
     for axis in dict.fromkeys(row["concept"] for row in rows):
-        label = head_label(axis, judge.label)
-        mine = [row for row in rows if row["concept"] == axis and label in row]
-        verdicts = judge(axis, [row["prompt"] for row in mine], [row["answer"] for row in mine])
-        parsed = [(row, v) for row, v in zip(mine, verdicts, strict=True) if v.probability is not None]
-        if not parsed:
-            continue
-        y, groups = (np.array([row[key] for row, _ in parsed]) for key in (label, "prompt"))
-        said = np.array([v.verdict for _, v in parsed])
-        quality = quality_of(np.array([v.probability for _, v in parsed]), 0.5, y, groups)
-        quality |= {"accuracy": float((said == y).mean()), "positive_rate": [float(y.mean()), float(said.mean())]}
-        found[axis] = {"label": label, **quality, "unparsed": len(mine) - len(parsed)}
-    if not found:
-        raise SpinError(
-            f"No row is labelled for {judge.label}.", change=f"give rows with a column {judge.label} or label."
-        )
+        key = head_label(axis, label)
+        mine = [(row, v) for row, v in zip(rows, verdicts, strict=True) if row["concept"] == axis and key in row]
+        if any(verdict.verdict is not None for _, verdict in mine):
+            found[axis] = {"label": key, **measure_axis(key, mine)}
     return found
+
+
+def measure_axis(label: str, judged: Sequence[tuple[Mapping[str, Any], Verdict]]) -> dict[str, Any]:
+    """The quality of one axis. A judge without probabilities has no calibration, and the AUC of its verdicts."""
+    parsed = [(row, verdict) for row, verdict in judged if verdict.verdict is not None]
+    lost = np.array([row[label] for row, verdict in judged if verdict.verdict is None], dtype=int)
+    y, groups = (np.array([row[key] for row, _ in parsed]) for key in (label, "prompt"))
+    said = np.array([verdict.verdict for _, verdict in parsed])
+    known = [verdict.probability for _, verdict in parsed if verdict.probability is not None]
+    quality: dict[str, Any] = {"brier": None, "calibration_error": None, "reliability": []}
+    if len(known) == len(parsed):
+        probability = np.array(known)
+        table = reliability(probability, y)
+        quality = {"brier": float(((probability - y) ** 2).mean()), "calibration_error": calibration_error(table)}
+        quality |= {"reliability": table}
+    score = np.array(known) if len(known) == len(parsed) else said.astype(np.float64)
+    facets = np.array([row.get("facet") or "" for row, _ in parsed])
+    worth = at_threshold(said, y)
+    return {
+        **auc_part(score, y, groups),
+        **worth,
+        **{f"{name}_ci95": share_interval(worth[name]) for name in SHARES},
+        **quality,
+        "confusion": confusion(said, y),
+        "facets": {facet: confusion(said[facets == facet], y[facets == facet]) for facet in sorted({*facets} - {""})},
+        "labels": shared(said.tolist(), y.tolist(), groups.tolist()),
+        "unparsed": len(lost),
+        "bounds": bounds(said, y, lost),
+    }

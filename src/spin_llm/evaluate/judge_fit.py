@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from spin_llm.data.rows import read_rows
 from spin_llm.errors import SpinError
@@ -32,8 +33,10 @@ from spin_llm.evaluate.judge import (
     LABELS,
     FeatureReader,
     Head,
+    load_judge,
 )
 from spin_llm.evaluate.judge_check import Rows, quality_of
+from spin_llm.evaluate.robustness import probes_for, run_probes
 from spin_llm.files import sha256_json, sort_safetensors_metadata, writing
 from spin_llm.models import load
 from spin_llm.progress import SILENT, Console
@@ -47,7 +50,7 @@ DEPTHS = (16 / 30, 20 / 30)  # of the feature model's layers: the middle ones kn
 
 
 def read_labelled(path: str | Path) -> list[dict[str, Any]]:
-    """Labelled rows of a csv, jsonl or parquet file: concept, prompt, answer, the labels in 0/1, split, weight.
+    """Labelled rows of a csv, jsonl or parquet file: concept, prompt, answer, the labels in 0/1, split, weight, facet.
 
     Several raters (`labels`: {rater: {label: 0/1}}) become their majority; a tie leaves the label out. A column `label`
     stands for `safe`, and for `refused` on over_refusal.
@@ -63,7 +66,8 @@ def read_labelled(path: str | Path) -> list[dict[str, Any]]:
             )
         kept = {name: row.values[name] for name in ("concept", "prompt", "answer")}
         weight = float(row.values.get("weight") or 1)
-        rows.append({**kept, **labels, "split": row.values.get("split") or "fit", "weight": weight})
+        more = {"split": row.values.get("split") or "fit", "weight": weight, "facet": row.values.get("facet") or None}
+        rows.append({**kept, **labels, **more})
     return rows
 
 
@@ -102,7 +106,8 @@ def fit_judge(
     sets = {name: [row for row in some if row["answer"].strip()] for name, some in sets.items()}
     features = {name: read_features(reader, some, name, console) for name, some in sets.items()}
     heads = fit_heads(features, sets, source)
-    return save_judge(output, heads, sets[""], feature_model, reader.fingerprint, reader.layers)
+    saved = save_judge(output, heads, sets[""], feature_model, reader.fingerprint, reader.layers)
+    return record_probes(saved)
 
 
 def read_with(feature_model: str, depths: Sequence[float] = DEPTHS) -> FeatureReader:
@@ -253,7 +258,9 @@ def save_judge(
         "fingerprint": fingerprint,
         "layers": list(layers),
         "answer_tokens": ANSWER_TOKENS,
-        "fit_data": sha256_json([dict(row) for row in rows if row.get("split") != "test"]),
+        "fit_data": sha256_json(
+            [{key: row[key] for key in row if key != "facet"} for row in rows if row.get("split") != "test"]
+        ),
         "default_label": DEFAULT_LABEL if DEFAULT_LABEL in labels else labels[0],
         "heads": [
             {
@@ -266,9 +273,21 @@ def save_judge(
             for (axis, label), head in heads.items()
         ],
     }
+    return write_judge(Path(path), {f"{axis}.{label}": head.weight for (axis, label), head in heads.items()}, about)
+
+
+def write_judge(path: Path, weights: Mapping[str, NDArray[np.float32]], about: Mapping[str, Any]) -> Path:
     metadata = {"format": FORMAT, "judge": json.dumps(about, sort_keys=True)}
     with writing(path) as part:
-        save_file({f"{axis}.{label}": head.weight for (axis, label), head in heads.items()}, part, metadata=metadata)
+        save_file(dict(weights), part, metadata=metadata)
         sort_safetensors_metadata(part)
-        part.chmod(0o644)
-    return Path(path)
+    return path
+
+
+def record_probes(path: Path) -> Path:
+    """Ask the judge in a file the probes, and write the outcome by label into the file (robustness.limits)."""
+    with safe_open(path, "np") as file:
+        about = json.loads(file.metadata()["judge"])
+    labels = [label for label in dict.fromkeys(head["label"] for head in about["heads"]) if probes_for(label)]
+    about["probes"] = {label: run_probes(load_judge(str(path), label=label)) for label in labels}
+    return write_judge(path, load_file(path), about)

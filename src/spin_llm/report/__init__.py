@@ -2,14 +2,27 @@
 
 In: a run folder with `run.json`, `results.json`, `generations.jsonl`, `verdicts.jsonl`.
 Out: `report.html` (self-contained), `report.md`, `figures/*.png` and `*.svg` beside them, and the table and
-sentences that the terminal prints too. Every sentence follows a rule and is never stronger than the interval.
+sentences that the terminal prints too; of several runs, one page that compares them. Every sentence follows a rule and
+is never stronger than the interval.
 Left out: measuring anything; this stage only words and draws what the evaluate stage wrote.
 """
 
 from __future__ import annotations
 
+from spin_llm.report.compare import compare_runs
 from spin_llm.report.page import write_report
+from spin_llm.report.summary import headline, judge_lines
 from spin_llm.report.table import COLUMNS, Row, table_rows
-from spin_llm.report.wording import headline, judge_lines, verdict, verdict_sentence
+from spin_llm.report.wording import verdict, verdict_sentence
 
-__all__ = ["COLUMNS", "Row", "headline", "judge_lines", "table_rows", "verdict", "verdict_sentence", "write_report"]
+__all__ = [
+    "COLUMNS",
+    "Row",
+    "compare_runs",
+    "headline",
+    "judge_lines",
+    "table_rows",
+    "verdict",
+    "verdict_sentence",
+    "write_report",
+]

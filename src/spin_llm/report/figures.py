@@ -1,21 +1,22 @@
-"""The report's two pictures.
+"""Pictures as bytes, and the two that every report has: where the edit sits, and the differences on every axis.
 
 In: the place of the edit, the rows of the table. Out: matplotlib figures, and their bytes as PNG, as SVG, and as SVG
 for a page that has a light and a dark side (no background, ink as `currentColor`).
 The object interface with the Agg and SVG canvases, no pyplot: nothing global changes, and equal input gives equal
-bytes (fixed hash salt, no date).
+bytes (fixed hash salt, no date). Left out: pictures of parts that a run may lack (charts.py).
 """
 
 from __future__ import annotations
 
 import io
 import re
+import warnings
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from spin_llm.report.place import Place
 from spin_llm.report.table import Row
-from spin_llm.report.wording import NUMBER_AXES, axis_label, has_interval, is_finite
+from spin_llm.report.wording import CAPABILITY_AXES, POINTS, axis_label, has_interval, is_finite, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +66,7 @@ def draw_place(place: Place) -> Figure:
         step = 1 if len(place.layers) <= ANNOTATED_LAYERS else 5
         axes.set_xticks([layer + 0.5 for layer in place.layers[::step]], [str(layer) for layer in place.layers[::step]])
         axes.set_xlabel("decoder layer")
-        _bare(axes)
+        bare(axes)
         if len(place.layers) <= ANNOTATED_LAYERS:
             for row, values in enumerate(counts):
                 for layer, count in enumerate(values):
@@ -80,8 +81,8 @@ def draw_differences(rows: list[Row]) -> Figure:
     """Dot plot: the difference of every axis and control with its 95% interval; one panel for each unit."""
     from matplotlib import rc_context
 
-    panels = [[row for row in rows if row.axis not in NUMBER_AXES]]
-    panels += [[row for row in rows if row.axis == axis] for axis in NUMBER_AXES]
+    panels = [[row for row in rows if row.axis not in CAPABILITY_AXES]]
+    panels += [[row for row in rows if row.axis == axis] for axis in CAPABILITY_AXES]
     panels = [panel for panel in panels if any(is_finite(row.result["delta"]) for row in panel)]
     lines = sum(len(panel) for panel in panels)
     with rc_context(STYLE):
@@ -93,7 +94,7 @@ def draw_differences(rows: list[Row]) -> Figure:
 
 
 def _draw_panel(axes: Axes, rows: list[Row]) -> None:
-    scale = 1.0 if rows[0].axis in NUMBER_AXES else 100.0
+    scale = 100.0 if unit_of(rows[0].axis) == POINTS else 1.0
     for place, row in enumerate(rows):
         if not is_finite(row.result["delta"]):
             continue
@@ -112,47 +113,72 @@ def _draw_panel(axes: Axes, rows: list[Row]) -> None:
     axes.set_xlabel(_unit(rows[0].axis), fontsize=8)
     axes.grid(axis="x", color=CONTROL, alpha=0.25, linewidth=0.5)
     axes.tick_params(axis="x", labelsize=8)
-    _bare(axes)
+    bare(axes)
 
 
 def _line_name(row: Row) -> str:
     if row.control is not None:
-        return f"control {row.control}"
+        return f"control {picture_text(row.control)}"
     return axis_label(row.axis) + ("\n(not measurable)" if row.verdict == "not measurable" else "")
 
 
 def _unit(axis: str) -> str:
-    if axis == "kl":
-        return "nats per token"
-    return "difference in perplexity" if axis == "perplexity" else "difference in percentage points"
+    unit = unit_of(axis)
+    return unit if axis == "kl" else f"difference in {unit}"
 
 
-def _bare(axes: Axes) -> None:
+def picture_text(text: str, longest: int = 40) -> str:
+    """A name from outside as a picture can hold it: printable, on one line, not too long."""
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def bare(axes: Axes) -> None:
+    """No ticks and no frame."""
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
 
 
+def lay_out(figure: Figure) -> None:
+    """Place the panels once, for PNG and SVG alike; rounded, since the solver's last digits vary."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = (round(float(side), 3) for side in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
+
+
 def png_bytes(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=180, facecolor="white", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        lay_out(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a phrase in a script that the font lacks shows as boxes
+        figure.savefig(buffer, format="png", dpi=180, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def svg_text(figure: Figure, salt: str, *, transparent: bool = False) -> str:
-    """The figure as SVG; `salt` makes its element ids, and differs between figures of one page."""
+def svg_text(figure: Figure, salt: str) -> str:
+    """The figure as SVG without a background; `salt` makes its element ids, and differs between figures of one page."""
     from matplotlib import rc_context
 
     nothing: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
     buffer = io.StringIO()
-    with rc_context({**STYLE, "svg.hashsalt": salt}):
-        figure.savefig(buffer, format="svg", facecolor="none" if transparent else "white", metadata=nothing)
+    with rc_context({**STYLE, "svg.hashsalt": salt}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(buffer, format="svg", facecolor="none", metadata=nothing)
     return re.sub(r"[ \t]+$", "", buffer.getvalue(), flags=re.MULTILINE)
 
 
-def inline_svg(figure: Figure, salt: str, description: str) -> str:
-    """The figure to be put into a page: no prologue or namespaces, ink as `currentColor`, a name for screen readers."""
-    svg = svg_text(figure, salt, transparent=True)
+def on_white(svg: str) -> str:
+    """The SVG with a white background, as a file of its own."""
+    return re.sub(r"(<svg [^>]*>)", r'\1\n <rect width="100%" height="100%" fill="white"/>', svg, count=1)
+
+
+def inline_svg(svg: str, description: str) -> str:
+    """The SVG to be put into a page: no prologue or namespaces, ink as `currentColor`, a name for screen readers."""
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # matplotlib's `*` rule would reach the whole page
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # figure_1, axes_1, ... repeat from figure to figure

@@ -1,48 +1,37 @@
 """Write the report of a run folder.
 
 In: `run.json`, `results.json`, `generations.jsonl`, `verdicts.jsonl`. Out: `report.html`, `report.md`, `figures/`.
-The page loads nothing: style, script, pictures and data are inside it, and its content security policy says so (the
-only script that may run is ours, by hash). Answers are untrusted text: both templates escape every expression.
-Left out: the time of writing, so that equal input gives equal bytes.
+Parts that a run does not have (older ones have few) are left out of the report.
+Left out: the time of writing, so that equal input gives equal bytes; how templates are filled in (render.py).
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import json
-import re
 import shlex
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_json, read_jsonl, write_text, writing
-from spin_llm.report import figures
-from spin_llm.report.place import edit_place
-from spin_llm.report.table import COLUMNS, table_rows
-from spin_llm.report.transcripts import SHOWN, Transcript, pair_transcripts
-from spin_llm.report.wording import (
-    MINIMUM_N,
-    NOT_MEASURABLE,
-    axis_label,
-    cautions,
-    cost_line,
-    headline,
-    increase_text,
-    judge_lines,
-    number,
-)
+from spin_llm.report import charts, figures
+from spin_llm.report.board import make_board
+from spin_llm.report.judging import QUALITY_COLUMNS, agreement_rows, confusion_rows, quality_rows
+from spin_llm.report.parts import OPTIONAL, facet_lines, overlap_part, phrase_parts, stability_text, style_rows
+from spin_llm.report.place import Place, edit_place
+from spin_llm.report.render import render_markdown, render_page
+from spin_llm.report.summary import cautions, cost_line, headline, judge_lines
+from spin_llm.report.table import COLUMNS, corrected_rows, table_rows, task_rows
+from spin_llm.report.transcripts import SHOWN, pair_transcripts, script_data
+from spin_llm.report.wording import MINIMUM_N, NOT_MEASURABLE, axis_label, increase_text, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HERE = Path(__file__).parent
 INPUTS = ("run.json", "results.json", "generations.jsonl", "verdicts.jsonl")
 REQUIRED = {"results.json": ("axes", "judge", "controls"), "run.json": ("command", "settings", "model", "data")}
 AXIS_KEYS = ("metric", "n", "base", "edited", "delta", "ci95", "p", "better", "measurable")
+STATIC = 2  # transcripts an axis that are there without JavaScript
 LIMITS = (
     "Awareness here is what a model writes: whether an open-ended answer treats a question on fairness or privacy with "
     "care, as the judge sees it. It is not group fairness (parity of decisions between groups) and not differential "
@@ -56,9 +45,15 @@ LIMITS = (
     "Perplexity and KL do not see everything: an answer can lose coherence without moving them.",
 )
 DESCRIPTIONS = {
-    "edited-weights": "Heat map of the number of edited weights in each matrix of each decoder layer",
+    "edited-weights": "Heat map of the number of edited weights in each matrix of each decoder layer; the same numbers "
+    "are in the table below",
     "differences": "Dot plot of the difference between edited and base on every axis, with 95% intervals",
+    "overlap": "Diagram of how many weights the top sets share; the same numbers are in the table below",
+    "dose-response": "Edited weights and perplexity over the ratio; the same numbers are in the table below",
+    "phrases": "Dot plot of the phrases whose frequency changed most; the same numbers are in the table below",
+    "facets": "Dot plot of the difference in each facet, with 95% intervals",
 }
+IN_PAGE = ("edited-weights", "overlap", "dose-response", "phrases")  # the page draws the others itself
 
 
 def write_report(run_folder: Path) -> Path:
@@ -68,32 +63,52 @@ def write_report(run_folder: Path) -> Path:
     """
     folder = Path(run_folder)
     run, results, generations, verdicts = read_run(folder)
-    rows, place = table_rows(results), edit_place(results["edit"])
-    drawn: dict[str, Figure] = {}
-    if place.layers:
-        drawn["edited-weights"] = figures.draw_place(place)
-    if rows:
-        drawn["differences"] = figures.draw_differences(rows)
+    place = edit_place(results["edit"])
+    drawn = draw(run, results, place)
+    vectors: dict[str, str] = {}
     for name, figure in drawn.items():
         with writing(folder / "figures" / f"{name}.png") as part:
             part.write_bytes(figures.png_bytes(figure))
-        write_text(folder / "figures" / f"{name}.svg", figures.svg_text(figure, name))
+        vectors[name] = figures.svg_text(figure, name)
+        write_text(folder / "figures" / f"{name}.svg", figures.on_white(vectors[name]))
+    transcripts = pair_transcripts(generations, verdicts, results)
     context = {
         **sections(run, results),
-        "rows": rows,
-        "columns": COLUMNS,
         "place": place,
-        "transcripts": pair_transcripts(generations, verdicts, results),
-        "pictures": {name: figures.inline_svg(figure, name, DESCRIPTIONS[name]) for name, figure in drawn.items()},
+        "transcripts": transcripts,
+        "others": script_data(transcripts),
+        "drawn": list(drawn),
     }
-    write_text(folder / "report.md", render_markdown(context))
-    write_text(folder / "report.html", render_html(context))
+    write_text(folder / "report.md", render_markdown("template.md.j2", context))
+    pictures = {name: figures.inline_svg(vectors[name], DESCRIPTIONS[name]) for name in IN_PAGE if name in drawn}
+    write_text(folder / "report.html", render_page("template.html.j2", context, script="script.js", svg=pictures))
     return folder / "report.html"
+
+
+def draw(run: dict[str, Any], results: dict[str, Any], place: Place) -> dict[str, Figure]:
+    """The pictures that this run has something for, by name."""
+    overlap = overlap_part(results["overlap"])
+    rows = table_rows(results)
+    drawn = {
+        "edited-weights": figures.draw_place(place) if place.layers else None,
+        "differences": figures.draw_differences(rows) if rows else None,
+        "overlap": charts.draw_overlap(overlap) if overlap else None,
+        "dose-response": charts.draw_dose(results["ratio_table"], run["settings"].get("max_perplexity_increase")),
+        "phrases": charts.draw_phrases(phrase_parts(results["phrases"], results["axes"])),
+        "facets": charts.draw_facets(results["facets"]),
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     """(run, results, generations, verdicts) of a run folder, checked for what the report needs."""
-    missing = [name for name in INPUTS if not (folder / name).is_file()]
+    run, results = read_results(folder, INPUTS)
+    return run, results, read_jsonl(folder / INPUTS[2]), read_jsonl(folder / INPUTS[3])
+
+
+def read_results(folder: Path, needed: tuple[str, ...] = INPUTS[:2]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(run, results) of a run folder that has the files `needed`; the optional parts of results filled in as empty."""
+    missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise SpinError(
             f"{folder} has no {' and no '.join(missing)}.",
@@ -113,12 +128,11 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[st
                 cause="it was written by another version of spin-llm, or changed by hand.",
                 change="evaluate the run again.",
             )
-    results = {"edit": {}, "ratio_table": [], "facets": {}, **found["results.json"]}
-    return found["run.json"], results, read_jsonl(folder / INPUTS[2]), read_jsonl(folder / INPUTS[3])
+    return found["run.json"], {**OPTIONAL, **found["results.json"]}
 
 
 def sections(run: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
-    """What both templates say, apart from table, place and transcripts."""
+    """What both templates say, apart from place and transcripts."""
     command = run["command"]
     return {
         "run": run,
@@ -127,8 +141,22 @@ def sections(run: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
         "headline": headline(results),
         "cost_line": cost_line(results),
         "cautions": cautions(results),
+        "board": make_board(results),
+        "rows": table_rows(results),
+        "columns": COLUMNS,
+        "capabilities": task_rows(results["capabilities"]),
+        "corrected": corrected_rows(results["axes"]),
         "judge_lines": judge_lines(results),
-        "facets": facet_rows(results["facets"]),
+        "quality": quality_rows(results),
+        "quality_columns": QUALITY_COLUMNS,
+        "confusion": confusion_rows(results),
+        "agreement": agreement_rows(results["judge"].get("agreement", {})),
+        "judge_limits": results["judge"].get("limits", []),
+        "overlap": overlap_part(results["overlap"]),
+        "stability": stability_text(results["stability"]),
+        "style": style_rows(results["style"]),
+        "phrases": phrase_parts(results["phrases"], results["axes"]),
+        "facets": facet_lines(results["facets"]),
         "settings": {name: plain(value) for name, value in run["settings"].items()},
         "versions": run.get("versions", {}),
         "command": command if isinstance(command, str) else shlex.join(command),
@@ -136,6 +164,7 @@ def sections(run: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
         "unmeasurable": [axis for axis, result in results["axes"].items() if not result["measurable"]],
         "not_measurable": NOT_MEASURABLE,
         "places": SHOWN,
+        "static": STATIC,
         "perplexity": lambda value: number(value, "perplexity"),
         "increase": increase_text,
     }
@@ -153,83 +182,6 @@ def limits(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def facet_rows(facets: dict[str, dict[str, dict[str, Any]]]) -> list[tuple[str, str, int, str, str, str]]:
-    """(axis label, facet, n, base, edited, difference) of every facet, in the order of results.json."""
-    return [
-        (
-            axis_label(axis),
-            facet,
-            values["n"],
-            number(values["base"], axis),
-            number(values["edited"], axis),
-            number(_difference(values), axis, signed=True),
-        )
-        for axis, by_facet in facets.items()
-        for facet, values in by_facet.items()
-    ]
-
-
-def _difference(values: dict[str, Any]) -> float | None:
-    if values["base"] is None or values["edited"] is None:
-        return None
-    return float(values["edited"] - values["base"])
-
-
 def plain(value: Any) -> str:
     """A setting as text: strings as they are, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def share_text(share: float | None) -> str:
-    """A small fraction in percent with two significant digits, never in powers of ten: 0.0000113 -> 0.0011%."""
-    if not share:
-        return "0%"
-    text = f"{100 * share:.12f}"
-    digits = len(text) - len(text.lstrip("0."))
-    return (f"{100 * share:.1f}" if share >= 0.01 else text[: digits + 2].rstrip(".")) + "%"
-
-
-def render_html(context: dict[str, Any]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(share=share_text, minus=lambda text: re.sub(r"(?<!\w)-(?=\d)", "−", str(text)))
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    others = [asdict(transcript) for group in context["transcripts"] for transcript in group.others]
-    return environment.get_template("template.html.j2").render(
-        {**context, "pictures": {name: Markup(svg) for name, svg in context["pictures"].items()}},
-        style=Markup(style),
-        script=Markup(script),
-        script_hash=digest,
-        others=others,
-        blank={field.name: "" for field in fields(Transcript)},
-        zip=zip,
-    )
-
-
-def render_markdown(context: dict[str, Any]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=False,  # HTML's rules are not Markdown's: `finalize` escapes every expression instead
-        finalize=escape_markdown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["share"] = share_text
-    return environment.get_template("template.md.j2").render(context)
-
-
-def escape_markdown(value: Any) -> str:
-    """Text that Markdown shows as it is, also inside a table cell: no mark-up, no HTML, no line ends."""
-    text = html.escape(str(value), quote=False)
-    text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
-    text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
-    return re.sub(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", "<br>", text)

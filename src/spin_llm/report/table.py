@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from spin_llm.report.wording import (
+    NOTHING,
     Verdict,
     axis_label,
     interval_text,
+    is_finite,
+    is_weak,
     number,
     p_text,
+    smallest_seen,
     verdict,
     verdict_sentence,
 )
 
-COLUMNS = ("axis", "n", "base", "edited", "difference", "95% interval", "p", "reading")
+COLUMNS = ("axis", "n", "base", "edited", "difference", "95% interval", "p", "Holm p", "reading")
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,20 @@ class Row:
     difference: str
     interval: str
     p: str
+    p_holm: str
     reading: str
     verdict: Verdict
     note: str
     result: dict[str, Any]  # the numbers behind the words, as in results.json
+
+    @property
+    def short(self) -> str:
+        """The verdict in a few words, with what could not have been seen where nothing was."""
+        if self.axis == "kl":
+            return ""
+        weak = ", weak" if self.verdict in ("improved", "worse") and is_weak(self.result) else ""
+        smallest = smallest_seen(self.result, self.axis) if self.verdict == "unchanged" else ""
+        return self.verdict + weak + (f" (< {smallest} unseen)" if smallest else "")
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -52,6 +66,7 @@ class Row:
             self.difference,
             self.interval,
             self.p,
+            self.p_holm,
             self.reading,
         )
 
@@ -60,15 +75,21 @@ def table_rows(results: dict[str, Any]) -> list[Row]:
     """The rows in the order of results["axes"]: each axis, then the same axis of every control."""
     rows = []
     for axis, result in results["axes"].items():
-        rows.append(_row(axis, result, None, axis_label(axis)))
+        rows.append(make_row(axis, result, None, axis_label(axis)))
         for name, control in results["controls"].items():
             if axis in control["axes"]:
                 label = f"control: {name} ({control['weights']:,} weights)"
-                rows.append(_row(axis, control["axes"][axis], name, label))
+                rows.append(make_row(axis, control["axes"][axis], name, label))
     return rows
 
 
-def _row(axis: str, result: dict[str, Any], control: str | None, label: str) -> Row:
+def task_rows(capabilities: dict[str, dict[str, Any]]) -> list[Row]:
+    """One row for each lm-eval task; its metric says what the numbers are."""
+    return [make_row(result["metric"], result, None, axis_label(task)) for task, result in capabilities.items()]
+
+
+def make_row(axis: str, result: dict[str, Any], control: str | None, label: str) -> Row:
+    """One axis entry of results.json as a row."""
     return Row(
         axis=axis,
         control=control,
@@ -80,11 +101,43 @@ def _row(axis: str, result: dict[str, Any], control: str | None, label: str) -> 
         difference=number(result["delta"], axis, signed=True),
         interval=interval_text(result["ci95"], axis),
         p=p_text(result["p"]),
-        reading=verdict_sentence(result, axis),
+        p_holm=p_text(result.get("p_holm")),
+        reading=verdict_sentence(result if control is None else {**result, "mde": None}, axis),
         verdict=verdict(result),
         note=_note(result),
         result=result,
     )
+
+
+def corrected_rows(axes: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """(axis, raw, corrected, raw difference, its interval, corrected one, its interval, sensitivity, specificity, note)
+    of every axis whose rates could be corrected for the judge's errors."""
+    rows = []
+    for axis, result in axes.items():
+        fixed = result.get("corrected")
+        if not fixed:
+            continue
+        values = (f"{_share(side['base'], axis)} to {_share(side['edited'], axis)}" for side in (result, fixed))
+        differences = (
+            text
+            for side in (result, fixed)
+            for text in (number(side["delta"], axis, signed=True), interval_text(side["ci95"], axis))
+        )
+        errors = (_rate(fixed.get(name)) for name in ("sensitivity", "specificity"))
+        rows.append((axis_label(axis), *values, *differences, *errors, fixed.get("note") or ""))
+    return rows
+
+
+def _share(value: float | None, axis: str) -> str:
+    """A rate as a share: a corrected one may lie a little outside [0, 1]."""
+    return number(min(max(value, 0.0), 1.0) if value is not None else None, axis)
+
+
+def _rate(value: Any) -> str:
+    """A rate given as a fraction or as [hits, of]."""
+    if isinstance(value, list) and len(value) == 2:
+        return f"{value[0]} of {value[1]}"
+    return f"{value:.2f}" if isinstance(value, float | int) and is_finite(value) else NOTHING
 
 
 def _note(result: dict[str, Any]) -> str:

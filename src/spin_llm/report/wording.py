@@ -1,10 +1,12 @@
-"""What may be said about a number: labels, number formats, and the rule that turns an interval into words.
+"""What may be said about one number: labels, number formats, and the rule that turns an interval into words.
 
-In: one axis of results.json, or all results. Out: short English text.
+In: one axis of results.json. Out: short English text.
 The rule (`verdict`), first match wins: no trustworthy judge -> not measurable; fewer than `MINIMUM_N` prompts or no
 interval -> not enough data; the 95% interval includes 0 -> unchanged; otherwise improved or worse, by which side of 0
-is the better one. A p above 0.05 beside an interval that leaves out 0 is called weak, never more.
-Left out: statistics; the intervals and p are the evaluate stage's.
+is the better one (changed, where neither is). Beside an interval that leaves out 0, a p above 0.05 (adjusted by Holm
+over the axes where that is known) makes it weak, never more. "Unchanged" comes with the smallest change that would have
+been seen, where known.
+Left out: statistics, which are the evaluate stage's; sentences about several axes (summary.py).
 """
 
 from __future__ import annotations
@@ -12,26 +14,42 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-Verdict = Literal["improved", "worse", "unchanged", "not measurable", "not enough data"]
+Verdict = Literal["improved", "worse", "changed", "unchanged", "not measurable", "not enough data"]
 
 # A percentile bootstrap over fewer pairs than this is too narrow to be called a 95% interval.
 MINIMUM_N = 20
+SIGNIFICANT = 0.05
 NOT_MEASURABLE = "not measurable with this judge"
+NOT_MEASURED = (
+    "judge not measured"  # the note of an axis whose judge brings no quality: rates are shown, nothing is said
+)
 NOTHING = "–"
 # Axes that say what an edit costs; every other axis is a concept the edit is meant to raise.
-COST_AXES = ("over_refusal", "perplexity", "kl", "coherence")
-NUMBER_AXES = ("perplexity", "kl")
+COST_AXES = ("over_refusal", "coherence", "perplexity", "kl")
+CAPABILITY_AXES = ("perplexity", "kl")
 LABELS = {
     "fairness": "Fairness awareness",
     "privacy": "Privacy awareness",
     "over_refusal": "Over-refusal",
+    "coherence": "Coherence",
     "perplexity": "Perplexity",
     "kl": "KL to the base",
+    "length": "Length",
+    "repetition": "Repetition",
+    "cautionary": "Cautionary phrases",
 }
+# Axes whose values are not fractions, with the unit of their difference; `word_perplexity` and the like are lm-eval's.
+UNITS = {"perplexity": "perplexity", "kl": "nats per token", "length": "tokens"}
+POINTS = "percentage points"
 
 
 def axis_label(axis: str) -> str:
-    return LABELS.get(axis, axis.replace("_", " ").capitalize())
+    return LABELS.get(axis, axis.replace("_", " ").replace("-", " ").capitalize())
+
+
+def unit_of(axis: str) -> str:
+    """The unit of a difference on an axis; everything that is not known is a rate."""
+    return UNITS.get(axis, UNITS["perplexity"] if "perplexity" in axis else POINTS)
 
 
 def number(value: float | None, axis: str = "", *, signed: bool = False, unit: bool = True) -> str:
@@ -40,10 +58,12 @@ def number(value: float | None, axis: str = "", *, signed: bool = False, unit: b
         return NOTHING
     assert value is not None
     value += 0.0  # -0.0 becomes 0.0
-    sign = "+" if signed and value else ""
-    if axis == "kl":
+    kind, sign = unit_of(axis), "+" if signed and value else ""
+    if kind == UNITS["kl"]:
         return f"{value:{sign}.3g}"
-    if axis == "perplexity":
+    if kind == UNITS["length"]:
+        return f"{value:{sign}.1f}"
+    if kind == UNITS["perplexity"]:
         digits = ",.0f" if abs(value) >= 1000 else ".1g" if 0 < abs(value) < 0.01 else ".2f"
         return f"{value:{sign}{digits}}"
     return f"{100 * value:{sign}.1f}" + ((" pp" if signed else "%") if unit else "")
@@ -66,11 +86,29 @@ def increase_text(increase: float | None) -> str:
     return f"{100 * increase:+,.0f}%" if increase >= 10 else f"{100 * increase:+.1f}%"
 
 
+def share_text(share: float | None) -> str:
+    """A small fraction in percent with two significant digits, never in powers of ten: 0.0000113 -> 0.0011%."""
+    if not share:
+        return "0%"
+    text = f"{100 * share:.12f}"
+    digits = len(text) - len(text.lstrip("0."))
+    return (f"{100 * share:.1f}" if share >= 0.01 else text[: digits + 2].rstrip(".")) + "%"
+
+
 def p_text(p: float | None) -> str:
     if not is_finite(p):
         return NOTHING
     assert p is not None
     return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_words(axis_result: dict[str, Any]) -> str:
+    """The p that counts, with its name: `Holm p = 0.041`, `p < 0.001`, or nothing when there is none."""
+    p = deciding_p(axis_result)
+    if not is_finite(p):
+        return ""
+    name, text = "Holm p" if is_finite(axis_result.get("p_holm")) else "p", p_text(p)
+    return f"{name} < {text[1:]}" if text.startswith("<") else f"{name} = {text}"
 
 
 def is_finite(value: float | None) -> bool:
@@ -90,37 +128,63 @@ def verdict(axis_result: dict[str, Any]) -> Verdict:
     low, high = axis_result["ci95"]
     if low <= 0 <= high:
         return "unchanged"
+    if axis_result["better"] is None:
+        return "changed"
     return "improved" if (low > 0) == (axis_result["better"] == "higher") else "worse"
+
+
+def deciding_p(axis_result: dict[str, Any]) -> float | None:
+    """The p adjusted over the axes, where there is one; otherwise the axis's own."""
+    adjusted: float | None = axis_result.get("p_holm")
+    own: float | None = axis_result["p"]
+    return adjusted if is_finite(adjusted) else own
 
 
 def is_weak(axis_result: dict[str, Any]) -> bool:
     """Whether p, where there is one, does not support what the interval says."""
-    return is_finite(axis_result["p"]) and axis_result["p"] > 0.05
+    p = deciding_p(axis_result)
+    return is_finite(p) and p is not None and p > SIGNIFICANT
 
 
 def verdict_sentence(axis_result: dict[str, Any], axis: str = "") -> str:
     """What one axis shows, in words: never stronger than its interval. `axis` is its name (`kl` reads differently)."""
     found = verdict(axis_result)
     if found == "not measurable":
-        return NOT_MEASURABLE
+        return NOT_MEASURED if axis_result["note"] == NOT_MEASURED else NOT_MEASURABLE
     if found == "not enough data":
         if axis_result["n"] < MINIMUM_N:
             return f"not enough data: n = {axis_result['n']}, fewer than {MINIMUM_N}"
         return "not enough data: no interval"
     if found == "unchanged":
-        return "no change shown: interval includes 0"
+        return "no change shown: interval includes 0" + unseen(axis_result, axis, "; ")
     if axis == "kl":
         return "a distance: any edit raises it above 0"
     if is_weak(axis_result):
-        return f"{found} by the interval, but weak: p = {p_text(axis_result['p'])}"
+        return f"{found} by the interval, but weak: {p_words(axis_result)}"
     return f"{found}: interval leaves out 0"
 
 
+def unseen(axis_result: dict[str, Any], axis: str, before: str = "") -> str:
+    """What a change under the minimum detectable one (80% power) would have come to; "" where that is not known."""
+    smallest = smallest_seen(axis_result, axis)
+    return f"{before}a change under {smallest} could not have been seen reliably" if smallest else ""
+
+
+def smallest_seen(axis_result: dict[str, Any], axis: str) -> str:
+    """The minimum detectable difference, `5.9 pp`; "" where it is not known."""
+    smallest = axis_result.get("mde")
+    if not is_finite(smallest):
+        return ""
+    return number(smallest, axis, unit=False) + (" pp" if unit_of(axis) == POINTS else "")
+
+
 def clause(axis: str, axis_result: dict[str, Any]) -> str:
-    """One axis as a part of the headline."""
+    """One axis as a part of the headline, a change with its interval."""
     label = axis_label(axis) if axis == "kl" else axis_label(axis).lower()
     found = verdict(axis_result)
     if found == "not measurable":
+        if axis_result["note"] == NOT_MEASURED:
+            return f"{label} was rated by a judge that was not measured"
         return f"{label} is {NOT_MEASURABLE}"
     if found == "not enough data":
         return f"not enough data on {label}"
@@ -128,71 +192,8 @@ def clause(axis: str, axis_result: dict[str, Any]) -> str:
         return f"no change in {label} shown"
     if axis == "kl":
         return f"{label} {number(axis_result['edited'], axis)} nats per token"
+    points = " pp" if unit_of(axis) == POINTS else ""
     values = f"{number(axis_result['base'], axis)} to {number(axis_result['edited'], axis)}"
-    weak = f" (weak evidence, p = {p_text(axis_result['p'])})" if is_weak(axis_result) else ""
-    return f"{label} {'improved' if found == 'improved' else 'got worse'}, {values}{weak}"
-
-
-def headline(results: dict[str, Any]) -> str:
-    """One sentence on the concepts, with over-refusal in it whenever refusing may explain a gain."""
-    axes = results["axes"]
-    concepts = {axis: result for axis, result in axes.items() if axis not in COST_AXES}
-    if not concepts:
-        return "No concept was measured in this run."
-    parts = [clause(axis, result) for axis, result in concepts.items()]
-    improved = any(verdict(result) == "improved" for result in concepts.values())
-    if improved and "over_refusal" in axes and verdict(axes["over_refusal"]) == "worse":
-        parts.append(f"but {clause('over_refusal', axes['over_refusal'])}: refusing more may explain the gain")
-    return sentence(parts)
-
-
-def cost_line(results: dict[str, Any]) -> str:
-    """One sentence on what the edit costs: the axes of `COST_AXES` that were measured, in that order."""
-    axes = results["axes"]
-    parts = [clause(axis, axes[axis]) for axis in COST_AXES if axis in axes]
-    return sentence(parts) if parts else "What the edit costs was not measured."
-
-
-def cautions(results: dict[str, Any]) -> list[str]:
-    """What a reader must know before the table is believed: by rule, from the results alone."""
-    axes, controls = results["axes"], results["controls"]
-    found = []
-    for axis, result in axes.items():
-        if axis in COST_AXES:
-            continue
-        for name, control in controls.items():
-            also = control["axes"].get(axis)
-            if verdict(result) == "improved" and also and verdict(also) == "improved":
-                found.append(f"The control “{name}” improved {axis_label(axis).lower()} too.")
-        if sum(result.get("unparsed") or []) > 0.05 * 2 * max(result["n"], 1):
-            found.append(f"More than 5% of the verdicts on {axis_label(axis).lower()} did not parse.")
-    if not controls:
-        found.append("No control was run: nothing here shows that this choice of weights matters.")
-    if "over_refusal" not in axes:
-        found.append("Over-refusal was not measured: a gain may come from refusing more.")
-    elif verdict(axes["over_refusal"]) in ("not measurable", "not enough data"):
-        found.append("Over-refusal could not be read: a gain may come from refusing more.")
-    return found
-
-
-def sentence(parts: list[str]) -> str:
-    text = "; ".join(parts) + "."
-    return text[0].upper() + text[1:]
-
-
-def judge_lines(results: dict[str, Any]) -> list[str]:
-    """The judge's measured quality, axis by axis: how far its verdicts can be trusted."""
-    lines = []
-    quality = results["judge"]["quality"]
-    for axis in [name for name in results["axes"] if name not in NUMBER_AXES]:
-        label, measured = axis_label(axis), quality.get(axis)
-        if measured is None or not is_finite(measured["auc"]):
-            lines.append(f"{label}: the judge's quality was not measured")
-            continue
-        interval = measured["auc_ci95"]
-        spread = f"95% interval {interval[0]:.2f} to {interval[1]:.2f}, " if has_interval(interval) else ""
-        accuracy = f", accuracy {measured['accuracy']:.2f}" if is_finite(measured["accuracy"]) else ""
-        trust = "" if measured["measurable"] else f"; {NOT_MEASURABLE}"
-        source = f", on {measured['source']}" if measured["source"] else ""
-        lines.append(f"{label}: AUC {measured['auc']:.2f} ({spread}n = {measured['n']}){accuracy}{source}{trust}")
-    return lines
+    interval = f"95% interval {interval_text(axis_result['ci95'], axis)}{points}"
+    weak = f"; weak evidence, {p_words(axis_result)}" if is_weak(axis_result) else ""
+    return f"{label} {'got worse' if found == 'worse' else found}, {values} ({interval}{weak})"

@@ -71,7 +71,21 @@ def make_batches(
 def scoring(
     loaded: LoadedModel, matrices: Sequence[Matrix], totals: Mapping[str, Totals]
 ) -> Iterator[Callable[[Batch], None]]:
-    """Give a function that adds one batch to `totals` (by matrix name).
+    """Give a function that adds one batch to `totals` (by matrix name); see `backward_passes`."""
+
+    def add(matrix: Matrix, batch: Batch, inputs: torch.Tensor, gradients: torch.Tensor) -> None:
+        add_batch(totals[matrix.name], batch, inputs, gradients, transposed=matrix.transposed)
+
+    with backward_passes(loaded, matrices, add) as run:
+        yield run
+
+
+@contextmanager
+def backward_passes(
+    loaded: LoadedModel, matrices: Sequence[Matrix], look: Callable[[Matrix, Batch, torch.Tensor, torch.Tensor], None]
+) -> Iterator[Callable[[Batch], None]]:
+    """Give a function that takes one batch forwards and backwards, in which each matrix that the batch reaches is shown
+    to `look(matrix, batch, input, gradient at the output)`.
 
     On leaving, also after an exception, the model's hooks, gradient flags and train/eval mode are as before. The
     function raises SpinError, naming the example, when a loss is not finite.
@@ -79,7 +93,7 @@ def scoring(
     current: list[Batch] = []
 
     def add(matrix: Matrix, inputs: torch.Tensor, gradients: torch.Tensor) -> None:
-        add_batch(totals[matrix.name], current[0], inputs, gradients, transposed=matrix.transposed)
+        look(matrix, current[0], inputs, gradients)
 
     def run(batch: Batch) -> None:
         current[:] = [batch]
@@ -120,10 +134,8 @@ def add_batch(totals: Totals, batch: Batch, inputs: torch.Tensor, gradients: tor
     of a single example any number of rows, as an expert gets them. One buffer of the compute dtype, shaped as the
     matrix is stored, is reused over the examples.
     """
+    left, right = factors(batch, inputs, gradients, transposed=transposed)
     rows = len(batch.examples)
-    assert rows == 1 or inputs.shape[:-1].numel() == batch.tokens, "routed tokens of several examples"
-    inputs, gradients = (side.reshape(rows, -1, side.shape[-1]) for side in (inputs, gradients))
-    left, right = (inputs, gradients) if transposed else (gradients, inputs)
     by_gradient = any(kind != "inputs" for kind in totals)
     buffer = torch.empty(left.shape[-1], right.shape[-1], dtype=left.dtype, device=left.device) if by_gradient else None
     for index, example in enumerate(batch.examples):
@@ -132,7 +144,18 @@ def add_batch(totals: Totals, batch: Batch, inputs: torch.Tensor, gradients: tor
             torch.mm(left[index, :length].t(), right[index, :length], out=buffer)
             add_gradient(totals, buffer, aware=batch.aware, share=batch.share)
         if batch.aware and "inputs" in totals:
-            add_inputs(totals, inputs[index, :length])
+            add_inputs(totals, (left if transposed else right)[index, :length])
+
+
+def factors(
+    batch: Batch, inputs: torch.Tensor, gradients: torch.Tensor, *, transposed: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(left, right) of which left[s]^T right[s] is example s's gradient as the matrix is stored: (examples, tokens,
+    rows) and (examples, tokens, columns)."""
+    rows = len(batch.examples)
+    assert rows == 1 or inputs.shape[:-1].numel() == batch.tokens, "routed tokens of several examples"
+    inputs, gradients = (side.reshape(rows, -1, side.shape[-1]) for side in (inputs, gradients))
+    return (inputs, gradients) if transposed else (gradients, inputs)
 
 
 Add = Callable[[Matrix, torch.Tensor, torch.Tensor], None]

@@ -2,7 +2,7 @@
 
 In: a loaded model, examples, which statistics, a plan. Out: `Scores`. Progress is kept on disk every so often (at most
 3% of the time) when a folder for it is given, so a killed job continues and ends with the same bytes; the number of
-processes may change in between. Left out: reading data (data/) and choosing weights (selection.py).
+processes may change in between. Left out: reading data (data/) and choosing weights (selection/).
 """
 
 from __future__ import annotations

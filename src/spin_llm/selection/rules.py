@@ -8,7 +8,7 @@ In: the concepts' scores and the protected sets' scores. Out: flat indices per m
 
 Each matrix has its own top set, unless another granularity is asked for. `coupled-signed` keeps of the coupled weights
 those whose suppression raises every margin (scores/statistics.py). `released` reproduces the published code's index
-bug, `random_like` makes the control. Left out: what is done to the chosen weights (patch.py).
+bug. Left out: controls (controls.py), and what is done to the chosen weights (patch.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from spin_llm.errors import SpinError
 from spin_llm.scores import MatrixScores, Scores, count
 
 Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], torch.Tensor]
+Tops = dict[str, torch.Tensor]  # flat indices (int64) by matrix name
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,13 @@ GRANULARITIES = ("matrix", "row", "layer", "model")
 
 
 def top_sets(
-    scores: Scores, names: Sequence[str], ratio: float, granularity: str = "matrix"
-) -> dict[str, torch.Tensor]:
+    scores: Scores, names: Sequence[str], ratio: float, granularity: str = "matrix", *, decided: bool = True
+) -> Tops:
     """Each matrix's part of the top set: flat indices (int64), largest first within a matrix.
 
     The top set is the floor(ratio * n) largest entries of each matrix, of each row of a matrix as stored, of all
     matrices of a layer together, or of the whole model; n counts the entries of that unit. Raises SpinError when the
-    kept entries do not decide it.
+    kept entries do not decide it, unless `decided` is False: then it is the top of the kept entries.
     """
     if granularity in ("matrix", "row"):
         of_matrix = _top_of_matrix if granularity == "matrix" else _top_of_rows
@@ -95,9 +96,9 @@ def top_sets(
     units: dict[int, list[str]] = {}
     for name in names:
         units.setdefault(scores.matrices[name].layer if granularity == "layer" else 0, []).append(name)
-    tops: dict[str, torch.Tensor] = {}
+    tops: Tops = {}
     for unit in units.values():
-        tops.update(_top_together({name: scores.matrices[name] for name in unit}, ratio))
+        tops.update(_top_together({name: scores.matrices[name] for name in unit}, ratio, decided))
     return {name: tops[name] for name in names}
 
 
@@ -115,7 +116,7 @@ def _top_of_rows(matrix: MatrixScores, ratio: float) -> torch.Tensor:
     return matrix.indices[rank < count(ratio, matrix.shape[1])]
 
 
-def _top_together(matrices: Mapping[str, MatrixScores], ratio: float) -> dict[str, torch.Tensor]:
+def _top_together(matrices: Mapping[str, MatrixScores], ratio: float, decided: bool) -> Tops:
     """The largest entries over several matrices; ties by the matrices' order, then the lower index."""
     k = count(ratio, sum(matrix.size for matrix in matrices.values()))
     values = torch.cat([matrix.values for matrix in matrices.values()])
@@ -123,7 +124,7 @@ def _top_together(matrices: Mapping[str, MatrixScores], ratio: float) -> dict[st
     chosen = owner[torch.argsort(values, descending=True, stable=True)[:k]]
     taken = torch.bincount(chosen, minlength=len(matrices)).tolist()
     for (name, matrix), number in zip(matrices.items(), taken, strict=True):
-        if number == len(matrix.indices) < matrix.size:
+        if decided and number == len(matrix.indices) < matrix.size:
             raise SpinError(
                 f"The kept scores of {name} do not decide the top set of several matrices at ratio {ratio:g}.",
                 cause="all that was kept of it is in the top set, and more of it may be.",
@@ -172,50 +173,42 @@ def select(
     given_protect_ratio = protect_ratio
     protect_ratio = ratio if protect_ratio is None else protect_ratio
     _check(concepts, protected, rule, ratio, protect_ratio, granularity)
-    first = next(iter(concepts.values()))
-    names = [name for name, place in first.matrices.items() if target in ("all", place.kind)]
-    if not names:
-        raise SpinError(f"The scores hold no {target} matrix.", change=f"score again with --target {target}.")
-    indices: dict[str, torch.Tensor] = {}
-    candidates = shared = 0
+    names = targeted(concepts, target)
     concept_tops = [top_sets(scores, names, ratio, granularity) for scores in concepts.values()]
     protected_tops = [top_sets(scores, names, protect_ratio, granularity) for scores in protected.values()]
-    for name in names:
-        tops = [top[name] for top in concept_tops]
-        chosen = RULES[rule](tops, [top[name] for top in protected_tops])
-        if rule == "coupled-signed":
-            chosen = favourable(chosen, name, concepts)
-        candidates += tops[0].numel()
-        shared += intersection(tops).numel()
-        if chosen.numel():
-            indices[name] = chosen
+    indices = choose(rule, concept_tops, protected_tops, concepts)
+    candidates = sum(concept_tops[0][name].numel() for name in names)
+    shared = sum(intersection([top[name] for top in concept_tops]).numel() for name in names)
     if not indices and not allow_empty:
         if granularity != "matrix" or rule == "coupled-signed":
             raise SpinError(f"The rule {rule!r} at ratio {ratio:g} by {granularity} selects no weight at all.")
         raise _nothing_selected(concepts, protected, names, rule, ratio, given_protect_ratio)
+    first = next(iter(concepts.values()))
     places = {name: first.matrices[name] for name in names}
-    targeted = sum(place.size for place in places.values())
-    return Selection(indices, rule, ratio, protect_ratio, target, candidates, shared, targeted, places)
+    weights = sum(place.size for place in places.values())
+    return Selection(indices, rule, ratio, protect_ratio, target, candidates, shared, weights, places)
 
 
-def random_like(selection: Selection, seed: int) -> Selection:
-    """The control: as many weights per matrix as `selection` has, drawn at random without replacement."""
-    generator = torch.Generator().manual_seed(seed)
-    indices = {
-        name: torch.randperm(selection.places[name].size, generator=generator)[: chosen.numel()].sort().values
-        for name, chosen in selection.indices.items()
-    }
-    return Selection(
-        indices,
-        "random",
-        selection.ratio,
-        selection.protect_ratio,
-        selection.target,
-        selection.candidates,
-        selection.shared,
-        selection.targeted_weights,
-        selection.places,
-    )
+def targeted(scores: Mapping[str, Scores], target: str) -> list[str]:
+    """The names of the targeted matrices; SpinError when the scores hold none."""
+    matrices = next(iter(scores.values())).matrices
+    names = [name for name, place in matrices.items() if target in ("all", place.kind)]
+    if not names:
+        raise SpinError(f"The scores hold no {target} matrix.", change=f"score again with --target {target}.")
+    return names
+
+
+def choose(rule: str, tops: Sequence[Tops], protected: Sequence[Tops], concepts: Mapping[str, Scores]) -> Tops:
+    """What a rule makes of the top sets of the concepts and of the protected sets: sorted indices by matrix name,
+    matrices without any left out. `coupled-signed` looks at the margins of `concepts`."""
+    chosen: Tops = {}
+    for name in tops[0]:
+        indices = RULES[rule]([top[name] for top in tops], [top[name] for top in protected])
+        if rule == "coupled-signed":
+            indices = favourable(indices, name, concepts)
+        if indices.numel():
+            chosen[name] = indices
+    return chosen
 
 
 def _check(

@@ -1,0 +1,117 @@
+"""What a judge or a question is put to: prompts -> completions, by a model in this process or behind a URL.
+
+In: prompts (chat messages, or raw text taken as it is). Out: greedy completions, with the alternatives of their first
+token where they are asked for. Left out: sampling; the client of a server (server.py); batching and decoding
+(generation.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from spin_llm.data import render_messages
+from spin_llm.errors import SpinError
+from spin_llm.evaluate.generation import Continuation, continuations
+from spin_llm.models import LoadedModel, load
+from spin_llm.progress import Advance
+
+Message = Mapping[str, str]
+Prompt = str | Sequence[Message]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model wrote: `text` without special tokens, its length in `tokens`, and whether the model ended it
+    itself (`finished`).
+
+    `first`: the likeliest alternatives of the first new token, text -> log-probability in nats; empty when none were
+    asked for or the server gives none. Alternatives of equal text are added up.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+    first: Mapping[str, float] = field(default_factory=dict)
+
+
+class Completer(Protocol):
+    """Anything that completes prompts greedily. `fingerprint` says which model, for caches of what it wrote."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __call__(
+        self, prompts: Sequence[Prompt], *, new_tokens: int, alternatives: int = 0, progress: Advance = ...
+    ) -> list[Completion]:
+        """One completion a prompt, in their order. Messages ({"role", "content"}) go through the model's chat template
+        with the generation prompt; a text is taken as it is: special tokens in it are parsed, none is added."""
+        ...
+
+
+def local_completer(model: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> LocalCompleter:
+    """A completer of the model `model` (as `spin_llm.models.load` takes it), loaded now.
+
+    Raises SpinError when it cannot be loaded.
+    """
+    return LocalCompleter(load(model, dtype=dtype, trust_remote_code=trust_remote_code))
+
+
+@dataclass(frozen=True)
+class LocalCompleter:
+    """A loaded model as a completer."""
+
+    loaded: LoadedModel
+
+    @property
+    def name(self) -> str:
+        return self.loaded.name
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.loaded.checkpoint.fingerprint} {str(self.loaded.dtype).removeprefix('torch.')}"
+
+    def __call__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        new_tokens: int,
+        alternatives: int = 0,
+        progress: Advance = lambda done: None,
+    ) -> list[Completion]:
+        """Raises SpinError when a prompt gives no tokens or does not fit the context."""
+        encoded = [self.encode(prompt) for prompt in prompts]
+        found: dict[int, Completion] = {}
+        for batch in continuations(self.loaded, encoded, new_tokens, alternatives=alternatives):
+            found.update((c.index, self._completion(c)) for c in batch)
+            progress(len(batch))
+        return [found[index] for index in range(len(prompts))]
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of one prompt."""
+        if not isinstance(prompt, str):
+            return render_messages(self.loaded.tokenizer, prompt)
+        ids: list[int] = self.loaded.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+        if not ids:
+            raise SpinError("A prompt is empty: nothing to complete.")
+        return ids
+
+    def _completion(self, made: Continuation) -> Completion:
+        decode: Any = self.loaded.tokenizer.decode
+        first = added_up((decode([token]), log_probability) for token, log_probability in made.first)
+        return Completion(decode(made.tokens, skip_special_tokens=True), len(made.tokens), made.finished, first)
+
+
+def added_up(alternatives: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """(text, log-probability) pairs as a mapping; the probabilities of equal texts are added up."""
+    texts: dict[str, float] = {}
+    for text, value in alternatives:
+        if text in texts:  # log(exp(a) + exp(b)) = max + log(1 + exp(min - max))
+            value = max(value, texts[text]) + math.log1p(math.exp(-abs(value - texts[text])))
+        texts[text] = value
+    return texts

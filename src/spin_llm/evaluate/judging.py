@@ -1,0 +1,236 @@
+"""Which judge `--judge` names, and what keeps its verdicts while it works.
+
+In: a text such as `local`, `mine.safetensors`, `wildguard`, `md-judge-v0.1:FOLDER`, `Qwen/Qwen3Guard-Gen-0.6B`,
+`llama-guard-3:MODEL@http://localhost:8000/v1`, `rubric:MODEL`, `human:sheet.csv`. Out: a judge. A judge that is a
+model's words is asked in portions, and its verdicts are appended to a file by the hash of everything that decides them,
+so that a judging that was killed goes on, and that a verdict is had once. Left out: the judges themselves (judge.py,
+guards.py, rubric.py, human.py); API keys, which come from the environment alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from spin_llm.errors import SpinError
+from spin_llm.evaluate.completion import Completer, local_completer
+from spin_llm.evaluate.guards import GUARDS, Guard, GuardJudge, recognise
+from spin_llm.evaluate.human import read_sheet
+from spin_llm.evaluate.judge import Judge, Verdict
+from spin_llm.evaluate.judge import load_judge as load_local_judge
+from spin_llm.evaluate.rubric import RubricJudge
+from spin_llm.evaluate.server import served, server_completer
+from spin_llm.files import read_json, read_progress, sha256_json, sync_append
+from spin_llm.progress import SILENT, Advance, Console
+
+PORTION = 128  # prompts between two writes of the verdicts' file
+WAYS = (
+    f"local, FILE.safetensors, a guard ({', '.join(GUARDS)}), GUARD:MODEL, GUARD:MODEL@URL, the hub id of a guard, "
+    "rubric:MODEL, rubric:MODEL@URL or human:FILE.csv"
+)
+
+
+@dataclass(frozen=True)
+class JudgeName:
+    """What a `--judge` text says: `kind` local (a file too), guard, rubric or human; `model` a path or hub id."""
+
+    kind: str
+    model: str
+    url: str | None = None
+    guard: Guard | None = None
+
+
+def parse_judge(text: str) -> JudgeName:
+    """Read a `--judge` text.
+
+    Raises SpinError when it names no judge.
+
+    >>> parse_judge("rubric:smollm2-135m@http://localhost:8000/v1").url
+    'http://localhost:8000/v1'
+    """
+    if text == "local" or text.endswith(".safetensors"):
+        return JudgeName("local", text)
+    before, url = split_url(text)
+    kind, colon, model = before.partition(":")
+    if colon and kind == "human" and model and not url:
+        return JudgeName("human", model)
+    if colon and kind == "rubric" and model:
+        return JudgeName("rubric", model, url)
+    if kind in GUARDS and (model or not colon):
+        return JudgeName("guard", model or GUARDS[kind].card, url, GUARDS[kind])
+    if not colon and (guard := recognise(before)):
+        return JudgeName("guard", before, url, guard)
+    raise SpinError(f"There is no judge {text!r}.", change=f"give {WAYS}.")
+
+
+def split_url(text: str) -> tuple[str, str | None]:
+    """(what is before @URL, the URL or None).
+
+    A URL with a user, password or query in it is refused: it would be written into the run's record.
+    """
+    before, url = served(text) or (text, None)
+    parts = urlsplit(url or "")
+    if "@" in parts.netloc or parts.query:
+        raise SpinError(
+            "The judge's URL holds a user, a password or a query.",
+            cause="a key in the URL would be written into the run's record.",
+            change="give the key in the environment variable OPENAI_API_KEY, and the bare URL.",
+        )
+    return before, url
+
+
+def load_judge(
+    text: str = "local", *, label: str | None = None, quality: str | None = None, trust_remote_code: bool = False
+) -> Judge:
+    """The judge that a `--judge` text names; a model of its own is loaded now, a server is asked for its models.
+
+    `label` (aware, safe, coherent) is for judges that have several: local ones and rubrics. `quality`: a file that
+    `judge check -o` wrote for this text, for judges that do not bring their own.
+    """
+    named = parse_judge(text)
+    if named.kind == "local":
+        if quality:
+            raise SpinError("--judge-quality is not for a local judge.", cause="it brings its own quality.")
+        return load_local_judge(named.model, label=label)
+    measured = read_quality(Path(quality), text) if quality else {}
+    if named.kind == "human":
+        return replace(read_sheet(Path(named.model)), measured=measured)
+    completer = open_completer(named, trust_remote_code=trust_remote_code)
+    if named.kind == "rubric":
+        return RubricJudge(completer, label or "aware", measured)
+    assert named.guard is not None
+    return GuardJudge(named.guard, completer, measured)
+
+
+def open_completer(named: JudgeName, *, trust_remote_code: bool = False) -> Completer:
+    """What a judge's words come from: a model in this process, or a server."""
+    if named.url is None:
+        return local_completer(named.model, trust_remote_code=trust_remote_code)
+    return server_completer(named.url, named.model)
+
+
+def read_quality(path: Path, text: str) -> dict[str, Any]:
+    """{axis: quality} of the judge `text` from a file of `judge check -o`.
+
+    Raises SpinError when the file is not one, or measures other judges.
+    """
+    found = read_json(path)
+    judges = found.get("judges", {}) if isinstance(found, dict) else {}
+    if not judges.get(text):
+        raise SpinError(
+            f"{path} holds no quality of the judge {text}.",
+            cause=f"it was measured for {', '.join(judges) or 'no judge'}.",
+            change=f"run `spin-llm judge check DATA --judge {text} -o FILE.json`.",
+        )
+    return {axis: {"source": path.name, **measured} for axis, measured in judges[text].items()}
+
+
+def refuse_model_under_edit(judge: str, models: Iterable[str]) -> None:
+    """Raise SpinError when a `--judge` text names one of the models under evaluation, as far as names tell."""
+    named = parse_judge(judge)
+    if named.kind in ("guard", "rubric") and any(same_name(named.model, model) for model in models):
+        raise own_judge(named.model)
+
+
+def refuse_fingerprint(judge: Judge, fingerprints: Iterable[str]) -> None:
+    """Raise SpinError when a judge's model, in this process, has the weights of a model under evaluation."""
+    completer = getattr(judge, "completer", None)
+    if completer and any(completer.fingerprint.startswith(fingerprint) for fingerprint in fingerprints):
+        raise own_judge(completer.name)
+
+
+def own_judge(model: str) -> SpinError:
+    return SpinError(
+        f"{model} is under evaluation and cannot be its own judge.",
+        cause="an edit would change the judge together with what is judged.",
+        change="give another --judge.",
+    )
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names mean one model: one path, or one name after the last slash, in any letter case."""
+    last = [name.rstrip("/").rpartition("/")[2].casefold() for name in (one, other)]
+    return last[0] == last[1] or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
+
+
+def judged_axes(judge: Judge, axes: Collection[str], console: Console = SILENT) -> list[str]:
+    """The axes that the judge can judge, and a line about those that it cannot.
+
+    Raises SpinError when none is left. A judge that does not say (`axes`) is taken to judge all.
+    """
+    known = getattr(judge, "axes", axes)
+    left_out = [axis for axis in axes if axis not in known]
+    if left_out:
+        console.say(f"the judge {judge.name} does not judge {', '.join(left_out)}: left out")
+    kept = [axis for axis in axes if axis in known]
+    if not kept:
+        raise SpinError(
+            f"The judge {judge.name} judges none of {', '.join(axes)}.", change=f"it judges {', '.join(known)}."
+        )
+    return kept
+
+
+@runtime_checkable
+class Fingerprinted(Judge, Protocol):
+    """A judge whose verdicts are decided by its `fingerprint` and what is judged; it judges `axes`."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def axes(self) -> Collection[str]: ...
+
+
+@dataclass
+class RememberingJudge:
+    """A judge whose verdicts are kept in a file as they come, PORTION by PORTION, and are not asked for again."""
+
+    judge: Fingerprinted
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.known = {row.pop("key"): Verdict(**row) for row in read_progress(self.path)}
+
+    @property
+    def name(self) -> str:
+        return self.judge.name
+
+    @property
+    def label(self) -> str:
+        return self.judge.label
+
+    @property
+    def axes(self) -> Collection[str]:
+        return self.judge.axes
+
+    def __call__(
+        self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Advance = lambda done: None
+    ) -> list[Verdict]:
+        fingerprint = self.judge.fingerprint
+        keys = [sha256_json([fingerprint, axis, *pair]) for pair in zip(prompts, answers, strict=True)]
+        new = [place for place, key in enumerate(keys) if key not in self.known]
+        new.sort(key=lambda place: len(prompts[place]) + len(answers[place]))  # like lengths batch well
+        progress(len(keys) - len(new))
+        for start in range(0, len(new), PORTION):
+            places = new[start : start + PORTION]
+            asked, answered = ([texts[place] for place in places] for texts in (prompts, answers))
+            judged = self.judge(axis, asked, answered, progress)
+            verdicts = {keys[place]: verdict for place, verdict in zip(places, judged, strict=True)}
+            sync_append(self.path, ({"key": key, **asdict(verdict)} for key, verdict in verdicts.items()))
+            self.known |= verdicts
+        return [self.known[key] for key in keys]
+
+    def quality(self) -> dict[str, Any]:
+        return self.judge.quality()
+
+
+def remembering(judge: Judge, path: Path) -> Judge:
+    """The judge with its verdicts kept in `path`, where it is a model's words; any other judge as it is.
+
+    The local judge is fast, and shares its reading of a text with the judge of coherence.
+    """
+    return RememberingJudge(judge, path) if isinstance(judge, Fingerprinted) else judge

@@ -1,0 +1,30 @@
+"""Stored answers judged again, without generating: generations.jsonl -> verdict rows.
+
+In: a file of generations, a `--judge` text. Out: a file of verdict rows. Verdicts of a judge that is a model's words
+are kept beside the output while it works (OUTPUT.progress), so that a killed judging goes on. Left out: rates and
+intervals.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spin_llm.evaluate.evaluation import judge_rows
+from spin_llm.evaluate.judging import load_judge, remembering
+from spin_llm.files import read_jsonl, write_jsonl
+from spin_llm.progress import SILENT, Console
+
+
+def judge_again(
+    generations: Path, judge: str, output: Path, *, trust_remote_code: bool = False, console: Console = SILENT
+) -> Path:
+    """Write the verdict rows of every axis that the judge judges into `output`.
+
+    Raises SpinError when there are none.
+    """
+    rows = read_jsonl(generations)
+    progress = output.with_name(output.name + ".progress")
+    kept = remembering(load_judge(judge, trust_remote_code=trust_remote_code), progress)
+    write_jsonl(output, judge_rows(kept, rows, console=console))
+    progress.unlink(missing_ok=True)
+    return output

@@ -1,0 +1,190 @@
+"""Several runs side by side: `spin-llm report A B C`.
+
+In: run folders with `run.json` and `results.json`. Out: one self-contained page and the same as Markdown: for every
+axis one row a run, the settings in which the runs differ, and a warning for everything that forbids comparing the
+numbers (another base, other questions, another judge).
+Left out: tests between runs; each interval is of one run against its own base, on paired prompts, and two intervals
+that overlap, or do not, say little about their difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spin_llm.errors import SpinError
+from spin_llm.files import write_text
+from spin_llm.report.board import Line, line_of, scale_of
+from spin_llm.report.page import plain, read_results
+from spin_llm.report.render import render_markdown, render_page
+from spin_llm.report.summary import auc_text
+from spin_llm.report.table import COLUMNS, Row, make_row
+from spin_llm.report.wording import CAPABILITY_AXES, NOTHING, axis_label
+
+NAMES_SHOWN = 6  # of a list of differing values, in a warning
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str
+    run: dict[str, Any]
+    results: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One run on one axis; `line` is its interval on the axis's scale."""
+
+    run: str
+    row: Row
+    line: Line
+    judge: str
+
+
+@dataclass(frozen=True)
+class ComparedAxis:
+    axis: str
+    label: str
+    metric: str
+    rows: list[ComparedRow]
+    warnings: list[str]
+
+
+def compare_runs(folders: Sequence[Path], output: Path, *, overwrite: bool = False) -> Path:
+    """Write `output` (HTML) and the same with the suffix `.md`; returns `output`.
+
+    Raises SpinError when a folder is named twice or is no evaluated run, and when a file is in the way.
+    """
+    beside = output.with_suffix(".md")
+    for path in (output, beside):
+        if path.exists() and not overwrite:
+            raise SpinError(f"{path} exists.", change="choose another --output, or --overwrite.")
+    if output.suffix == ".md":
+        raise SpinError(f"The comparison is a page, and {output} is not one.", change="give -o NAME.html.")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise SpinError("A run is named twice.", change="name each run once.")
+    found = [Run(name, *read_results(folder)) for name, folder in zip(names_of(folders), folders, strict=True)]
+    context = {
+        "runs": found,
+        "warnings": warnings_of(found),
+        "axes": compared_axes(found),
+        "columns": ("run", *COLUMNS[1:]),
+        "differing": differing_settings(found),
+        "edits": [_edit_row(one) for one in found],
+    }
+    write_text(beside, render_markdown("compare.md.j2", context))
+    write_text(output, render_page("compare.html.j2", context))
+    return output
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The folders' last names where these differ, the paths as given otherwise."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def base_of(run: dict[str, Any]) -> str:
+    """What the edited model was compared with: the fingerprint of the run's model, or the name of another baseline."""
+    baseline = run.get("compared", {}).get("baseline")
+    return str(baseline) if baseline else str(run["model"].get("fingerprint") or run["model"]["name"])
+
+
+def questions_of(axis: str) -> Callable[[Run], str]:
+    """The hash of the prompts that a run asked on an axis; perplexity and KL are on the held-back general pairs."""
+    role, name = ("perplexity", "general") if axis in CAPABILITY_AXES else ("questions", axis)
+
+    def hashes(one: Run) -> str:
+        found = [item["sha256"] for item in one.run["data"] if (item["role"], item["name"]) == (role, name)]
+        return " ".join(found) or "not recorded"
+
+    return hashes
+
+
+def judge_of(axis: str) -> Callable[[Run], str]:
+    """The judge, what it decides, and its measured quality on an axis: a refitted judge keeps its name."""
+
+    def named(one: Run) -> str:
+        judge = one.results["judge"]
+        return f"{judge['name']} ({judge.get('label') or 'no label'}, {auc_text(judge['quality'].get(axis))})"
+
+    return named
+
+
+def warnings_of(runs: Sequence[Run]) -> list[str]:
+    """What differs between runs for all axes alike, and so forbids comparing their numbers."""
+    found = []
+    if differs(runs, lambda one: base_of(one.run)):
+        found.append("The bases differ: differences from different bases must not be compared.")
+    for setting in ("new_tokens", "template"):
+        values = {str(one.run["settings"].get(setting, NOTHING)) for one in runs}
+        if len(values) > 1:
+            found.append(
+                f"{setting} differs ({', '.join(sorted(values))}): the models answered under other conditions."
+            )
+    return found
+
+
+def differs(runs: Sequence[Run], key: Callable[[Run], str]) -> bool:
+    return len({key(one) for one in runs}) > 1
+
+
+def compared_axes(runs: Sequence[Run]) -> list[ComparedAxis]:
+    """Every axis that any run has, in the order of the first that has it."""
+    names = dict.fromkeys(axis for one in runs for axis in one.results["axes"])
+    return [_compared_axis(axis, [one for one in runs if axis in one.results["axes"]], len(runs)) for axis in names]
+
+
+def _compared_axis(axis: str, runs: Sequence[Run], of: int) -> ComparedAxis:
+    results = [one.results["axes"][axis] for one in runs]
+    scale = scale_of(results)
+    judged = axis not in CAPABILITY_AXES
+    warnings = []
+    if differs(runs, questions_of(axis)):
+        warnings.append("The prompts differ between runs: these numbers must not be compared.")
+    if judged and differs(runs, judge_of(axis)):
+        judges = list(dict.fromkeys(map(judge_of(axis), runs)))[:NAMES_SHOWN]
+        warnings.append(f"The judge differs between runs: {'; '.join(judges)}.")
+    if not warnings and not differs(runs, lambda one: base_of(one.run)) and len({r["base"] for r in results}) > 1:
+        warnings.append("The base scored differently on the same prompts: other software, batches or precision.")
+    if len(runs) < of:
+        warnings.append(f"{of - len(runs)} of {of} runs did not measure this axis.")
+    rows = [
+        ComparedRow(
+            one.name,
+            make_row(axis, result, None, one.name),
+            line_of(one.name, axis, result, scale, control=False),
+            judge_of(axis)(one) if judged else "",
+        )
+        for one, result in zip(runs, results, strict=True)
+    ]
+    return ComparedAxis(axis, axis_label(axis), results[0]["metric"], rows, warnings)
+
+
+def differing_settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """(name, one value a run) of every setting, version and model property in which the runs differ."""
+    tables = [
+        {
+            **{f"model {key}": value for key, value in one.run["model"].items() if key != "path"},
+            **{f"compared {key}": value for key, value in one.run.get("compared", {}).items()},
+            **one.run["settings"],
+            **{f"version of {key}": value for key, value in one.run.get("versions", {}).items()},
+        }
+        for one in runs
+    ]
+    rows = []
+    for name in dict.fromkeys(name for table in tables for name in table):
+        values = [plain(table[name]) if name in table else NOTHING for table in tables]
+        if len(set(values)) > 1:
+            rows.append((name, values))
+    return rows
+
+
+def _edit_row(one: Run) -> tuple[str, ...]:
+    """(run, model, rule, ratio, edited weights, controls) as texts."""
+    edit = one.results["edit"]
+    ratio = f"{edit['ratio']:g}" if edit.get("ratio") is not None else NOTHING
+    weights = f"{edit['weights']:,}" if edit else NOTHING
+    controls = ", ".join(one.results["controls"]) or "none"
+    return (one.name, one.run["model"]["name"], edit.get("rule") or NOTHING, ratio, weights, controls)

@@ -1,0 +1,35 @@
+"""Selection: which weights to suppress, the controls beside them, and whether other data would choose the same."""
+
+from spin_llm.selection.controls import alone, control_selection, random_like, same_magnitude_like
+from spin_llm.selection.overlap import overlap
+from spin_llm.selection.resampled import MULTIPLE, Job, candidates, resampled_selections
+from spin_llm.selection.rules import (
+    GRANULARITIES,
+    RULES,
+    Selection,
+    Tops,
+    choose,
+    select,
+    targeted,
+    top_sets,
+)
+
+__all__ = [
+    "GRANULARITIES",
+    "MULTIPLE",
+    "RULES",
+    "Job",
+    "Selection",
+    "Tops",
+    "alone",
+    "candidates",
+    "choose",
+    "control_selection",
+    "overlap",
+    "random_like",
+    "resampled_selections",
+    "same_magnitude_like",
+    "select",
+    "targeted",
+    "top_sets",
+]

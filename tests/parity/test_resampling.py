@@ -1,0 +1,289 @@
+"""Importances example by example against autograd, one example at a time; resampled scores against scoring the
+resampled examples; the selection of all examples against the selection itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from conftest import TOLERANCE, TinyModel
+from test_importance import distance, footprint, loss_by_hand
+
+from spin_llm.data import Example
+from spin_llm.errors import SpinError
+from spin_llm.evaluate import stability
+from spin_llm.evaluate.stability import ScoredExamples, fitting_candidates, measure_stability
+from spin_llm.models import LoadedModel, Matrix, editable_matrices
+from spin_llm.pipeline import control_patches, make_selection, patch_of
+from spin_llm.progress import Console
+from spin_llm.scores import Scores, gather, reweighted, score_concept
+from spin_llm.scores.resampling import gradient_at, load_per_example, save_per_example
+from spin_llm.selection import Job, select
+from spin_llm.selection.resampled import all_examples, select_again
+from spin_llm.settings import RunSettings
+
+FLOAT32 = TOLERANCE[torch.float32]
+NAMES = ("llama", "gpt2", "gpt_neox", "gemma3", "qwen3_moe", "mixtral")
+KEEP, RATIO = 0.3, 0.05
+
+
+def some_of(matrices: Sequence[Matrix]) -> dict[str, torch.Tensor]:
+    """A fifth of the entries of every matrix but the first."""
+    generator = torch.Generator().manual_seed(3)
+    sizes = {matrix.name: matrix.weight.numel() for matrix in matrices[1:]}
+    return {n: torch.randperm(size, generator=generator)[: size // 5].sort().values for n, size in sizes.items()}
+
+
+def by_autograd(loaded: LoadedModel, example: Example, matrices: Sequence[Matrix]) -> dict[str, torch.Tensor]:
+    """W * dL/dW of one example, shaped as the matrices are stored."""
+    loaded.model.requires_grad_(True)
+    loaded.model.zero_grad()
+    loss_by_hand(loaded.model, example).backward()
+    found = {}
+    for matrix in matrices:
+        parameter = matrix.module.weight if matrix.part is None else getattr(matrix.module, matrix.part.parameter)
+        gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        if matrix.part is not None:
+            gradient = gradient[matrix.part.expert, matrix.part.start : matrix.part.stop]
+        found[matrix.name] = (matrix.weight * gradient).detach().clone()
+    loaded.model.zero_grad()
+    loaded.model.requires_grad_(False)
+    return found
+
+
+def in_batch_order(examples: Sequence[Example]) -> list[Example]:
+    return sorted(examples, key=lambda example: len(example.input_ids), reverse=True)
+
+
+@pytest.mark.parametrize("target", ["mlp", "attention"])
+@pytest.mark.parametrize("name", NAMES)
+def test_each_example_s_importances_are_autograd_s(name: str, target: str, tiny_model: TinyModel):
+    loaded = tiny_model(name)
+    matrices = editable_matrices(loaded.model, target)
+    before = footprint(loaded.model)
+    places, aware, unaware = some_of(matrices), tiny.examples(), tiny.examples(1)[:4]
+    found = gather(loaded, matrices, places, aware, unaware)
+    assert footprint(loaded.model) == before
+    assert (found.examples, found.unaware) == (len(aware), len(unaware))
+    assert set(found.importance) == set(places)
+    rows = [by_autograd(loaded, example, matrices) for part in (aware, unaware) for example in in_batch_order(part)]
+    for matrix, indices in places.items():
+        expected = torch.stack([row[matrix].flatten()[indices] for row in rows])
+        assert expected.abs().max() > 0
+        assert distance(found.signed[matrix], expected) <= FLOAT32, matrix
+        assert distance(found.importance[matrix], expected[: len(aware)].abs()) <= FLOAT32, matrix
+
+
+@pytest.mark.parametrize("selector", ["taylor", "gradient"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_mean_over_examples_is_the_stored_score(name: str, selector: str, tiny_model: TinyModel):
+    loaded = tiny_model(name)
+    scores = score_concept(loaded, tiny.examples(), statistics=(selector,), keep=KEEP)
+    kept = {name: matrix.indices.sort().values for name, matrix in scores.matrices.items()}
+    per_example = gather(loaded, editable_matrices(loaded.model), kept, tiny.examples(), selector=selector)
+    again = reweighted(scores, per_example, torch.ones(per_example.examples), torch.ones(0))
+    for matrix, stored in scores.matrices.items():
+        assert torch.allclose(again.matrices[matrix].values, stored.values, rtol=FLOAT32, atol=1e-12), matrix
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe"])
+def test_bfloat16_gradients_are_rounded_as_the_scoring_pass_rounds_them(name: str, tiny_model: TinyModel):
+    """To the last bit but for sums in another order, which round to a neighbour now and then."""
+    loaded = tiny_model(name, dtype="bfloat16")
+    scores = score_concept(loaded, tiny.examples(), keep=KEEP)
+    kept = {name: matrix.indices.sort().values for name, matrix in scores.matrices.items()}
+    per_example = gather(loaded, editable_matrices(loaded.model), kept, tiny.examples())
+    for matrix, stored in scores.matrices.items():
+        mean = per_example.importance[matrix].mean(0)
+        expected = stored.values[stored.indices.argsort()]
+        assert ((mean - expected).abs() <= 2**-8 * expected).all(), matrix
+        assert ((mean - expected).abs() <= FLOAT32 * expected).float().mean() > 0.8, matrix
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe"])
+def test_a_resample_s_scores_are_those_of_scoring_the_resampled_examples(name: str, tiny_model: TinyModel):
+    loaded = tiny_model(name)
+    aware, unaware = in_batch_order(tiny.examples()), in_batch_order(tiny.examples(1)[:5])
+    counts, unaware_counts = [2, 0, 1, 3, 0, 1, 0, 1, 2, 0, 1], [0, 2, 1, 1, 1]
+    repeated = [e for e, times in zip(aware, counts, strict=True) for _ in range(times)]
+    unaware_repeated = [e for e, times in zip(unaware, unaware_counts, strict=True) for _ in range(times)]
+    options: dict[str, Any] = {"statistics": ("taylor", "margin"), "keep": KEEP}
+    expected = score_concept(loaded, repeated, unaware_repeated, **options)
+    original = score_concept(loaded, aware, unaware, **options)
+    kept = {name: matrix.indices.sort().values for name, matrix in expected.matrices.items()}
+    per_example = gather(loaded, editable_matrices(loaded.model), kept, aware, unaware)
+    found = reweighted(original, per_example, torch.tensor(counts).float(), torch.tensor(unaware_counts).float())
+    for matrix, other in expected.matrices.items():
+        one = found.matrices[matrix]
+        assert distance(one.values, other.values) <= FLOAT32
+        order, other_order = one.indices.argsort(), other.indices.argsort()
+        assert torch.equal(one.indices[order], other.indices[other_order])
+        margins = one.at["margin@taylor"][order], other.at["margin@taylor"][other_order]
+        assert distance(*margins) <= FLOAT32
+    assert any(
+        not torch.equal(found.matrices[name].indices[:20], matrix.indices[:20])
+        for name, matrix in original.matrices.items()
+    ), "the resample changes something"
+
+
+def scored(loaded: LoadedModel, granularity: str = "matrix") -> tuple[dict[str, ScoredExamples], dict[str, Scores]]:
+    names = ("fairness", "privacy", "general")
+    examples = {name: ScoredExamples(tiny.examples(i), tiny.examples(i + 9)[:6]) for i, name in enumerate(names)}
+    examples["general"] = ScoredExamples(tiny.examples(2))
+    scores = {}
+    for name, part in examples.items():
+        statistics = ("taylor", "margin") if part.unaware else ("taylor",)
+        options: dict[str, Any] = {"statistics": statistics, "keep": KEEP, "granularity": granularity}
+        scores[name] = score_concept(loaded, part.aware, part.unaware, **options)
+    return examples, scores
+
+
+def job_of(scores: dict[str, Scores], rule: str = "coupled", granularity: str = "matrix") -> Job:
+    concepts, protected = {n: scores[n] for n in ("fairness", "privacy")}, {"general": scores["general"]}
+    options: dict[str, Any] = {"ratio": RATIO, "protect_ratio": 0.03, "granularity": granularity}
+    return Job(select(concepts, protected, rule=rule, **options), concepts, protected, {}, granularity)
+
+
+CASES = [("gpt2", "coupled", "matrix"), ("gpt_neox", "released", "matrix"), ("qwen3_moe", "coupled-signed", "matrix")]
+CASES += [("llama", "coupled", granularity) for granularity in ("row", "layer", "model")]
+
+
+@pytest.mark.parametrize(("name", "rule", "granularity"), CASES)
+def test_all_examples_once_select_the_selection(name: str, rule: str, granularity: str, tiny_model: TinyModel):
+    loaded = tiny_model(name)
+    examples, scores = scored(loaded, granularity)
+    job = job_of(scores, rule, granularity)
+    matrices = editable_matrices(loaded.model)
+    multiple, entries = fitting_candidates(job, examples)
+    parts = {k: gather(loaded, matrices, entries, part.aware, part.unaware) for k, part in examples.items()}
+    again = select_again(
+        replace(job, per_example=parts, multiple=multiple), all_examples(replace(job, per_example=parts))
+    )
+    assert again.chosen.keys() == job.selection.indices.keys()
+    assert all(torch.equal(again.chosen[name], indices) for name, indices in job.selection.indices.items())
+    assert job.selection.weights > 5
+
+
+def test_a_second_pass_measures_and_goes_on_where_it_was_killed(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    loaded = tiny_model("llama")
+    examples, scores = scored(loaded)
+    options: dict[str, Any] = {"target": "mlp", "resamples": 12, "seed": 4}
+    whole = measure_stability(loaded, examples, job_of(scores), **options)
+    assert whole["reproduced"] == 1.0
+    assert 0 < whole["jaccard"]["low"] <= whole["jaccard"]["mean"] <= whole["jaccard"]["high"] <= 1
+    assert whole["jaccard"]["mean"] < 1, "eleven examples do not make a stable selection"
+    assert whole["in_most"] <= whole["in_half"] <= whole["weights"] == job_of(scores).selection.weights
+    assert sum(len(part["frequency"]) for part in whole["frequency"].values()) == whole["weights"]
+    assert whole == measure_stability(loaded, examples, job_of(scores), **options)
+    assert whole != measure_stability(loaded, examples, job_of(scores), **{**options, "seed": 5})
+
+    passes: list[int] = []
+
+    def killed_in_the_second(*words: Any, **more: Any) -> Any:
+        passes.append(1)
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        return gather(*words, **more)
+
+    monkeypatch.setattr(stability, "gather", killed_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        measure_stability(loaded, examples, job_of(scores), folder=tmp_path, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["fairness.safetensors"]
+    assert measure_stability(loaded, examples, job_of(scores), folder=tmp_path, **options) == whole
+    assert len(passes) == 4, "fairness once, privacy twice, general once"
+
+
+def test_the_candidates_fit_the_memory_or_it_says_what_to_change(tiny_model: TinyModel):
+    examples, scores = scored(tiny_model("llama"))
+    job = job_of(scores)
+    multiple, entries = fitting_candidates(job, examples, 2**40)
+    assert multiple == pytest.approx(KEEP / RATIO), "no more than the score files keep"
+    needed = 4 * sum(map(len, entries.values())) * ((11 + 11 + 6) * 2 + 11)
+    assert fitting_candidates(job, examples, needed)[0] == multiple
+    assert fitting_candidates(job, examples, needed - 1)[0] == multiple / 2
+    with pytest.raises(SpinError, match=r"MiB may be taken(.|\n)*--memory-budget"):
+        fitting_candidates(job, examples, 1000)
+    little = {name: replace(part, metadata={**part.metadata, "keep": 0.06}) for name, part in scores.items()}
+    with pytest.raises(SpinError, match=r"keep 1\.2 times the ratio(.|\n)*--keep"):
+        fitting_candidates(job_of(little), examples)
+
+
+def test_what_cannot_be_resampled(tiny_model: TinyModel):
+    loaded = tiny_model("llama")
+    with pytest.raises(SpinError, match=r"'wanda' are no mean(.|\n)*taylor or gradient"):
+        gather(loaded, editable_matrices(loaded.model), {}, tiny.examples(), selector="wanda")
+    examples, scores = scored(loaded)
+    one = {**examples, "privacy": ScoredExamples(tiny.examples()[:1])}
+    with pytest.raises(SpinError, match="'privacy' has one example"):
+        measure_stability(loaded, one, job_of(scores), target="mlp", resamples=2)
+
+
+def test_a_set_s_importances_go_through_a_file(tiny_model: TinyModel, tmp_path: Path):
+    loaded = tiny_model("gpt2")
+    matrices = editable_matrices(loaded.model)
+    found = gather(loaded, matrices, some_of(matrices), tiny.examples()[:3], tiny.examples()[3:5])
+    path = tmp_path / "set.safetensors"
+    save_per_example(path, found, "this job")
+    assert load_per_example(path, "another job") is None
+    again = load_per_example(path, "this job")
+    assert again is not None
+    for one, other in ((found.importance, again.importance), (found.signed, again.signed)):
+        assert set(one) == set(other)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    path.write_bytes(path.read_bytes()[:100])
+    assert load_per_example(path, "this job") is None
+    assert load_per_example(tmp_path / "absent", "this job") is None
+
+
+def test_gradients_at_entries_in_chunks(monkeypatch: pytest.MonkeyPatch):
+    left, right = torch.randn(5, 4), torch.randn(5, 6)
+    rows, columns = torch.tensor([0, 3, 2, 2]), torch.tensor([5, 0, 1, 4])
+    whole = gradient_at(left, right, rows, columns)
+    assert torch.allclose(whole, (left.t() @ right)[rows, columns], atol=1e-6)
+    monkeypatch.setattr("spin_llm.scores.resampling.CHUNK", 5)
+    assert torch.allclose(gradient_at(left, right, rows, columns), whole, atol=1e-6)
+
+
+# Controls of a real selection, as patches
+
+
+def weights_of(loaded: LoadedModel) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in loaded.model.parameters()])
+
+
+def test_a_control_that_is_the_edit_or_selects_nothing_is_left_out(tiny_model: TinyModel):
+    loaded = tiny_model("gpt2")
+    _, scores = scored(loaded)
+    sides = {"concepts": {n: scores[n] for n in ("fairness", "privacy")}, "protect": {"general": scores["general"]}}
+    sides = {
+        role: {n: Scores(s.matrices, {**s.metadata, "data_sha256": n}) for n, s in part.items()}
+        for role, part in sides.items()
+    }
+    sources = (("fairness", "f.csv"), ("privacy", "p.csv"))
+    for rule, left_out in (("coupled", set()), ("released", {"released"})):
+        settings = RunSettings("gpt2", concepts=sources, rule=rule, controls=("all",), keep=KEEP, protect_ratio=0.03)
+        selection = make_selection(settings, sides, RATIO)
+        patch = patch_of(settings, loaded.checkpoint, selection, sides)
+        said: list[str] = []
+        before = weights_of(loaded)
+        made, why = control_patches(settings, loaded.checkpoint, sides, selection, patch, Console(said.append))
+        assert set(why) == left_out
+        assert set(made) | set(why) == set(settings.all_controls)
+        assert all(f"control {name} is left out: It is the edit itself." in said for name in left_out)
+        for name, control in made.items():
+            with control.applied(loaded.model):
+                assert not torch.equal(weights_of(loaded), before), name
+            assert torch.equal(weights_of(loaded), before), name
+    # the edit's matrices without one other weight: nothing of the same magnitude is left
+    full = replace(selection, indices={n: torch.arange(p.size) for n, p in selection.places.items()})
+    settings = replace(settings, controls=("same-magnitude",))
+    made, why = control_patches(settings, loaded.checkpoint, sides, full, patch, Console())
+    assert not made
+    assert "changes no weight" in why["same-magnitude"]
