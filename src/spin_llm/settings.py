@@ -17,6 +17,7 @@ from spin_llm.errors import SpinError
 CONCEPTS = ("fairness", "privacy")
 AXES = (*CONCEPTS, "over_refusal")
 CONTROLS = ("random", "same-magnitude", "unprotected", "released")  # and NAME-alone for every concept
+SIGNED = "coupled-signed"  # a rule, and a control by its name alone: it needs unaware responses, which not all data have
 SELECTORS = ("taylor", "wanda", "magnitude", "gradient", "sparsegpt", "random")
 STATISTICS = (*SELECTORS, "fisher", "margin")
 Sources = tuple[tuple[str, str], ...]
@@ -80,7 +81,8 @@ class RunSettings:
     keep: float = _option(0.01, "Fraction of each matrix kept in the score files; no ratio can be larger.")
     scale: float = _after_scores(0.0, "What the selected weights are multiplied by; 0 suppresses them.")
     controls: tuple[str, ...] = _after_scores(
-        (), "Also measure these other edits: random, same-magnitude, CONCEPT-alone, unprotected, released; or all."
+        (), "Also measure these other edits: random, same-magnitude, CONCEPT-alone, unprotected, released; all (of these); "
+        "coupled-signed."
     )
     resamples: int = _after_scores(
         0, "Select again from this many bootstrap resamples of the scored examples, to see whether the selection holds."
@@ -130,7 +132,7 @@ class RunSettings:
         choices = {"responses": ("aware", "unaware"), "template": ("auto", "chat", "raw", "released")}
         choices |= {"dtype": ("auto", "float32", "bfloat16"), "target": ("mlp", "attention", "all")}
         choices |= {
-            "rule": ("coupled", "coupled-signed", "released"),
+            "rule": ("coupled", SIGNED, "released"),
             "granularity": ("matrix", "row", "layer", "model"),
         }
         choices |= {"selector": SELECTORS}
@@ -143,8 +145,8 @@ class RunSettings:
             if statistic not in STATISTICS:
                 raise _invalid("statistics", statistic, ", ".join(STATISTICS))
         for control in self.controls:
-            if control not in (*self.all_controls, "all"):
-                raise _invalid("controls", control, ", ".join((*self.all_controls, "all")))
+            if control not in (*self.all_controls, "all", SIGNED):
+                raise _invalid("controls", control, ", ".join((*self.all_controls, "all", SIGNED)))
         for axis, _ in self.questions:
             if axis not in AXES:
                 raise _invalid("questions", axis, f"{', '.join(AXES)}: the axes that a judge exists for")
@@ -157,8 +159,8 @@ class RunSettings:
 
     @property
     def wanted_statistics(self) -> tuple[str, ...]:
-        """The selector, then what was asked for, then what the rule needs."""
-        needed = ("margin",) if self.rule == "coupled-signed" else ()
+        """The selector, then what was asked for, then what the rule or a control needs."""
+        needed = ("margin",) if SIGNED in (self.rule, *self.controls) else ()
         return tuple(dict.fromkeys((self.selector, *self.statistics, *needed)))
 
     @property
@@ -167,7 +169,7 @@ class RunSettings:
 
     @property
     def wanted_controls(self) -> tuple[str, ...]:
-        """The controls asked for, each once; `all` stands for every one."""
+        """The controls asked for, each once; `all` stands for every one but `coupled-signed`."""
         return tuple(
             dict.fromkeys(
                 name for asked in self.controls for name in (self.all_controls if asked == "all" else (asked,))

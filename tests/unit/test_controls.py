@@ -58,6 +58,17 @@ def test_one_concept_alone_by_the_signed_rule_takes_favourable_weights():
     selection = select(signed, {}, rule="coupled-signed", ratio=0.4)
     assert selection.indices[UP].tolist() == [2, 4, 9]
     assert alone(selection, "fairness", signed, {}).indices[UP].tolist() == [5, 6, 7], "0 and 3 are not favourable"
+    beside = control_selection("coupled-signed", select(signed, {}, ratio=0.4), signed, {}, stored([1.0] * 10))
+    assert beside.indices[UP].tolist() == [2, 4, 9]
+    assert beside.rule == "coupled-signed"
+
+
+def test_the_signed_control_asks_for_the_margin_and_is_not_one_of_all():
+    assert RunSettings("m", controls=("coupled-signed",)).wanted_statistics == ("taylor", "margin")
+    everything = RunSettings("m", controls=("all",))
+    assert everything.wanted_statistics == ("taylor",) and "coupled-signed" not in everything.wanted_controls
+    with pytest.raises(SpinError, match="margin"):
+        control_selection("coupled-signed", pick(), CONCEPTS, PROTECTED, stored([1.0] * 10))
 
 
 def test_a_concept_with_too_few_unprotected_weights_gives_fewer():

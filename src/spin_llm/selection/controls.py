@@ -3,7 +3,8 @@
 In: the selection of the edit, the scores, the stored weights. Out: selections. `random_like` asks whether any weights
 would do, `same_magnitude_like` whether large weights would, `alone` whether weights that are important for one concept
 and not for the others would. These have as many weights in the same matrices as the edit, so that neither the
-size nor the place explains a difference. `unprotected` and `released` are rules at the edit's ratio, of their own size.
+size nor the place explains a difference. `unprotected`, `released` and `coupled-signed` are rules at the edit's ratio,
+of their own size.
 Left out: what a control does to the model (evaluate).
 """
 
@@ -32,7 +33,7 @@ def control_selection(
     seed: int = 0,
 ) -> Selection:
     """The control of that name beside the edit's `selection`: `random`, `same-magnitude`, `NAME-alone` for a concept,
-    `unprotected` (the edit's rule with nothing protected) or `released`.
+    `unprotected` (the edit's rule with nothing protected), `released` or `coupled-signed`.
 
     `stored(NAME)` gives a matrix's values. Raises SpinError when a rule selects nothing, or does not apply.
     """
@@ -40,7 +41,7 @@ def control_selection(
         return random_like(selection, seed)
     if control == "same-magnitude":
         return same_magnitude_like(selection, stored, seed)
-    if control not in ("unprotected", "released"):
+    if control not in ("unprotected", "released", "coupled-signed"):
         return alone(selection, control.removesuffix("-alone"), concepts, protected, granularity)
     return select(
         concepts,
