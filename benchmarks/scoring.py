@@ -42,7 +42,7 @@ from common import (
 from work import Product, measured_rate, seconds_of_sums, unavoidable
 
 from spin_llm.data import Example
-from spin_llm.models import LoadedModel, editable_matrices, load
+from spin_llm.models import LoadedModel, Matrix, editable_matrices, load
 from spin_llm.scores import Plan, importance, make_batches, make_plan, ranks, score_concept
 from spin_llm.scores import plan as plan_module
 from spin_llm.scores import scoring as scoring_module
@@ -217,11 +217,17 @@ def passes_job(settings: Settings, wanted: int) -> dict[str, Any]:
 
 
 def plan_of_passes(loaded: LoadedModel, examples: Sequence[Example], wanted: int) -> Plan:
-    """A plan of `wanted` passes, asked for by a memory budget; memory is measured once, as a run would."""
+    """A plan of `wanted` passes, asked for by a memory budget; all matrices together are measured once, as a run
+    would, and not again at each try."""
     matrices = editable_matrices(loaded.model, "mlp")
     batches, kinds = make_batches(examples), ("absolute",)
-    measured = plan_module.measure(loaded, batches, matrices, kinds)
-    with mock.patch.object(plan_module, "measure", return_value=measured):
+    measure = plan_module.measure
+    everything = measure(loaded, batches, matrices, kinds)
+
+    def measured(_: LoadedModel, __: Any, some: Sequence[Matrix], ___: Any) -> tuple[int, int, float]:
+        return everything if len(some) == len(matrices) else measure(loaded, batches, some, kinds)
+
+    with mock.patch.object(plan_module, "measure", measured):
         make = partial(make_plan, loaded, batches, matrices, kinds, statistics=1)
         plan = whole = make()
         for attempt in range(PLAN_TRIES):
