@@ -17,7 +17,7 @@ from spin_llm.errors import SpinError
 CONCEPTS = ("fairness", "privacy")
 AXES = (*CONCEPTS, "over_refusal")
 CONTROLS = ("random", "same-magnitude", "unprotected", "released")  # and NAME-alone for every concept
-SIGNED = "coupled-signed"  # a rule, and a control by its name alone: it needs unaware responses, which not all data have
+SIGNED = "coupled-signed"  # a rule, and a control that `all` leaves out: it needs unaware responses
 SELECTORS = ("taylor", "wanda", "magnitude", "gradient", "sparsegpt", "random")
 STATISTICS = (*SELECTORS, "fisher", "margin")
 Sources = tuple[tuple[str, str], ...]
@@ -81,8 +81,9 @@ class RunSettings:
     keep: float = _option(0.01, "Fraction of each matrix kept in the score files; no ratio can be larger.")
     scale: float = _after_scores(0.0, "What the selected weights are multiplied by; 0 suppresses them.")
     controls: tuple[str, ...] = _after_scores(
-        (), "Also measure these other edits: random, same-magnitude, CONCEPT-alone, unprotected, released; all (of these); "
-        "coupled-signed."
+        (),
+        "Also measure these other edits: random, same-magnitude, CONCEPT-alone, unprotected, released; all (of these); "
+        "coupled-signed.",
     )
     resamples: int = _after_scores(
         0, "Select again from this many bootstrap resamples of the scored examples, to see whether the selection holds."

@@ -66,9 +66,11 @@ def test_one_concept_alone_by_the_signed_rule_takes_favourable_weights():
 def test_the_signed_control_asks_for_the_margin_and_is_not_one_of_all():
     assert RunSettings("m", controls=("coupled-signed",)).wanted_statistics == ("taylor", "margin")
     everything = RunSettings("m", controls=("all",))
-    assert everything.wanted_statistics == ("taylor",) and "coupled-signed" not in everything.wanted_controls
+    assert everything.wanted_statistics == ("taylor",)
+    assert "coupled-signed" not in everything.wanted_controls
+    unsigned = {name: Scores(part.matrices, {**part.metadata, "selector": "taylor"}) for name, part in CONCEPTS.items()}
     with pytest.raises(SpinError, match="margin"):
-        control_selection("coupled-signed", pick(), CONCEPTS, PROTECTED, stored([1.0] * 10))
+        control_selection("coupled-signed", pick(), unsigned, PROTECTED, stored([1.0] * 10))
 
 
 def test_a_concept_with_too_few_unprotected_weights_gives_fewer():
