@@ -69,8 +69,8 @@ def test_the_signed_control_asks_for_the_margin_and_is_not_one_of_all():
     assert everything.wanted_statistics == ("taylor",)
     assert "coupled-signed" not in everything.wanted_controls
     unsigned = {name: Scores(part.matrices, {**part.metadata, "selector": "taylor"}) for name, part in CONCEPTS.items()}
-    with pytest.raises(SpinError, match="margin"):
-        control_selection("coupled-signed", pick(), unsigned, PROTECTED, stored([1.0] * 10))
+    with pytest.raises(SpinError, match="hold no margin"):
+        control_selection("coupled-signed", pick(), unsigned, {}, stored([1.0] * 10))
 
 
 def test_a_concept_with_too_few_unprotected_weights_gives_fewer():
