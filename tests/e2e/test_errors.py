@@ -218,7 +218,7 @@ def no_space_for_safetensors(tensors: object, path: Path, metadata: object) -> N
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX's")
 def test_a_file_size_limit_while_scoring_and_applying(setting: Setting, patch: Path, tmp_path: Path):
-    """The kernel refuses the processes writes beyond 8 KiB, more than run.json has: no half file stays under its name."""
+    """The kernel refuses writes beyond 8 KiB, more than run.json has: no half file stays under its name."""
     code = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)); "
     code += "sys.argv[0] = 'spin-llm'; runpy.run_module('spin_llm.cli', run_name='__main__')"
     score = process("score", *setting.score, "-q", "-o", tmp_path / "s", interpreter=("-c", code))
