@@ -171,7 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in only:
         print(f"\n== {name}", flush=True)
         made = machine(settings.threads)
-        store(Path(settings.output), name, {"made": made, "settings": asdict(settings), **SECTIONS[name](settings)})
+        about = {key: value for key, value in asdict(settings).items() if key != "output"}
+        store(Path(settings.output), name, {"made": made, "settings": about, **SECTIONS[name](settings)})
     print(f"\n{settings.output}")
 
 

@@ -459,7 +459,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n== {name}", flush=True)
         made = machine(settings.threads)
         result = SECTIONS[name](settings)
-        store(Path(settings.output), name, {"made": made, "settings": asdict(settings), **result})
+        about = {key: value for key, value in asdict(settings).items() if key != "output"}
+        store(Path(settings.output), name, {"made": made, "settings": about, **result})
     print(f"\n{settings.output}")
 
 
