@@ -40,6 +40,17 @@ def test_one_flag_runs_every_control(complete: tuple[Path, Outcome]):
     assert f"controls: {len(results['controls'])} more models" in outcome.err
 
 
+def test_the_signed_rule_stands_beside_the_edit(setting: Setting, tmp_path: Path):
+    """It takes the margin along while scoring, and its weights are some of the edit's."""
+    words = ("--concept", "fairness=starter", "--concept", "privacy=starter", "--examples", "6")
+    options = ("--control", "coupled-signed", "--ratio", "0.02", "--max-questions", "2", "-o", tmp_path / "o")
+    outcome = finished(process("run", *setting.run, *words, *options), timeout=600)
+    assert outcome.code == 0, outcome.err
+    results = json.loads((tmp_path / "o" / "results.json").read_text())
+    signed = results["controls"]["coupled-signed"]
+    assert 0 < signed["weights"] == signed["shared"] < results["edit"]["weights"]
+
+
 def test_the_overlap_counts_what_the_edit_was_made_of(complete: tuple[Path, Outcome]):
     results = json.loads((complete[0] / "results.json").read_text())
     regions = results["overlap"]["regions"]
