@@ -28,10 +28,10 @@ from spin_llm.evaluate.style import repetition, words
 from spin_llm.files import write_json
 from spin_llm.models import load
 from spin_llm.scores.losses import length_sorted_batches, response_losses
+from spin_llm.settings import CONCEPTS
 
 HERE = Path(__file__).parent
 SHARED = HERE.resolve().parents[1] / "shared" / "data"
-CONCEPTS = ("fairness", "privacy")
 STARTER = SHIPPED.parents[2] / "data" / "starter"
 Row = dict[str, Any]
 Score = Callable[[list[Row]], np.ndarray]

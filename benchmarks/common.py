@@ -11,7 +11,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,11 @@ def store(path: Path, section: str, result: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     before = read_json(path) if path.is_file() else {}
     write_json(path, {**before, section: dict(result)})
+
+
+def recorded(settings: Any) -> dict[str, Any]:
+    """A benchmark's settings (a dataclass) for its results, without where these go."""
+    return {key: value for key, value in asdict(settings).items() if key != "output"}
 
 
 def span(measured: Timing, digits: int = 3) -> str:

@@ -22,10 +22,10 @@ from typing import Any
 from unittest import mock
 
 import torch
-from common import RESULTS, machine, span, store, timing
+from common import RESULTS, machine, recorded, span, store, timing
 
 from spin_llm.data import load_questions, render_prompt
-from spin_llm.evaluate import decoding
+from spin_llm.evaluate import decoding, generation
 from spin_llm.evaluate.generation import end_tokens, generate
 from spin_llm.models import LoadedModel, load
 from spin_llm.settings import AXES
@@ -109,6 +109,13 @@ def speed(settings: Settings) -> dict[str, Any]:
     return {"questions": len(prompts), "rates": found, "ours_times": against(found, "ours")}
 
 
+def in_order(lengths: Sequence[int], new_tokens: int) -> list[list[int]]:
+    """Batches of the usual size, of prompts as they come."""
+    del new_tokens
+    size = generation.BATCH_PROMPTS
+    return [list(range(start, min(start + size, len(lengths)))) for start in range(0, len(lengths), size)]
+
+
 def parts(settings: Settings) -> dict[str, Any]:
     """Tokens a second with one saving left out at a time, and the ratios of the whole to each."""
     loaded = load(settings.model, dtype=settings.dtype)
@@ -126,10 +133,10 @@ def parts(settings: Settings) -> dict[str, Any]:
     found = rates(
         {
             "ours": without(nullcontext()),
-            "the beginning read by each prompt": without(patched(decoding, "shared_prefix", lambda prompts: 0)),
-            "transformers' generate in our batches": without(
-                patched(decoding, "keeps_keys_and_values_alone", lambda model: False)
+            "the head's input as transformers gives it": without(
+                patched(decoding, "contiguous_head", lambda model: nullcontext())
             ),
+            "prompts in the order given": without(patched(generation, "plan_batches", in_order)),
         },
         settings.rounds,
     )
@@ -171,8 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in only:
         print(f"\n== {name}", flush=True)
         made = machine(settings.threads)
-        about = {key: value for key, value in asdict(settings).items() if key != "output"}
-        store(Path(settings.output), name, {"made": made, "settings": about, **SECTIONS[name](settings)})
+        store(Path(settings.output), name, {"made": made, "settings": recorded(settings), **SECTIONS[name](settings)})
     print(f"\n{settings.output}")
 
 

@@ -35,6 +35,7 @@ from common import (
     interleaved,
     machine,
     mebibytes,
+    recorded,
     span,
     store,
     timing,
@@ -459,8 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n== {name}", flush=True)
         made = machine(settings.threads)
         result = SECTIONS[name](settings)
-        about = {key: value for key, value in asdict(settings).items() if key != "output"}
-        store(Path(settings.output), name, {"made": made, "settings": about, **result})
+        store(Path(settings.output), name, {"made": made, "settings": recorded(settings), **result})
     print(f"\n{settings.output}")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 
 from spin_llm.data import Example
 from spin_llm.models import Matrix, editable_matrices
+from spin_llm.progress import Advance, Console
 from spin_llm.scores import MatrixScores
 from spin_llm.selection import Selection
 
@@ -190,3 +192,19 @@ def folder_bytes(folder: Path) -> dict[str, bytes]:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def recording_console() -> tuple[Console, dict[str, list[int]]]:
+    """A console, and what its bars were told: [total, done] by title."""
+    bars: dict[str, list[int]] = {}
+
+    @contextmanager
+    def bar(title: str, total: int) -> Iterator[Advance]:
+        bars[title] = [total, 0]
+
+        def advance(done: int) -> None:
+            bars[title][1] += done
+
+        yield advance
+
+    return Console(bar=bar), bars

@@ -67,7 +67,7 @@ from spin_llm.selection import (
     overlap,
     select,
 )
-from spin_llm.settings import RunSettings, flag_of, scope_of
+from spin_llm.settings import SIGNED, RunSettings, flag_of, scope_of
 
 ALONE = Ranks()
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
@@ -353,13 +353,22 @@ def score_stage(
     settings: RunSettings, folder: Path, loaded: LoadedModel, data: RunData, console: Console, ranks: Ranks = ALONE
 ) -> dict[str, dict[str, Scores]]:
     """Score every concept and protected set into scores/NAME.safetensors; those that are there are read."""
-    files = {name: folder / "scores" / f"{name}.safetensors" for name in (*data.concepts, *data.protect)}
-    missing = [name for name, path in files.items() if not path.is_file()]
+    files = {name: score_file(folder, name) for name in (*data.concepts, *data.protect)}
+    missing = {name: path for name, path in files.items() if not path.is_file()}
     if missing:
-        score_missing(settings, folder, loaded, data, {name: files[name] for name in missing}, console, ranks)
+        score_missing(settings, folder, loaded, data, missing, console, ranks)
+    return stored_scores(settings, folder)
+
+
+def score_file(folder: Path, name: str) -> Path:
+    return folder / "scores" / f"{name}.safetensors"
+
+
+def stored_scores(settings: RunSettings, folder: Path) -> dict[str, dict[str, Scores]]:
+    """The score files of a run, by role (`concepts`, `protect`) and name."""
     return {
-        "concepts": {name: load_scores(files[name]) for name in data.concepts},
-        "protect": {name: load_scores(files[name]) for name in data.protect},
+        role: {name: load_scores(score_file(folder, name)) for name, _ in getattr(settings, role)}
+        for role in ("concepts", "protect")
     }
 
 
@@ -531,11 +540,8 @@ def evaluate_stage(
     patches = {EDITED: patch, **controls}
     views: dict[str, View] = {BASE: lambda: nullcontext(loaded)}
     views |= {name: patched_view(loaded, other) for name, other in patches.items()}
-    evaluation = Evaluation(
-        data.questions, encode(settings, loaded, data.final), settings.template, settings.new_tokens, settings.seed
-    )
-    judge, coherence = judge_of(settings, loaded), load_coherence_judge()
-    measured = evaluate(views, evaluation, judge, folder, coherence=coherence, console=console)
+    evaluation = evaluation_of(settings, loaded, data)
+    measured = evaluate_judged(settings, views, evaluation, folder, console, loaded)
     for name, control in measured["controls"].items():
         shared = weights_in_common(patches[name], patch)
         measured["controls"][name] = {"weights": patches[name].weights, "shared": shared, **control}
@@ -574,6 +580,26 @@ def capability_results(
         console=console,
     )
     return {"capabilities": found}
+
+
+def evaluation_of(settings: RunSettings, loaded: LoadedModel, data: RunData) -> Evaluation:
+    """What the models of a comparison are asked, general pairs by the tokenizer of `loaded`."""
+    return Evaluation(
+        data.questions, encode(settings, loaded, data.final), settings.template, settings.new_tokens, settings.seed
+    )
+
+
+def evaluate_judged(
+    settings: RunSettings,
+    views: Mapping[str, View | Served],
+    evaluation: Evaluation,
+    folder: Path,
+    console: Console,
+    *models: LoadedModel,
+) -> dict[str, Any]:
+    """`evaluate` with the judges of these settings; `models` are those of this process, which may not judge."""
+    judge, coherence = judge_of(settings, *models), load_coherence_judge()
+    return evaluate(views, evaluation, judge, folder, coherence=coherence, console=console)
 
 
 def judge_of(settings: RunSettings, *models: LoadedModel) -> Judge:
@@ -651,7 +677,7 @@ def stability_stage(
     examples = {
         name: ScoredExamples(
             encode(settings, loaded, pairs),
-            encode(settings, loaded, data.unaware.get(name, ()) if settings.rule == "coupled-signed" else ()),
+            encode(settings, loaded, data.unaware.get(name, ()) if settings.rule == SIGNED else ()),
         )
         for name, pairs in {**data.concepts, **data.protect}.items()
     }
@@ -700,10 +726,7 @@ def stability(
     loaded = load_model(settings, console)
     model = model_record(settings, loaded)
     check_same_inputs(folder, record, model, data.record(settings), ("concept", "protect"))
-    scores = {
-        role: {name: load_scores(folder / "scores" / f"{name}.safetensors") for name, _ in getattr(settings, role)}
-        for role in ("concepts", "protect")
-    }
+    scores = stored_scores(settings, folder)
     options: dict[str, Any] = {"resamples": resamples, "seed": seed, "anew": overwrite}
     result = stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
     if (folder / "results.json").is_file():
@@ -762,7 +785,7 @@ def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, conso
         score_stage(settings, folder, loaded, data, console, ranks)
     if not ranks.first:
         return []
-    return [folder / "scores" / f"{name}.safetensors" for name in (*data.concepts, *data.protect)]
+    return [score_file(folder, name) for name in (*data.concepts, *data.protect)]
 
 
 def select_from_folder(
@@ -787,10 +810,7 @@ def select_from_folder(
     record = read_json(folder / "run.json")
     chosen: dict[str, Any] = {"rule": rule, "ratio": ratio, "protect_ratio": protect_ratio}
     settings = replace(settings_of_record(record), target=target, scale=scale, **chosen)
-    scores = {
-        role: {name: load_scores(folder / "scores" / f"{name}.safetensors") for name, _ in getattr(settings, role)}
-        for role in ("concepts", "protect")
-    }
+    scores = stored_scores(settings, folder)
     checkpoint = Checkpoint(Path(record["model"]["path"]))
     patch = patch_of(settings, checkpoint, make_selection(settings, scores, ratio), scores)
     save_patch(output, patch)
@@ -852,11 +872,8 @@ def evaluate_models(
         base = load(str(baseline), **options)
         compared_models = [loaded, base]
         views = {BASE: lambda: nullcontext(base), EDITED: lambda: nullcontext(loaded)}
-    evaluation = Evaluation(
-        data.questions, encode(settings, loaded, data.final), settings.template, settings.new_tokens, settings.seed
-    )
-    judge, coherence = judge_of(settings, *compared_models), load_coherence_judge()
-    measured = evaluate(views, evaluation, judge, folder, coherence=coherence, console=console)
+    evaluation = evaluation_of(settings, loaded, data)
+    measured = evaluate_judged(settings, views, evaluation, folder, console, *compared_models)
     results = {"edit": edit_summary(patch) if patch else {}, **measured, "ratio_table": []}
     results |= capability_results(settings, views, folder, console)
     write_json(folder / "results.json", results)
@@ -897,8 +914,7 @@ def evaluate_served(
     console.say("perplexity and kl are left out: a server gives no likelihoods of given texts")
     views = {name: answering(completer) for name, completer in completers.items()}
     evaluation = Evaluation(data.questions, (), template, settings.new_tokens, settings.seed)
-    judge, coherence = judge_of(settings), load_coherence_judge()
-    measured = evaluate(views, evaluation, judge, folder, coherence=coherence, console=console)
+    measured = evaluate_judged(settings, views, evaluation, folder, console)
     results = {"edit": {}, **measured, "ratio_table": []}
     write_json(folder / "results.json", results)
     write_report(folder)

@@ -30,7 +30,6 @@ from spin_llm.evaluate.capabilities import (
 from spin_llm.files import read_jsonl
 from spin_llm.models import LoadedModel
 from spin_llm.patch import make_patch
-from spin_llm.progress import Console
 
 DOCUMENTS = 24
 needs_lm_eval = pytest.mark.skipif(
@@ -184,22 +183,12 @@ def edited(loaded: LoadedModel):
 @needs_lm_eval
 def test_tasks_on_two_models(loaded: LoadedModel, edited, tasks: Path, tmp_path: Path, offline: None, capfd):
     names = ("odd", "pages", "say", "both", "local_spin_ag_news", "local_spin_imdb")
-    bars: dict[str, list[int]] = {}
-
-    @contextmanager
-    def bar(title: str, total: int):
-        bars[title] = [total, 0]
-
-        def advance(done: int) -> None:
-            bars[title][1] += done
-
-        yield advance
-
+    console, bars = tiny.recording_console()
     before = {name: weight.clone() for name, weight in loaded.model.state_dict().items()}
     check_tasks(names, str(tasks))
     capfd.readouterr()
     found = measure_capabilities(
-        lambda: nullcontext(loaded), edited, names, tmp_path, task_folder=str(tasks), limit=10, console=Console(bar=bar)
+        lambda: nullcontext(loaded), edited, names, tmp_path, task_folder=str(tasks), limit=10, console=console
     )
     assert capfd.readouterr() == ("", ""), "lm-eval is quiet"
     assert all(weight.equal(before[name]) for name, weight in loaded.model.state_dict().items())

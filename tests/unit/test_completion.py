@@ -10,7 +10,6 @@ from conftest import TinyFolder, TinyModel
 
 from spin_llm.data import render_messages
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import decoding
 from spin_llm.evaluate.completion import LocalCompleter, added_up, local_completer
 from spin_llm.evaluate.generation import Continuation, continuations
 from spin_llm.models import LoadedModel
@@ -77,44 +76,7 @@ def test_completions_and_alternatives_equal_those_of_one_prompt_at_a_time(name: 
     assert len({completion.text for completion in made}) > 1
 
 
-def test_the_shared_beginning_is_read_once(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch):
-    """Both ways give the same, and the number of tokens read says which way it was."""
-    loaded = tiny_model("llama")
-    read: list[int] = []
-    loaded.model.register_forward_pre_hook(
-        lambda module, args, options: read.append(options["input_ids"].numel()), with_kwargs=True
-    )
-    with_prefix = LocalCompleter(loaded)(PROMPTS, new_tokens=3, alternatives=3)
-    prefix = decoding.shared_prefix([text_ids(loaded, prompt) for prompt in PROMPTS])
-    assert prefix >= len(text_ids(loaded, RUBRIC)) - 1
-    assert read[0] == prefix
-    longest = max(len(text_ids(loaded, prompt)) for prompt in PROMPTS)
-    assert read[1] == len(PROMPTS) * (longest - prefix)
-    monkeypatch.setattr(decoding, "SHORTEST_PREFIX", 10**6)
-    read.clear()
-    without = LocalCompleter(loaded)(PROMPTS, new_tokens=3, alternatives=3)
-    assert read[0] == len(PROMPTS) * longest
-    for one, other in zip(with_prefix, without, strict=True):
-        assert (one.text, one.tokens) == (other.text, other.tokens)
-        assert one.first == pytest.approx(other.first, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("prompts", "expected"),
-    [
-        ([[1, 2, 3], [1, 2, 4]], 2),
-        ([[1, 2], [1, 2, 3]], 1),  # each keeps one token of its own
-        ([[1, 2], [1, 2]], 1),
-        ([[2, 1], [1, 2]], 0),
-        ([[5]], 0),
-        ([[1, 2, 3, 9], [1, 2, 7], [1, 2, 3, 4, 5]], 2),
-    ],
-)
-def test_shared_prefix(prompts: list[list[int]], expected: int):
-    assert decoding.shared_prefix(prompts) == expected
-
-
-def test_rows_that_ended_leave_the_batch(tiny_model: TinyModel):
+def test_rows_that_ended_are_cut_and_the_others_go_on(tiny_model: TinyModel):
     loaded = tiny_model("llama")
     encoded = [text_ids(loaded, prompt) for prompt in PROMPTS]
 
@@ -126,10 +88,6 @@ def test_rows_that_ended_leave_the_batch(tiny_model: TinyModel):
     assert {len(made.tokens) for made in endless.values()} == {12}
     end = endless[1].tokens[3]
     loaded.model.generation_config.eos_token_id = end
-    sizes: list[int] = []
-    loaded.model.register_forward_pre_hook(
-        lambda module, args, options: sizes.append(len(options["input_ids"])), with_kwargs=True
-    )
     cut = rows()
     for index, made in cut.items():
         before = endless[index].tokens
@@ -137,15 +95,6 @@ def test_rows_that_ended_leave_the_batch(tiny_model: TinyModel):
         assert made.finished == (end in before)
     assert cut[1].finished
     assert not all(made.finished for made in cut.values())
-    # the beginning, the prompts, then each step with the rows that have not ended
-    alive = [sum(end not in made.tokens[:step] for made in endless.values()) for step in range(1, 12)]
-    assert sizes == [1, len(PROMPTS), *alive]
-
-
-def test_a_model_with_another_kind_of_cache_goes_through_transformers(tiny_model: TinyModel):
-    assert not decoding.keeps_keys_and_values_alone(tiny_model("mamba").model)
-    for name in ("llama", "gemma3", "mistral", "gpt_neox", "gpt2", "qwen3_moe"):
-        assert decoding.keeps_keys_and_values_alone(tiny_model(name).model), name
 
 
 def test_a_prompt_that_does_not_fit_the_context(tiny_model: TinyModel):

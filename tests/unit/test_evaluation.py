@@ -168,22 +168,8 @@ def test_a_half_written_progress_file_is_taken_up(
 
 
 def test_progress_says_how_many_answers_there_are(views, evaluation: Evaluation, tmp_path: Path):
-    from contextlib import contextmanager
-
-    from spin_llm.progress import Console
-
-    bars: dict[str, list[int]] = {}
-
-    @contextmanager
-    def bar(title: str, total: int):
-        bars[title] = [total, 0]
-
-        def advance(done: int) -> None:
-            bars[title][1] += done
-
-        yield advance
-
-    evaluate(views, evaluation, FakeJudge(), tmp_path, console=Console(bar=bar))
+    console, bars = tiny.recording_console()
+    evaluate(views, evaluation, FakeJudge(), tmp_path, console=console)
     assert {"answers, base", "answers, edited", "judging, fairness", "perplexity, edited"} <= set(bars)
     assert all(total == done for total, done in bars.values()), bars
 

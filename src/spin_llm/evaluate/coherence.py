@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spin_llm.evaluate.judge import LocalJudge, load_judge
+from spin_llm.settings import CONCEPTS
 
 AXIS = "coherence"
 LABEL = "coherent"
-CONCEPTS = ("fairness", "privacy")
 WEIGHTED = ("accuracy", "brier")
 COUNTED = ("sensitivity", "specificity")
 BY_CONCEPT = ("auc", "auc_ci95", "accuracy", "positive_rate", "brier", "n", "measurable")

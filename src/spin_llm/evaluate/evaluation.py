@@ -20,7 +20,7 @@ import numpy as np
 from spin_llm.data import Example, Question
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.coherence import AXIS as COHERENCE
-from spin_llm.evaluate.coherence import CONCEPTS, coherence_quality
+from spin_llm.evaluate.coherence import coherence_quality
 from spin_llm.evaluate.correction import corrected
 from spin_llm.evaluate.generation import NEW_TOKENS, generate
 from spin_llm.evaluate.judge import Judge, Verdict
@@ -33,6 +33,7 @@ from spin_llm.evaluate.statistics import Paired, holm, paired_perplexity, paired
 from spin_llm.evaluate.style import by_axis, style_of
 from spin_llm.files import read_progress, sync_append, write_jsonl
 from spin_llm.progress import SILENT, Console
+from spin_llm.settings import CONCEPTS
 
 BASE = "base"
 EDITED = "edited"
@@ -248,13 +249,7 @@ def axis_result(
     """One entry of `axes` in results.json."""
     return {
         "metric": metric,
-        "n": paired.n,
-        "base": paired.base,
-        "edited": paired.edited,
-        "delta": paired.delta,
-        "ci95": list(paired.ci95),
-        "p": paired.p,
-        "mde": paired.mde,
+        **paired.as_json(),
         "unparsed": list(unparsed),
         "better": better,
         "measurable": measurable,

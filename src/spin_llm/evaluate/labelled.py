@@ -13,9 +13,9 @@ from typing import Any
 
 from spin_llm.data import load_pairs, sample
 from spin_llm.evaluate.judge_fit import read_labelled
+from spin_llm.settings import CONCEPTS
 
 PAIRED = ("starter", "beavertails")
-CONCEPTS = ("fairness", "privacy")
 
 
 def labelled_rows(source: str, *, data_dir: str | None = None, most: int | None = None) -> list[dict[str, Any]]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,10 @@ class Paired:
     ci95: Interval
     p: float
     mde: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as they stand in results.json."""
+        return {**asdict(self), "ci95": list(self.ci95)}
 
 
 def paired_rates(base: Floats, edited: Floats) -> Paired:

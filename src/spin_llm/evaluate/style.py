@@ -94,11 +94,7 @@ def style_of(axis: str, base: Rows, edited: Rows, *, seed: int = 0) -> dict[str,
 
 def entry(metric: str, paired: Paired, better: str | None) -> dict[str, Any]:
     """One entry of `style`: the fields of an axis in results.json that make sense without a judge."""
-    return {
-        **{"metric": metric, "n": paired.n, "base": paired.base, "edited": paired.edited, "delta": paired.delta},
-        **{"ci95": list(paired.ci95), "p": paired.p, "mde": paired.mde},
-        **{"better": better, "measurable": True, "note": ""},
-    }
+    return {"metric": metric, **paired.as_json(), "better": better, "measurable": True, "note": ""}
 
 
 def by_axis(generations: Rows, base: str, edited: str) -> dict[str, tuple[Rows, Rows]]:

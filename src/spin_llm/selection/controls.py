@@ -17,6 +17,7 @@ import torch
 
 from spin_llm.scores import Scores
 from spin_llm.selection.rules import Selection, Tops, coupled, favourable, select, top_sets
+from spin_llm.settings import SIGNED
 
 NEAREST = 16  # a weight of like magnitude is drawn from this many
 Stored = Callable[[str], torch.Tensor]
@@ -41,7 +42,7 @@ def control_selection(
         return random_like(selection, seed)
     if control == "same-magnitude":
         return same_magnitude_like(selection, stored, seed)
-    if control not in ("unprotected", "released", "coupled-signed"):
+    if control not in ("unprotected", "released", SIGNED):
         return alone(selection, control.removesuffix("-alone"), concepts, protected, granularity)
     return select(
         concepts,
@@ -129,7 +130,7 @@ def alone(
     for name, chosen in selection.indices.items():
         kept = scores.matrices[name].indices  # largest first
         open_to_choice = coupled([kept], [top[name] for top in spared])
-        if selection.rule == "coupled-signed":
+        if selection.rule == SIGNED:
             open_to_choice = favourable(open_to_choice, name, {concept: scores})
         taken = kept[torch.isin(kept, open_to_choice)][: chosen.numel()]
         if taken.numel():

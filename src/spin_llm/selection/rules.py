@@ -21,6 +21,7 @@ import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.scores import MatrixScores, Scores, count
+from spin_llm.settings import SIGNED
 
 Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], torch.Tensor]
 Tops = dict[str, torch.Tensor]  # flat indices (int64) by matrix name
@@ -77,7 +78,7 @@ def intersection(tops: Sequence[torch.Tensor]) -> torch.Tensor:
     return shared.sort().values
 
 
-RULES: dict[str, Rule] = {"coupled": coupled, "coupled-signed": coupled, "released": released}
+RULES: dict[str, Rule] = {"coupled": coupled, SIGNED: coupled, "released": released}
 GRANULARITIES = ("matrix", "row", "layer", "model")
 
 
@@ -180,7 +181,7 @@ def select(
     candidates = sum(concept_tops[0][name].numel() for name in names)
     shared = sum(intersection([top[name] for top in concept_tops]).numel() for name in names)
     if not indices and not allow_empty:
-        if granularity != "matrix" or rule == "coupled-signed":
+        if granularity != "matrix" or rule == SIGNED:
             raise SpinError(f"The rule {rule!r} at ratio {ratio:g} by {granularity} selects no weight at all.")
         raise _nothing_selected(concepts, protected, names, rule, ratio, given_protect_ratio)
     first = next(iter(concepts.values()))
@@ -204,7 +205,7 @@ def choose(rule: str, tops: Sequence[Tops], protected: Sequence[Tops], concepts:
     chosen: Tops = {}
     for name in tops[0]:
         indices = RULES[rule]([top[name] for top in tops], [top[name] for top in protected])
-        if rule == "coupled-signed":
+        if rule == SIGNED:
             indices = favourable(indices, name, concepts)
         if indices.numel():
             chosen[name] = indices
