@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spin_llm.errors import SpinError
-from spin_llm.settings import AXES, CONCEPTS, RunSettings, default_of, default_sources, help_of, sources
+from spin_llm.settings import (
+    AXES,
+    CONCEPTS,
+    EFFORTS,
+    SEARCHED,
+    RunSettings,
+    default_of,
+    default_sources,
+    help_of,
+    sources,
+)
 
 if TYPE_CHECKING:
     from spin_llm.progress import Advance, Console
@@ -52,7 +62,7 @@ DataDir = Annotated[str | None, _setting("data_dir")]
 PromptColumn = Annotated[str | None, _setting("prompt_column")]
 ResponseColumn = Annotated[str | None, _setting("response_column")]
 Responses = Annotated[str, _setting("responses")]
-Examples = Annotated[int, _setting("examples")]
+Examples = Annotated[int | None, _setting("examples", show_default="128; 64 with --effort quick")]
 MaxQuestions = Annotated[int | None, _setting("max_questions")]
 Template = Annotated[str, _setting("template")]
 MaxLength = Annotated[int, _setting("max_length")]
@@ -65,6 +75,11 @@ Granularity = Annotated[str, _setting("granularity")]
 MemoryBudget = Annotated[str | None, _setting("memory_budget")]
 DeviceMap = Annotated[str | None, _setting("device_map")]
 Rule = Annotated[str, _setting("rule")]
+EffortName = Annotated[str, _setting("effort")]
+Layers = Annotated[str | None, _setting("layers", metavar="FIRST-LAST")]
+AtLeast = Annotated[int | None, _setting("at_least")]
+Trials = Annotated[int | None, _setting("trials")]
+Survivors = Annotated[int | None, _setting("survivors")]
 Ratio = Annotated[str, _setting("ratio", show_default="auto")]
 ProtectRatio = Annotated[float | None, _setting("protect_ratio")]
 MaxIncrease = Annotated[float, _setting("max_perplexity_increase")]
@@ -92,7 +107,7 @@ def run(
     prompt_column: PromptColumn = None,
     response_column: ResponseColumn = None,
     responses: Responses = default_of("responses"),
-    examples: Examples = default_of("examples"),
+    examples: Examples = None,
     max_questions: MaxQuestions = None,
     template: Template = default_of("template"),
     max_length: MaxLength = default_of("max_length"),
@@ -104,9 +119,14 @@ def run(
     granularity: Granularity = default_of("granularity"),
     memory_budget: MemoryBudget = None,
     device_map: DeviceMap = None,
+    effort: EffortName = default_of("effort"),
     rule: Rule = default_of("rule"),
     ratio: Ratio = "auto",
     protect_ratio: ProtectRatio = None,
+    layers: Layers = None,
+    at_least: AtLeast = None,
+    trials: Trials = None,
+    survivors: Survivors = None,
     max_perplexity_increase: MaxIncrease = default_of("max_perplexity_increase"),
     keep: Keep = default_of("keep"),
     scale: Scale = default_of("scale"),
@@ -143,7 +163,7 @@ def score(
     prompt_column: PromptColumn = None,
     response_column: ResponseColumn = None,
     responses: Responses = default_of("responses"),
-    examples: Examples = default_of("examples"),
+    examples: Examples = None,
     template: Template = default_of("template"),
     max_length: MaxLength = default_of("max_length"),
     dtype: Dtype = default_of("dtype"),
@@ -176,25 +196,33 @@ def select(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with scores/.")],
     ratio: Annotated[float, typer.Option(help="Fraction of each matrix in a top set.")],
     output: Output = None,
-    rule: Rule = default_of("rule"),
+    rule: Rule = "coupled",
     protect_ratio: ProtectRatio = None,
     target: Target = default_of("target"),
+    granularity: Annotated[str | None, _setting("granularity", show_default="the scores'")] = None,
+    layers: Layers = None,
+    at_least: AtLeast = None,
     scale: Scale = default_of("scale"),
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Choose weights from stored scores: scores/ to patch.safetensors, without running the model."""
     from spin_llm.pipeline import select_from_folder
+    from spin_llm.selection import Recipe
 
     path = output or folder / "patch.safetensors"
-    options: dict[str, Any] = {
-        "rule": rule,
-        "ratio": ratio,
-        "protect_ratio": protect_ratio,
-        "target": target,
-        "scale": scale,
-    }
-    patch = select_from_folder(folder, path, overwrite=overwrite, **options)
+    span = parse_layers(layers)
+    recipe = Recipe(
+        "coupled" if rule == SEARCHED else rule,
+        ratio,
+        protect_ratio=protect_ratio,
+        target=target,
+        granularity=granularity or "",
+        layers=(span[0], span[1]) if span else None,
+        at_least=at_least,
+        scale=scale,
+    )
+    patch = select_from_folder(folder, path, recipe, overwrite=overwrite)
     summary = {"patch": str(path), "weights": patch.weights, "matrices": len(patch.edits)}
     show(summary, [f"{patch.weights:,} weights in {len(patch.edits)} matrices", path], as_json=as_json)
 
@@ -252,7 +280,7 @@ def eval_(
     data_dir: DataDir = None,
     prompt_column: PromptColumn = None,
     response_column: ResponseColumn = None,
-    examples: Examples = default_of("examples"),
+    examples: Examples = None,
     max_questions: MaxQuestions = None,
     template: Template = default_of("template"),
     max_length: MaxLength = default_of("max_length"),
@@ -329,7 +357,7 @@ def doctor(
     concept: Concept = None,
     protect: Protect = None,
     data_dir: DataDir = None,
-    examples: Examples = default_of("examples"),
+    examples: Examples = None,
     template: Template = default_of("template"),
     max_length: MaxLength = default_of("max_length"),
     dtype: Dtype = default_of("dtype"),
@@ -454,6 +482,9 @@ def settings_of(options: dict[str, Any]) -> RunSettings:
     chosen["capabilities"] = tuple(dict.fromkeys(name.strip() for name in asked if name.strip()))
     if "ratio" in options:
         chosen["ratio"] = parse_ratio(options["ratio"])
+    chosen["layers"] = parse_layers(options.get("layers"))
+    if options.get("examples") is None and options.get("effort") in EFFORTS:
+        chosen["examples"] = EFFORTS[options["effort"]].examples
     concepts = sources("--concept", options.get("concept") or [], CONCEPTS, default["concepts"])
     protect = sources("--protect", options.get("protect") or [], ("general",), default["protect"])
     questions = dict(sources("--questions", options.get("questions") or [], AXES, default["questions"]))
@@ -471,6 +502,17 @@ def parse_ratio(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise SpinError(f"--ratio {text!r} is not a number.", change="give a fraction such as 1e-4, or auto.") from None
+
+
+def parse_layers(text: str | None) -> tuple[int, ...]:
+    """`4-20`, or one number; nothing means all layers: ()."""
+    if text is None:
+        return ()
+    first, _, last = text.partition("-")
+    try:
+        return (int(first), int(last or first))
+    except ValueError:
+        raise SpinError(f"--layers {text!r} is not FIRST-LAST.", change="give for example --layers 4-20.") from None
 
 
 def slug(model: str) -> str:

@@ -40,6 +40,9 @@ from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.evaluation import Served
 from spin_llm.evaluate.judging import refuse_fingerprint, refuse_model_under_edit
 from spin_llm.evaluate.likelihood import View
+from spin_llm.evaluate.pick import find_edit
+from spin_llm.evaluate.proxy import Contrast
+from spin_llm.evaluate.search import Bench
 from spin_llm.evaluate.server import ServerCompleter, served, server_completer
 from spin_llm.evaluate.stability import ScoredExamples, measure_stability, stability_summary
 from spin_llm.files import read_json, sha256_file, write_json
@@ -62,18 +65,22 @@ from spin_llm.scores import (
 from spin_llm.scores import ranks as joined_ranks
 from spin_llm.selection import (
     Job,
+    Recipe,
     Selection,
+    candidate_entries,
     control_selection,
     overlap,
-    select,
+    recipe_of,
 )
-from spin_llm.settings import SIGNED, RunSettings, flag_of, scope_of
+from spin_llm.settings import BY_MARGIN, SEARCHED, SIGNED, RunSettings, flag_of, scope_of
 
 ALONE = Ranks()
+CONTRAST_PAIRS = 48  # of each kind and concept, at most, to search with
+LEAST_CONTRAST = 8
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
 PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn")
 ARTEFACTS = (
-    *("scores", "patch.safetensors", "progress", "generations.jsonl", "verdicts.jsonl"),
+    *("scores", "patch.safetensors", "search.json", "search", "progress", "generations.jsonl", "verdicts.jsonl"),
     *("capabilities.jsonl", "stability.json", "results.json", "report.html", "report.md", "figures", "run.json"),
 )
 
@@ -81,7 +88,8 @@ ARTEFACTS = (
 @dataclass(frozen=True)
 class RunData:
     """What a run reads, sampled: pairs by concept and by protected set, general pairs to choose and to report on,
-    questions by axis."""
+    questions by axis; and for a search (aware, unaware) pairs by concept that nothing is scored on, and questions to
+    search with, none of which is among the others."""
 
     concepts: Mapping[str, Sequence[Pair]]
     protect: Mapping[str, Sequence[Pair]]
@@ -89,6 +97,8 @@ class RunData:
     final: Sequence[Pair]
     questions: Mapping[str, Sequence[Question]]
     unaware: Mapping[str, Sequence[Pair]]
+    contrasts: Mapping[str, tuple[Sequence[Pair], Sequence[Pair]]]
+    search: Mapping[str, Sequence[Question]]
 
     def record(self, settings: RunSettings) -> list[dict[str, Any]]:
         """Role, name, source, size and SHA-256 of everything used, for run.json."""
@@ -104,10 +114,18 @@ class RunData:
             for role, pairs in named.items()
             for name, source in pairs
         ]
-        for role, pairs in (("choose the ratio", self.choose), ("perplexity", self.final)):
-            rows.append({"role": role, "name": "general", "source": "held-back rows of the protected sets"})
-            rows[-1] |= {"examples": len(pairs), "sha256": rows_sha256(pairs)}
-        return rows
+        more: list[tuple[str, str, str, Any]] = [
+            ("choose the ratio", "general", "held-back rows of the protected sets", self.choose),
+            ("perplexity", "general", "held-back rows of the protected sets", self.final),
+        ]
+        for name, pairs in self.contrasts.items():
+            more.append(("search by margins", name, "rows that nothing is scored on", (*pairs[0], *pairs[1])))
+        for axis, asked in self.search.items():
+            more.append(("search questions", axis, "rows that nothing is reported on", asked))
+        return rows + [
+            {"role": role, "name": name, "source": source, "examples": len(items), "sha256": rows_sha256(items)}
+            for role, name, source, items in more
+        ]
 
 
 def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT) -> dict[str, Any]:
@@ -116,6 +134,7 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
     Raises SpinError on bad input, before anything of the user's is touched.
     """
     refuse_model_under_edit(settings.judge, [settings.model])
+    settings = with_rule(settings, console)
     data = read_data(settings, console)
     check_folder(settings, folder, overwrite=overwrite)
     if not overwrite and (folder / "results.json").is_file() and (folder / "patch.safetensors").is_file():
@@ -142,6 +161,25 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
     return results
 
 
+def with_rule(settings: RunSettings, console: Console = SILENT) -> RunSettings:
+    """The settings with the paper's rule in the place of `auto` where nothing can be searched: without unaware
+    responses beside the aware ones there is no margin."""
+    if settings.rule != SEARCHED:
+        return settings
+    columns = {"prompt_column": settings.prompt_column, "response_column": settings.response_column}
+    options: dict[str, Any] = {"data_dir": settings.data_dir, **columns}
+    why = "the data are unaware responses alone" if settings.responses == "unaware" else ""
+    for name, source in settings.concepts if not why else ():
+        aware, unaware = (load_pairs(source, concept=name, responses=r, **options) for r in ("aware", "unaware"))
+        if aware.pairs == unaware.pairs:
+            why = f"{source} has one kind of response for {name}"
+            break
+    if why:
+        console.say(f"the rule is coupled, the paper's: {why}, so there is no margin to search by")
+        return replace(settings, rule="coupled")
+    return settings
+
+
 def load_model(settings: RunSettings, console: Console = SILENT) -> LoadedModel:
     """The model of these settings."""
     return load(
@@ -160,18 +198,20 @@ def read_data(settings: RunSettings, console: Console = SILENT) -> RunData:
     """
     columns = {"prompt_column": settings.prompt_column, "response_column": settings.response_column}
     options: dict[str, Any] = {"data_dir": settings.data_dir, **columns}
-    concepts, unaware = {}, {}
+    concepts, unaware, contrasts = {}, {}, {}
     for name, source in settings.concepts:
         pairs = load_pairs(source, concept=name, responses=settings.responses, **options).pairs
         concepts[name] = sample(pairs, settings.examples, settings.seed, f"the concept {name}")
         if "margin" in settings.wanted_statistics:
             others = load_pairs(source, concept=name, responses="unaware", **options).pairs
-            unaware[name] = sample(others, settings.examples, settings.seed, f"the concept {name}, unaware")
-            if unaware[name] == concepts[name]:
+            if others == pairs:
                 raise SpinError(
                     f"The margin needs aware and unaware responses, and {source} has one kind for {name}.",
-                    change="give data with the columns prompt, aware and unaware, or another rule.",
+                    change="give data with the columns prompt, aware and unaware, or --rule coupled.",
                 )
+            unaware[name] = sample(others, settings.examples, settings.seed, f"the concept {name}, unaware")
+        if settings.rule == SEARCHED:
+            contrasts[name] = held_back(name, concepts[name], unaware[name], pairs, others, settings.seed)
     protect, rest = {}, []
     for name, source in settings.protect:
         pairs = load_pairs(source, concept=name, **options).pairs
@@ -183,13 +223,54 @@ def read_data(settings: RunSettings, console: Console = SILENT) -> RunData:
         used = {pair.prompt for pairs in protect.values() for pair in pairs}
         rest = [pair for pair in rest if pair.prompt not in used]
     kept = sample(rest, min(len(rest), 2 * GENERAL_PAIRS), settings.seed)
-    questions = {}
+    questions, search = {}, {}
     for axis, source in settings.questions:
         asked = load_questions(
             source, concept=axis, data_dir=settings.data_dir, prompt_column=settings.prompt_column
         ).questions
-        questions[axis] = sample(asked, min(len(asked), settings.max_questions or len(asked)), settings.seed)
-    return RunData(concepts, protect, kept[::2], kept[1::2], questions, unaware)
+        if settings.searches_answers:
+            search[axis], asked = split_questions(asked, settings.budget.search_questions, settings.seed)
+        most = settings.max_questions or (settings.budget.final_questions if settings.rule == SEARCHED else None)
+        questions[axis] = sample(asked, min(len(asked), most or len(asked)), settings.seed)
+    return RunData(concepts, protect, kept[::2], kept[1::2], questions, unaware, contrasts, search)
+
+
+def held_back(
+    name: str,
+    scored: Sequence[Pair],
+    scored_unaware: Sequence[Pair],
+    aware: Sequence[Pair],
+    unaware: Sequence[Pair],
+    seed: int,
+) -> tuple[Sequence[Pair], Sequence[Pair]]:
+    """(aware, unaware) pairs to search with, `CONTRAST_PAIRS` of each at most: none has a prompt that was scored.
+
+    Raises SpinError when fewer than 8 of a kind are left.
+    """
+    used = {pair.prompt for pair in (*scored, *scored_unaware)}
+    kinds = [[pair for pair in pairs if pair.prompt not in used] for pairs in (aware, unaware)]
+    if min(map(len, kinds)) < LEAST_CONTRAST:
+        raise SpinError(
+            f"Too few pairs of {name} are left to search with: {len(kinds[0])} aware and {len(kinds[1])} unaware ones "
+            f"have prompts that nothing was scored on, and {LEAST_CONTRAST} of each are needed.",
+            change="give fewer --examples, or more data; or --rule coupled, which needs none.",
+        )
+    first, second = (sample(kind, min(len(kind), CONTRAST_PAIRS), seed) for kind in kinds)
+    return first, second
+
+
+def split_questions(
+    asked: Sequence[Question], most: int, seed: int
+) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    """(questions to search with, questions to report on): half of the distinct prompts each, and at most `most` of the
+    first; a prompt that comes twice is on one side."""
+    prompts = list(dict.fromkeys(question.prompt for question in asked))
+    chosen = set(sample(prompts, min(most, len(prompts) // 2), seed)) if len(prompts) > 1 else set()
+    search = tuple(question for question in asked if question.prompt in chosen)
+    final = tuple(question for question in asked if question.prompt not in chosen)
+    if {q.prompt for q in search} & {q.prompt for q in final}:
+        raise AssertionError("a search question is among those that are reported on")
+    return search, final
 
 
 def check_folder(
@@ -355,6 +436,8 @@ def score_stage(
     """Score every concept and protected set into scores/NAME.safetensors; those that are there are read."""
     files = {name: score_file(folder, name) for name in (*data.concepts, *data.protect)}
     missing = {name: path for name, path in files.items() if not path.is_file()}
+    if "margin" in settings.wanted_statistics and set(missing) & set(data.concepts):
+        missing = {**missing, **{name: files[name] for name in data.protect}}  # they keep what the concepts chose
     if missing:
         score_missing(settings, folder, loaded, data, missing, console, ranks)
     return stored_scores(settings, folder)
@@ -406,6 +489,10 @@ def score_missing(
         if truncated := sum(example.truncated > 0 for example in aware[name]):
             console.say(f"{name}: {truncated} prompts too long for --max-length or the model lost their start")
         total = len(plan.partitions) * (len(aware[name]) + len(unaware[name])) // ranks.world
+        candidates = None
+        if name in data.protect and "margin" in statistics:
+            scored = {concept: load_scores(score_file(folder, concept)) for concept in data.concepts}
+            candidates = candidate_entries(scored, [matrix.name for matrix in matrices], settings.at_least)
         with console.bar(f"scoring {name}", total) as advance:
             scores = score_concept(
                 loaded,
@@ -417,6 +504,7 @@ def score_missing(
                 keep=settings.keep,
                 granularity=settings.granularity,
                 seed=settings.seed,
+                candidates=candidates,
                 about={**about, "template": settings.template},
                 progress_folder=folder / "progress" / name,
                 ranks=ranks,
@@ -450,35 +538,92 @@ def select_stage(
     path = folder / "patch.safetensors"
     if path.is_file():
         return _patch_of_run(settings, path)
-    ratio = settings.ratio
     table: list[dict[str, Any]] = []
-    if ratio is None:
+    if settings.rule == SEARCHED:
+        recipe = search_stage(settings, folder, loaded, data, scores, console)
+    elif settings.ratio is None:
         ratio, table = choose_ratio(
             loaded,
             scores["concepts"],
             scores["protect"],
             encode(settings, loaded, data.choose),
-            rule=settings.rule,
-            protect_ratio=settings.protect_ratio,
-            target=settings.target,
-            granularity=settings.granularity,
-            scale=settings.scale,
+            recipe=usual_recipe(settings, settings.rule, 0.5),
             max_increase=settings.max_perplexity_increase,
             console=console,
         )
-    selection = make_selection(settings, scores, ratio)
-    patch = patch_of(settings, loaded.checkpoint, selection, scores, table)
+        recipe = usual_recipe(settings, settings.rule, ratio)
+    else:
+        recipe = usual_recipe(settings, settings.rule, settings.ratio)
+    selection = recipe.select(scores["concepts"], scores["protect"])
+    patch = patch_of(settings, loaded.checkpoint, selection, scores, recipe, table)
     save_patch(path, patch)
-    console.say(f"{patch.weights:,} weights in {len(patch.edits)} matrices, ratio {ratio:g}; patch {path}")
+    console.say(f"{patch.weights:,} weights in {len(patch.edits)} matrices, ratio {recipe.ratio:g}; patch {path}")
     return load_patch(path)  # as a resumed run reads it
+
+
+def usual_recipe(settings: RunSettings, rule: str, ratio: float) -> Recipe:
+    """The recipe that these settings give, with this rule and ratio."""
+    return Recipe(
+        rule,
+        ratio,
+        protect_ratio=settings.protect_ratio,
+        target=settings.target,
+        granularity=settings.granularity,
+        layers=(settings.layers[0], settings.layers[1]) if settings.layers else None,
+        at_least=settings.at_least,
+        scale=settings.scale,
+    )
+
+
+def search_stage(
+    settings: RunSettings,
+    folder: Path,
+    loaded: LoadedModel,
+    data: RunData,
+    scores: Mapping[str, Mapping[str, Scores]],
+    console: Console,
+) -> Recipe:
+    """Search an edit into search.json; the pick of an earlier search is read."""
+    path = folder / "search.json"
+    if path.is_file():
+        record = read_json(path)
+        return recipe_of(next(row["recipe"] for row in record["trials"] if row["number"] == record["pick"]))
+    bench = Bench(
+        loaded,
+        scores["concepts"],
+        scores["protect"],
+        {
+            name: Contrast(encode(settings, loaded, aware), encode(settings, loaded, unaware))
+            for name, (aware, unaware) in data.contrasts.items()
+        },
+        encode(settings, loaded, data.choose),
+        settings.max_perplexity_increase,
+    )
+    questions = Evaluation(data.search, (), settings.template, settings.new_tokens, settings.seed)
+    recipe, record = find_edit(
+        bench,
+        usual_recipe(settings, "coupled", min(settings.keep, 1e-4)),
+        folder / "search",
+        effort=settings.budget,
+        questions=questions if settings.searches_answers else None,
+        judges=lambda: (judge_of(settings, loaded), load_coherence_judge()),
+        seed=settings.seed,
+        console=console,
+    )
+    write_json(path, {"effort": settings.effort, **record})
+    return recipe
 
 
 def _patch_of_run(settings: RunSettings, path: Path) -> Patch:
     """The patch that this run wrote; SpinError when it is another one, put there by `spin-llm select` for instance."""
     patch = load_patch(path)
     about = patch.metadata
-    chosen_by_run = bool(about["ratio_table"]) if settings.ratio is None else about["ratio"] == settings.ratio
-    if not chosen_by_run or any(about[name] != getattr(settings, name) for name in ("rule", "target", "scale")):
+    same = ["target"] if settings.rule == SEARCHED else ["rule", "target", "scale"]
+    if settings.rule == SEARCHED:
+        by_run = bool(about.get("searched"))
+    else:
+        by_run = bool(about["ratio_table"]) if settings.ratio is None else about["ratio"] == settings.ratio
+    if not by_run or any(about[name] != getattr(settings, name) for name in same):
         raise SpinError(
             f"{path} was not made by this run (rule {about['rule']}, ratio {about['ratio']:g}).",
             cause="`spin-llm select` wrote it there.",
@@ -487,28 +632,15 @@ def _patch_of_run(settings: RunSettings, path: Path) -> Patch:
     return patch
 
 
-def make_selection(
-    settings: RunSettings, scores: Mapping[str, Mapping[str, Scores]], ratio: float, rule: str | None = None
-) -> Selection:
-    return select(
-        scores["concepts"],
-        scores["protect"],
-        rule=rule or settings.rule,
-        ratio=ratio,
-        protect_ratio=settings.protect_ratio,
-        target=settings.target,
-        granularity=settings.granularity,
-    )
-
-
 def patch_of(
     settings: RunSettings,
     checkpoint: Checkpoint,
     selection: Selection,
     scores: Mapping[str, Mapping[str, Scores]],
+    recipe: Recipe,
     table: Sequence[Mapping[str, Any]] = (),
 ) -> Patch:
-    """A patch whose metadata says where it is from and where its weights lie."""
+    """A patch whose metadata says where it is from, by which recipe, and where its weights lie."""
     everything = {**scores["concepts"], **scores["protect"]}
     about = {
         "base_model": settings.model,
@@ -517,12 +649,17 @@ def patch_of(
         "shared": selection.shared,
         "targeted_weights": selection.targeted_weights,
         "ratio_table": list(table),
+        "searched": settings.rule == SEARCHED,
+        "granularity": recipe.granularity,
+        "layers": recipe.layers,
+        "at_least": recipe.at_least,
+        "penalty": recipe.penalty,
         "places": {
             checkpoint.stored_name(name): {"shape": list(place.shape), "layer": place.layer, "kind": place.kind}
             for name, place in selection.places.items()
         },
     }
-    return make_patch(checkpoint, selection, scale=settings.scale, about=about)
+    return make_patch(checkpoint, selection, scale=recipe.scale, about=about)
 
 
 def evaluate_stage(
@@ -535,7 +672,8 @@ def evaluate_stage(
     console: Console,
 ) -> dict[str, Any]:
     """Answers, verdicts, results.json."""
-    selection = make_selection(settings, scores, patch.metadata["ratio"])
+    recipe = recipe_of(patch.metadata)
+    selection = recipe.select(scores["concepts"], scores["protect"])
     controls, left_out = control_patches(settings, loaded.checkpoint, scores, selection, patch, console)
     patches = {EDITED: patch, **controls}
     views: dict[str, View] = {BASE: lambda: nullcontext(loaded)}
@@ -546,7 +684,10 @@ def evaluate_stage(
         shared = weights_in_common(patches[name], patch)
         measured["controls"][name] = {"weights": patches[name].weights, "shared": shared, **control}
     results = {"edit": edit_summary(patch), **measured, "ratio_table": patch.metadata["ratio_table"]}
-    results["overlap"] = overlap(selection, scores["concepts"], scores["protect"], settings.granularity)
+    if recipe.rule != BY_MARGIN:
+        results["overlap"] = overlap(selection, scores["concepts"], scores["protect"], recipe.granularity)
+    if (folder / "search.json").is_file():
+        results["search"] = read_json(folder / "search.json")
     if left_out:
         results["controls_left_out"] = left_out
     if (folder / "stability.json").is_file():
@@ -625,11 +766,13 @@ def control_patches(
 
     made: dict[str, Patch] = {}
     left_out: dict[str, str] = {}
-    options: dict[str, Any] = {"granularity": settings.granularity, "seed": settings.seed}
+    recipe = recipe_of(patch.metadata)
     for name in settings.wanted_controls:
         try:
-            control = control_selection(name, selection, scores["concepts"], scores["protect"], stored, **options)
-            made[name] = patch_of(settings, checkpoint, control, scores)
+            control = control_selection(
+                name, selection, recipe, scores["concepts"], scores["protect"], stored, seed=settings.seed
+            )
+            made[name] = patch_of(settings, checkpoint, control, scores, recipe)
         except SpinError as error:
             left_out[name] = error.what
             continue
@@ -677,15 +820,16 @@ def stability_stage(
     examples = {
         name: ScoredExamples(
             encode(settings, loaded, pairs),
-            encode(settings, loaded, data.unaware.get(name, ()) if settings.rule == SIGNED else ()),
+            encode(settings, loaded, data.unaware.get(name, ()) if patch.metadata["rule"] == SIGNED else ()),
         )
         for name, pairs in {**data.concepts, **data.protect}.items()
     }
-    selection = make_selection(settings, scores, patch.metadata["ratio"])
+    recipe = recipe_of(patch.metadata)
+    selection = recipe.select(scores["concepts"], scores["protect"])
     result = measure_stability(
         loaded,
         examples,
-        Job(selection, scores["concepts"], scores["protect"], {}, settings.granularity),
+        Job(selection, scores["concepts"], scores["protect"], {}, recipe.granularity),
         target=settings.target,
         resamples=resamples,
         seed=seed,
@@ -774,6 +918,7 @@ def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, conso
     """
     with joined_ranks() as ranks:
         console = console if ranks.first else SILENT
+        settings = with_rule(settings, console)
         data = read_data(settings, console)
         check_folder(settings, folder, overwrite=overwrite)
         loaded = load_model(settings, console)
@@ -788,17 +933,7 @@ def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, conso
     return [score_file(folder, name) for name in (*data.concepts, *data.protect)]
 
 
-def select_from_folder(
-    folder: Path,
-    output: Path,
-    *,
-    rule: str,
-    ratio: float,
-    protect_ratio: float | None,
-    target: str,
-    scale: float,
-    overwrite: bool = False,
-) -> Patch:
+def select_from_folder(folder: Path, output: Path, recipe: Recipe, *, overwrite: bool = False) -> Patch:
     """A patch from the scores of a run folder.
 
     The checkpoint is read for the old values of the touched tensors alone.
@@ -808,11 +943,12 @@ def select_from_folder(
     if not is_run(folder):
         raise SpinError(f"{folder} is not a run folder: it has no run.json.", change="run `spin-llm score` first.")
     record = read_json(folder / "run.json")
-    chosen: dict[str, Any] = {"rule": rule, "ratio": ratio, "protect_ratio": protect_ratio}
-    settings = replace(settings_of_record(record), target=target, scale=scale, **chosen)
+    settings = settings_of_record(record)
     scores = stored_scores(settings, folder)
+    recipe = replace(recipe, granularity=recipe.granularity or settings.granularity)
     checkpoint = Checkpoint(Path(record["model"]["path"]))
-    patch = patch_of(settings, checkpoint, make_selection(settings, scores, ratio), scores)
+    selection = recipe.select(scores["concepts"], scores["protect"])
+    patch = patch_of(replace(settings, rule=recipe.rule, ratio=recipe.ratio), checkpoint, selection, scores, recipe)
     save_patch(output, patch)
     return patch
 
@@ -826,7 +962,7 @@ def settings_of_record(record: Mapping[str, Any]) -> RunSettings:
 def settings_from_json(value: Mapping[str, Any]) -> RunSettings:
     """RunSettings as run.json records them."""
     pairs = {name: tuple(tuple(pair) for pair in value[name]) for name in ("concepts", "protect", "questions")}
-    lists = ("controls", "statistics", "capabilities")
+    lists = ("controls", "statistics", "capabilities", "layers")
     return RunSettings(
         **{**value, **pairs, **{name: tuple(value[name]) for name in lists if name in value}},
     )

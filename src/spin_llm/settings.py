@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,32 @@ from spin_llm.errors import SpinError
 CONCEPTS = ("fairness", "privacy")
 AXES = (*CONCEPTS, "over_refusal")
 CONTROLS = ("random", "same-magnitude", "unprotected", "released")  # and NAME-alone for every concept
-SIGNED = "coupled-signed"  # a rule, and a control that `all` leaves out: it needs unaware responses
+SIGNED = "coupled-signed"  # a rule, and as other rules a control that `all` leaves out
+BY_MARGIN = "signed"  # the rule that starts from the margins
+RULES = ("coupled", SIGNED, BY_MARGIN, "released")
+SEARCHED = "auto"  # instead of a rule: the search decides
 SELECTORS = ("taylor", "wanda", "magnitude", "gradient", "sparsegpt", "random")
 STATISTICS = (*SELECTORS, "fisher", "margin")
 Sources = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a run with the rule `auto` spends: examples of each set, recipes tried, those whose answers are judged,
+    search questions of each axis, and final questions of each axis (None: all that are left)."""
+
+    examples: int
+    trials: int
+    survivors: int
+    search_questions: int
+    final_questions: int | None
+
+
+EFFORTS = {
+    "quick": Effort(64, 12, 0, 0, 100),
+    "standard": Effort(128, 32, 6, 80, None),
+    "thorough": Effort(128, 120, 12, 160, None),
+}
 
 
 def _option(default: Any, help_text: str) -> Any:
@@ -67,23 +89,35 @@ class RunSettings:
     )
     statistics: tuple[str, ...] = _option((), "Also store these statistics: margin, fisher, or another selector.")
     granularity: str = _option("matrix", "What a ratio is a fraction of: matrix (the paper), row, layer or model.")
+    effort: str = _after_scores(
+        "standard", "What a run with --rule auto spends: quick, standard or thorough (docs/search.md)."
+    )
     rule: str = _after_scores(
-        "coupled",
-        "coupled (the paper's), coupled-signed (of these, the favourable) or released (the published code's).",
+        SEARCHED,
+        "auto (searched), coupled (the paper's), coupled-signed (of these, the favourable), signed (by what "
+        "suppression does to the margins) or released (the published code's).",
     )
     ratio: float | None = _after_scores(
         None, "Fraction of each matrix in a top set, or auto: the largest within --max-perplexity-increase."
     )
+    layers: tuple[int, ...] = _after_scores((), "The first and the last decoder layer to edit, as 4-20 (default: all).")
+    at_least: int | None = _after_scores(
+        None, "A weight must be important for at least this many of the concepts (default: all)."
+    )
+    trials: int | None = _after_scores(None, "For --rule auto: edits to try (default: by --effort).")
+    survivors: int | None = _after_scores(
+        None, "For --rule auto: edits whose answers to the search questions are judged (default: by --effort)."
+    )
     protect_ratio: float | None = _after_scores(None, "Fraction of each matrix that is protected (default: the ratio).")
     max_perplexity_increase: float = _after_scores(
-        0.02, "For --ratio auto: allowed relative rise of perplexity on held-back general pairs."
+        0.01, "For --rule auto and --ratio auto: allowed relative rise of perplexity on held-back general pairs."
     )
     keep: float = _option(0.01, "Fraction of each matrix kept in the score files; no ratio can be larger.")
     scale: float = _after_scores(0.0, "What the selected weights are multiplied by; 0 suppresses them.")
     controls: tuple[str, ...] = _after_scores(
         (),
         "Also measure these other edits: random, same-magnitude, CONCEPT-alone, unprotected, released; all (of these); "
-        "coupled-signed.",
+        "or another rule.",
     )
     resamples: int = _after_scores(
         0, "Select again from this many bootstrap resamples of the scored examples, to see whether the selection holds."
@@ -115,9 +149,20 @@ class RunSettings:
         for name, least in least_allowed.items():
             if getattr(self, name) < least:
                 raise _invalid(name, getattr(self, name), f"{least} or more")
-        for name in ("max_questions", "capabilities_limit"):
+        for name in ("max_questions", "capabilities_limit", "at_least", "trials"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise _invalid(name, getattr(self, name), "1 or more")
+        if self.survivors is not None and self.survivors < 0:
+            raise _invalid("survivors", self.survivors, "0 or more")
+        if self.at_least is not None and self.concepts and self.at_least > len(self.concepts):
+            raise _invalid("at_least", self.at_least, f"at most {len(self.concepts)}, the number of concepts")
+        if self.layers and not (len(self.layers) == 2 and 0 <= self.layers[0] <= self.layers[1]):
+            raise _invalid("layers", self.layers, "the first and the last layer, as 4-20")
+        if self.rule == SEARCHED and self.ratio is not None:
+            raise SpinError(
+                f"--ratio {self.ratio:g} without a rule: --rule auto searches the ratio too.",
+                change="give a rule, such as --rule coupled; or leave out --ratio.",
+            )
         for name in ("ratio", "protect_ratio", "keep"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
@@ -133,7 +178,8 @@ class RunSettings:
         choices = {"responses": ("aware", "unaware"), "template": ("auto", "chat", "raw", "released")}
         choices |= {"dtype": ("auto", "float32", "bfloat16"), "target": ("mlp", "attention", "all")}
         choices |= {
-            "rule": ("coupled", SIGNED, "released"),
+            "rule": (SEARCHED, *RULES),
+            "effort": tuple(EFFORTS),
             "granularity": ("matrix", "row", "layer", "model"),
         }
         choices |= {"selector": SELECTORS}
@@ -146,8 +192,8 @@ class RunSettings:
             if statistic not in STATISTICS:
                 raise _invalid("statistics", statistic, ", ".join(STATISTICS))
         for control in self.controls:
-            if control not in (*self.all_controls, "all", SIGNED):
-                raise _invalid("controls", control, ", ".join((*self.all_controls, "all", SIGNED)))
+            if control not in (*self.all_controls, "all", *RULES):
+                raise _invalid("controls", control, ", ".join(dict.fromkeys((*self.all_controls, "all", *RULES))))
         for axis, _ in self.questions:
             if axis not in AXES:
                 raise _invalid("questions", axis, f"{', '.join(AXES)}: the axes that a judge exists for")
@@ -161,7 +207,8 @@ class RunSettings:
     @property
     def wanted_statistics(self) -> tuple[str, ...]:
         """The selector, then what was asked for, then what the rule or a control needs."""
-        needed = ("margin",) if SIGNED in (self.rule, *self.controls) else ()
+        by_margin = {self.rule, *self.controls} & {SEARCHED, SIGNED, BY_MARGIN}
+        needed = ("margin",) if by_margin else ()
         return tuple(dict.fromkeys((self.selector, *self.statistics, *needed)))
 
     @property
@@ -176,6 +223,18 @@ class RunSettings:
                 name for asked in self.controls for name in (self.all_controls if asked == "all" else (asked,))
             )
         )
+
+    @property
+    def budget(self) -> Effort:
+        """What --effort stands for, with --trials and --survivors in its place where they were given."""
+        effort = EFFORTS[self.effort]
+        given = {"trials": self.trials, "survivors": self.survivors}
+        return replace(effort, **{name: value for name, value in given.items() if value is not None})
+
+    @property
+    def searches_answers(self) -> bool:
+        """Whether questions are set aside to search with."""
+        return self.rule == SEARCHED and self.budget.survivors > 0 and self.budget.search_questions > 0
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

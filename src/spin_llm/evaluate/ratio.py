@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from spin_llm.data import Example
@@ -19,10 +19,10 @@ from spin_llm.models import LoadedModel
 from spin_llm.patch import memory_patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.scores import Scores, mean_loss
-from spin_llm.selection import Selection, select
+from spin_llm.selection import Recipe, Selection
 
 GRID = tuple(float(f"{step}e-{power}") for power in range(7, 1, -1) for step in (1, 2, 5))
-MAX_PERPLEXITY_INCREASE = 0.02
+MAX_PERPLEXITY_INCREASE = 0.01
 SCREEN_PAIRS = 8  # a ratio that is hopeless on the first pairs is not measured on all of them
 HOPELESS, HOPELESS_MARGIN = 5.0, 0.05  # hopeless: an increase of more than 5 times the allowed one, and 5% on top
 
@@ -49,23 +49,18 @@ def choose_ratio(
     protected: Mapping[str, Scores],
     examples: Sequence[Example],
     *,
-    rule: str,
-    protect_ratio: float | None,
-    target: str,
-    granularity: str = "matrix",
-    scale: float = 0.0,
+    recipe: Recipe,
     max_increase: float = MAX_PERPLEXITY_INCREASE,
     console: Console = SILENT,
 ) -> tuple[float, list[dict[str, Any]]]:
-    """(the largest allowed ratio, the table by rising ratio).
+    """(the largest allowed ratio of `recipe`, whose own is not looked at; the table by rising ratio).
 
     Ratios are tried from the largest down, until one is allowed; hopeless ones are measured on a few pairs. Raises
     SpinError, with the table in the message, when no ratio that selects anything is allowed.
     """
     keep = min(scores.metadata["keep"] for scores in (*concepts.values(), *protected.values()))
-    options: dict[str, Any] = {"rule": rule, "protect_ratio": protect_ratio, "target": target, "allow_empty": True}
-    options["granularity"] = granularity
-    selections = [select(concepts, protected, ratio=ratio, **options) for ratio in GRID if ratio <= keep]
+    ratios = [ratio for ratio in GRID if ratio <= keep]
+    selections = [replace(recipe, ratio=ratio).select(concepts, protected, allow_empty=True) for ratio in ratios]
     screen = examples[:SCREEN_PAIRS]
     base, base_screen = _perplexity(loaded, examples), _perplexity(loaded, screen)
     trials: list[RatioTrial] = []
@@ -74,7 +69,7 @@ def choose_ratio(
         for selection in reversed(selections):
             trial = _trial(selection, None, base, max_increase, 0)
             if selection.weights and chosen is None:
-                with memory_patch(loaded.model, selection, scale=scale).applied(loaded.model):
+                with memory_patch(loaded.model, selection, scale=recipe.scale).applied(loaded.model):
                     hopeless = HOPELESS * max_increase + HOPELESS_MARGIN
                     trial = _trial(selection, _perplexity(loaded, screen), base_screen, hopeless, len(screen))
                     if trial.allowed:

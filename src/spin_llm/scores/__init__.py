@@ -14,9 +14,10 @@ from spin_llm.scores.resampling import (
 )
 from spin_llm.scores.scoring import score_concept, statistics_of
 from spin_llm.scores.statistics import SELECTORS, STATISTICS, accumulators
-from spin_llm.scores.storage import KEEP, MatrixScores, Scores, count, load_scores, save_scores, top_entries
+from spin_llm.scores.storage import CANDIDATES, KEEP, MatrixScores, Scores, count, load_scores, save_scores, top_entries
 
 __all__ = [
+    "CANDIDATES",
     "KEEP",
     "SELECTORS",
     "STATISTICS",

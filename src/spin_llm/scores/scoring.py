@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -27,6 +29,7 @@ from spin_llm.scores.statistics import STATISTICS, Counts, Totals, accumulators,
 from spin_llm.scores.storage import KEEP, MatrixScores, Scores, keep_top, load_scores, save_scores
 
 CHECKPOINT_SHARE = 0.025  # of the time, at most
+NOTHING = torch.empty(0, dtype=torch.int64)
 DISK_BYTES_PER_SECOND = 200e6  # a first guess, before the first checkpoint is timed
 
 
@@ -46,6 +49,7 @@ def score_concept(
     keep: float = KEEP,
     granularity: str = "matrix",
     seed: int = 0,
+    candidates: Mapping[str, torch.Tensor] | None = None,
     about: Mapping[str, Any] | None = None,
     progress_folder: Path | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - immutable
@@ -55,8 +59,10 @@ def score_concept(
 
     `plan` divides the matrices into passes (plan.py); None takes all at once.
 
-    `unaware` are the same concept's unaware responses; only `margin` looks at them. Every rank returns the same; the
-    matrices are complete on rank 0 alone. `about` is added to the metadata.
+    `candidates` (flat indices by matrix name) are kept too, whatever their scores: the entries that concepts chose, of
+    which a protected set has to say what they cost. `unaware` are the same concept's unaware responses; only `margin`
+    looks at them. Every rank returns the same; the matrices are complete on rank 0 alone. `about` is added to the
+    metadata.
     """
     if not aware:
         raise SpinError("There is no example to score.")
@@ -69,7 +75,12 @@ def score_concept(
     rows = [
         (batch.aware, example.input_ids, example.response_tokens) for batch in batches for example in batch.examples
     ]
-    job = (dict(about or {}), statistics, keep, granularity, seed, str(loaded.dtype), loaded.checkpoint.fingerprint)
+    job: tuple[Any, ...] = (
+        *(dict(about or {}), statistics, keep, granularity, seed),
+        *(str(loaded.dtype), loaded.checkpoint.fingerprint),
+    )
+    if candidates is not None:
+        job = (*job, {name: sha256(indices.numpy().tobytes()).hexdigest() for name, indices in candidates.items()})
     kept: dict[str, MatrixScores] = {}
     silent: list[str] = []
     for number, partition in enumerate(partitions):
@@ -91,6 +102,7 @@ def score_concept(
                     matrix,
                     keep,
                     granularity,
+                    candidates=None if candidates is None else candidates.get(matrix.name, NOTHING),
                 )
                 for matrix in partition
             }

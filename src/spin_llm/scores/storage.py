@@ -24,6 +24,7 @@ from spin_llm.models import Matrix
 
 FORMAT = "spin-llm scores 1"
 KEEP = 0.01
+CANDIDATES = "candidates"  # entries kept because other sets chose them, not for their own score
 
 
 @dataclass(frozen=True)
@@ -96,21 +97,33 @@ def top_of_rows(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def keep_top(
-    dense: Mapping[str, torch.Tensor], selector: str, matrix: Matrix, keep: float, granularity: str = "matrix"
+    dense: Mapping[str, torch.Tensor],
+    selector: str,
+    matrix: Matrix,
+    keep: float,
+    granularity: str = "matrix",
+    *,
+    candidates: torch.Tensor | None = None,
 ) -> MatrixScores:
     """The top `keep` of each statistic of one matrix (of each row, by `row` granularity; one entry at least), and every
-    statistic's values at the kept entries of the others."""
+    statistic's values at the kept entries of the others.
+
+    `candidates` (flat indices, int64) are entries that other sets chose: they are kept under the name `candidates`.
+    """
     tops = {}
     for name, scores in dense.items():
         if granularity == "row":
             tops[name] = Kept(*top_of_rows(scores, max(1, count(keep, scores.shape[1]))))
         else:
             tops[name] = Kept(*top_entries(scores, max(1, count(keep, scores.numel()))))
+    if candidates is not None:
+        chosen = dense[selector].flatten()[candidates.to(dense[selector].device)]
+        tops[CANDIDATES] = Kept(candidates, chosen.float().cpu())
     at = {
         f"{name}@{place}": scores.flatten()[top.indices.to(scores.device)].cpu()
         for name, scores in dense.items()
         for place, top in tops.items()
-        if name != place
+        if name != place and (name, place) != (selector, CANDIDATES)
     }
     main = tops.pop(selector)
     rows, columns = matrix.weight.shape

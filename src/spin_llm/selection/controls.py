@@ -3,8 +3,7 @@
 In: the selection of the edit, the scores, the stored weights. Out: selections. `random_like` asks whether any weights
 would do, `same_magnitude_like` whether large weights would, `alone` whether weights that are important for one concept
 and not for the others would. These have as many weights in the same matrices as the edit, so that neither the
-size nor the place explains a difference. `unprotected`, `released` and `coupled-signed` are rules at the edit's ratio,
-of their own size.
+size nor the place explains a difference. `unprotected` and the other rules are at the edit's ratio, of their own size.
 Left out: what a control does to the model (evaluate).
 """
 
@@ -16,8 +15,10 @@ from dataclasses import replace
 import torch
 
 from spin_llm.scores import Scores
-from spin_llm.selection.rules import Selection, Tops, coupled, favourable, select, top_sets
-from spin_llm.settings import SIGNED
+from spin_llm.selection.recipe import Recipe
+from spin_llm.selection.rules import Selection, coupled, favourable, top_sets
+from spin_llm.selection.signed import Tops, largest_margins
+from spin_llm.settings import BY_MARGIN, RULES, SIGNED
 
 NEAREST = 16  # a weight of like magnitude is drawn from this many
 Stored = Callable[[str], torch.Tensor]
@@ -26,15 +27,15 @@ Stored = Callable[[str], torch.Tensor]
 def control_selection(
     control: str,
     selection: Selection,
+    recipe: Recipe,
     concepts: Mapping[str, Scores],
     protected: Mapping[str, Scores],
     stored: Stored,
     *,
-    granularity: str = "matrix",
     seed: int = 0,
 ) -> Selection:
-    """The control of that name beside the edit's `selection`: `random`, `same-magnitude`, `NAME-alone` for a concept,
-    `unprotected` (the edit's rule with nothing protected), `released` or `coupled-signed`.
+    """The control of that name beside the edit's `selection`, which `recipe` made: `random`, `same-magnitude`,
+    `NAME-alone` for a concept, `unprotected` (the edit's rule with nothing protected), or another rule.
 
     `stored(NAME)` gives a matrix's values. Raises SpinError when a rule selects nothing, or does not apply.
     """
@@ -42,17 +43,11 @@ def control_selection(
         return random_like(selection, seed)
     if control == "same-magnitude":
         return same_magnitude_like(selection, stored, seed)
-    if control not in ("unprotected", "released", SIGNED):
-        return alone(selection, control.removesuffix("-alone"), concepts, protected, granularity)
-    return select(
-        concepts,
-        {} if control == "unprotected" else protected,
-        rule=selection.rule if control == "unprotected" else control,
-        ratio=selection.ratio,
-        protect_ratio=selection.protect_ratio,
-        target=selection.target,
-        granularity=granularity,
-    )
+    if control == "unprotected":
+        return recipe.select(concepts, {})
+    if control in RULES:
+        return replace(recipe, rule=control).select(concepts, protected)
+    return alone(selection, control.removesuffix("-alone"), concepts, protected, recipe.granularity)
 
 
 def random_like(selection: Selection, seed: int) -> Selection:
@@ -121,9 +116,12 @@ def alone(
 
     The rule with one concept at the edit's ratio selects more weights than the edit does, and the most important of
     them are mostly the coupled ones (measured: docs/controls.md): neither would tell coupling from importance for one
-    concept. `coupled-signed` takes only weights that are favourable to the concept.
+    concept. `coupled-signed` takes only weights that are favourable to the concept; `signed` the concept's largest
+    margins that are not among those that another concept keeps.
     """
     scores, names = concepts[concept], list(selection.places)
+    if selection.rule == BY_MARGIN:
+        return _alone_by_margin(selection, concept, concepts, protected, granularity)
     spared = [top_sets(other, names, selection.protect_ratio, granularity) for other in protected.values()]
     spared += [top_sets(other, names, selection.ratio, granularity) for n, other in concepts.items() if n != concept]
     indices: Tops = {}
@@ -133,6 +131,28 @@ def alone(
         if selection.rule == SIGNED:
             open_to_choice = favourable(open_to_choice, name, {concept: scores})
         taken = kept[torch.isin(kept, open_to_choice)][: chosen.numel()]
+        if taken.numel():
+            indices[name] = taken.sort().values
+    return replace(selection, indices=indices, rule=f"{concept}-alone")
+
+
+def _alone_by_margin(
+    selection: Selection,
+    concept: str,
+    concepts: Mapping[str, Scores],
+    protected: Mapping[str, Scores],
+    granularity: str,
+) -> Selection:
+    names = list(selection.places)
+    spared = [top_sets(other, names, selection.protect_ratio, granularity) for other in protected.values()]
+    others = {name: scores for name, scores in concepts.items() if name != concept}
+    indices: Tops = {}
+    for name, chosen in selection.indices.items():
+        own, margins = largest_margins(concept, concepts[concept], name)
+        kept = [top[name] for top in spared]
+        kept += [largest_margins(other, scores, name)[0] for other, scores in others.items()]
+        open_to_choice = coupled([own[margins > 0]], kept)
+        taken = own[torch.isin(own, open_to_choice)][: chosen.numel()]
         if taken.numel():
             indices[name] = taken.sort().values
     return replace(selection, indices=indices, rule=f"{concept}-alone")

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from spin_llm.scores import Scores
-from spin_llm.selection.rules import Selection, Tops, top_sets
+from spin_llm.selection.rules import Selection, top_sets
+from spin_llm.selection.signed import Tops
 
 
 def regions(sets: Mapping[str, Tops]) -> dict[str, int]:

@@ -20,7 +20,8 @@ import torch
 
 from spin_llm.scores import MatrixScores, Scores
 from spin_llm.scores.resampling import PerExample, reweighted
-from spin_llm.selection.rules import Selection, Tops, choose, top_sets
+from spin_llm.selection.rules import Selection, choose, top_sets
+from spin_llm.selection.signed import Tops
 
 MULTIPLE = 8.0  # of the ratio, for candidates
 MOST = 95  # percent of the resamples

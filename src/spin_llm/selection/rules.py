@@ -6,9 +6,10 @@ In: the concepts' scores and the protected sets' scores. Out: flat indices per m
     N_D(r)  = the floor(r * n) entries with the largest importance on D
     coupled = (intersection over the concepts D of N_D(r)) minus (union over the protected P of N_P(r_protect))
 
-Each matrix has its own top set, unless another granularity is asked for. `coupled-signed` keeps of the coupled weights
-those whose suppression raises every margin (scores/statistics.py). `released` reproduces the published code's index
-bug. Left out: controls (controls.py), and what is done to the chosen weights (patch.py).
+Each matrix has its own top set, unless another granularity is asked for; with M of N concepts asked for, the
+intersection is over any M of them. `coupled-signed` keeps of the coupled weights those whose suppression raises every
+margin (scores/statistics.py), `signed` starts from the margins (signed.py). `released` reproduces the published code's
+index bug. Left out: controls (controls.py), and what is done to the chosen weights (patch.py).
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal
+from typing import Any
 
 import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.scores import MatrixScores, Scores, count
-from spin_llm.settings import SIGNED
+from spin_llm.selection.signed import PENALTY, Tops, at_entries, choose_signed, largest_margins
+from spin_llm.settings import BY_MARGIN, SIGNED
 
-Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], torch.Tensor]
-Tops = dict[str, torch.Tensor]  # flat indices (int64) by matrix name
+Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], int | None], torch.Tensor]
+Layers = tuple[int, int]  # the first and the last
 
 
 @dataclass(frozen=True)
@@ -47,21 +50,27 @@ class Selection:
         return sum(indices.numel() for indices in self.indices.values())
 
 
-def coupled(tops: Sequence[torch.Tensor], protected: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Entries in every concept's top set and in no protected one, sorted.
+def coupled(
+    tops: Sequence[torch.Tensor], protected: Sequence[torch.Tensor], at_least: int | None = None
+) -> torch.Tensor:
+    """Entries in the top sets of at least `at_least` concepts (None: of all) and in no protected one, sorted.
 
-    Each argument: unsorted unique flat indices (int64).
+    Each of `tops` and `protected`: unsorted unique flat indices (int64).
     """
-    chosen = intersection(tops)
+    chosen = intersection(tops, at_least)
     for top in protected:
         chosen = chosen[~torch.isin(chosen, top)]
     return chosen
 
 
-def released(tops: Sequence[torch.Tensor], protected: Sequence[torch.Tensor]) -> torch.Tensor:
+def released(
+    tops: Sequence[torch.Tensor], protected: Sequence[torch.Tensor], at_least: int | None = None
+) -> torch.Tensor:
     """What the published code does (docs/method.md, Selection): a mask "not protected" over each concept's *sorted* top
     list, the masks ANDed by position although position k is another weight in each list, applied to the first concept's
-    list."""
+    list. There is no M of N."""
+    if at_least not in (None, len(tops)):
+        raise SpinError("The rule 'released' is for all concepts.", change="leave out --at-least.")
     lists = [top.sort().values for top in tops]
     keep = torch.ones_like(lists[0], dtype=torch.bool)
     for entries in lists:
@@ -70,12 +79,10 @@ def released(tops: Sequence[torch.Tensor], protected: Sequence[torch.Tensor]) ->
     return lists[0][keep]
 
 
-def intersection(tops: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Sorted entries that are in all of `tops`."""
-    shared = tops[0]
-    for top in tops[1:]:
-        shared = shared[torch.isin(shared, top)]
-    return shared.sort().values
+def intersection(tops: Sequence[torch.Tensor], at_least: int | None = None) -> torch.Tensor:
+    """Sorted entries that are in at least `at_least` of `tops` (None: in all)."""
+    entries, times = torch.cat(list(tops)).unique(return_counts=True)
+    return entries[times >= (len(tops) if at_least is None else at_least)]
 
 
 RULES: dict[str, Rule] = {"coupled": coupled, SIGNED: coupled, "released": released}
@@ -134,12 +141,15 @@ def _top_together(matrices: Mapping[str, MatrixScores], ratio: float, decided: b
     return {name: m.indices[:number] for (name, m), number in zip(matrices.items(), taken, strict=True)}
 
 
-def favourable(chosen: torch.Tensor, name: str, concepts: Mapping[str, Scores]) -> torch.Tensor:
-    """Of the entries `chosen` of one matrix, those whose suppression raises every concept's aware-unaware margin to
-    first order.
+def favourable(
+    chosen: torch.Tensor, name: str, concepts: Mapping[str, Scores], at_least: int | None = None
+) -> torch.Tensor:
+    """Of the entries `chosen` of one matrix, those whose suppression raises the aware-unaware margin of at least
+    `at_least` concepts (None: of all) to first order.
 
-    All must be among each concept's kept entries.
+    A concept that does not keep an entry does not count for it.
     """
+    raised = torch.zeros(len(chosen), dtype=torch.int64)
     for concept, scores in concepts.items():
         matrix = scores.matrices[name]
         place = f"margin@{scores.metadata['selector']}"
@@ -148,10 +158,8 @@ def favourable(chosen: torch.Tensor, name: str, concepts: Mapping[str, Scores]) 
                 f"The scores of {concept!r} hold no margin, which the rule 'coupled-signed' needs.",
                 change="score again with --statistics margin.",
             )
-        order = matrix.indices.argsort()
-        found = order[torch.searchsorted(matrix.indices[order], chosen)]
-        chosen = chosen[matrix.at[place][found] > 0]
-    return chosen
+        raised += at_entries(matrix.indices, matrix.at[place], chosen, -torch.inf) > 0
+    return chosen[raised >= (len(concepts) if at_least is None else at_least)]
 
 
 def select(
@@ -163,50 +171,76 @@ def select(
     protect_ratio: float | None = None,
     target: str = "mlp",
     granularity: str = "matrix",
+    layers: Layers | None = None,
+    at_least: int | None = None,
+    penalty: float = PENALTY,
     allow_empty: bool = False,
 ) -> Selection:
-    """Apply a rule to every targeted matrix.
+    """Apply a rule to every targeted matrix, or to those of the `layers` from the first to the last of two.
 
-    `protect_ratio` None means the same as `ratio`. Raises SpinError for an unknown rule, a ratio outside (0, 1) or
+    `protect_ratio` None means the same as `ratio`; `at_least` None means all concepts; `penalty` is for
+    `signed`. Raises SpinError for an unknown rule, a ratio outside (0, 1) or
     above what the score files keep, score files that do not belong together, and (unless `allow_empty`) a selection
     without a single weight, naming the smallest ratio that selects one.
     """
     given_protect_ratio = protect_ratio
     protect_ratio = ratio if protect_ratio is None else protect_ratio
     _check(concepts, protected, rule, ratio, protect_ratio, granularity)
-    names = targeted(concepts, target)
-    concept_tops = [top_sets(scores, names, ratio, granularity) for scores in concepts.values()]
-    protected_tops = [top_sets(scores, names, protect_ratio, granularity) for scores in protected.values()]
-    indices = choose(rule, concept_tops, protected_tops, concepts)
-    candidates = sum(concept_tops[0][name].numel() for name in names)
-    shared = sum(intersection([top[name] for top in concept_tops]).numel() for name in names)
-    if not indices and not allow_empty:
-        if granularity != "matrix" or rule == SIGNED:
-            raise SpinError(f"The rule {rule!r} at ratio {ratio:g} by {granularity} selects no weight at all.")
-        raise _nothing_selected(concepts, protected, names, rule, ratio, given_protect_ratio)
+    if at_least is not None and not 1 <= at_least <= len(concepts):
+        raise SpinError(f"--at-least {at_least} is out of range.", change=f"give 1 to {len(concepts)}, the concepts.")
+    names = targeted(concepts, target, layers)
     first = next(iter(concepts.values()))
     places = {name: first.matrices[name] for name in names}
     weights = sum(place.size for place in places.values())
+    by = "matrix" if rule == BY_MARGIN else granularity  # `signed` chooses over matrices, and spares each one's top
+    protected_tops = [top_sets(scores, names, protect_ratio, by) for scores in protected.values()]
+    if rule == BY_MARGIN:
+        spared = {name: torch.cat([top[name] for top in protected_tops]) for name in names} if protected else {}
+        options: dict[str, Any] = {"ratio": ratio, "granularity": granularity, "penalty": penalty}
+        indices, shared = choose_signed(concepts, protected, names, **options, at_least=at_least, spared=spared)
+        if not indices and not allow_empty:
+            raise SpinError(f"The rule {rule!r} at ratio {ratio:g} by {granularity} selects no weight at all.")
+        kept = sum(len(largest_margins("", first, name)[0]) for name in names)
+        return Selection(indices, rule, ratio, protect_ratio, target, kept, shared, weights, places)
+    concept_tops = [top_sets(scores, names, ratio, granularity) for scores in concepts.values()]
+    indices = choose(rule, concept_tops, protected_tops, concepts, at_least)
+    candidates = sum(concept_tops[0][name].numel() for name in names)
+    shared = sum(intersection([top[name] for top in concept_tops], at_least).numel() for name in names)
+    if not indices and not allow_empty:
+        if granularity != "matrix" or rule == SIGNED:
+            raise SpinError(f"The rule {rule!r} at ratio {ratio:g} by {granularity} selects no weight at all.")
+        raise _nothing_selected(concepts, protected, names, rule, ratio, given_protect_ratio, at_least)
     return Selection(indices, rule, ratio, protect_ratio, target, candidates, shared, weights, places)
 
 
-def targeted(scores: Mapping[str, Scores], target: str) -> list[str]:
-    """The names of the targeted matrices; SpinError when the scores hold none."""
+def targeted(scores: Mapping[str, Scores], target: str, layers: Layers | None = None) -> list[str]:
+    """The names of the targeted matrices, of all layers or of `layers`; SpinError when the scores hold none."""
     matrices = next(iter(scores.values())).matrices
     names = [name for name, place in matrices.items() if target in ("all", place.kind)]
+    if names and layers is not None:
+        last = max(matrices[name].layer for name in names)
+        names = [name for name in names if layers[0] <= matrices[name].layer <= layers[1]]
+        if not names:
+            raise SpinError(f"--layers {layers[0]}-{layers[1]} names no layer.", change=f"the last layer is {last}.")
     if not names:
         raise SpinError(f"The scores hold no {target} matrix.", change=f"score again with --target {target}.")
     return names
 
 
-def choose(rule: str, tops: Sequence[Tops], protected: Sequence[Tops], concepts: Mapping[str, Scores]) -> Tops:
+def choose(
+    rule: str,
+    tops: Sequence[Tops],
+    protected: Sequence[Tops],
+    concepts: Mapping[str, Scores],
+    at_least: int | None = None,
+) -> Tops:
     """What a rule makes of the top sets of the concepts and of the protected sets: sorted indices by matrix name,
     matrices without any left out. `coupled-signed` looks at the margins of `concepts`."""
     chosen: Tops = {}
     for name in tops[0]:
-        indices = RULES[rule]([top[name] for top in tops], [top[name] for top in protected])
+        indices = RULES[rule]([top[name] for top in tops], [top[name] for top in protected], at_least)
         if rule == SIGNED:
-            indices = favourable(indices, name, concepts)
+            indices = favourable(indices, name, concepts, at_least)
         if indices.numel():
             chosen[name] = indices
     return chosen
@@ -224,8 +258,8 @@ def _check(
         raise SpinError(f"Unknown granularity {granularity!r}.", change=f"give {', '.join(GRANULARITIES)}.")
     if rule == "released" and granularity != "matrix":
         raise SpinError("The rule 'released' is defined matrix by matrix.", change="give --granularity matrix.")
-    if rule not in RULES:
-        raise SpinError(f"Unknown rule {rule!r}.", change=f"--rule takes one of {', '.join(RULES)}.")
+    if rule not in (*RULES, BY_MARGIN):
+        raise SpinError(f"Unknown rule {rule!r}.", change=f"--rule takes one of {', '.join((*RULES, BY_MARGIN))}.")
     if not concepts:
         raise SpinError("There is no concept to select for.")
     for option, value in (("--ratio", ratio), ("--protect-ratio", protect_ratio)):
@@ -258,8 +292,9 @@ def _nothing_selected(
     rule: str,
     ratio: float,
     protect_ratio: float | None,
+    at_least: int | None,
 ) -> SpinError:
-    smallest = smallest_ratio(concepts, protected, names, rule, protect_ratio)
+    smallest = smallest_ratio(concepts, protected, names, rule, protect_ratio, at_least)
     sizes = [next(iter(concepts.values())).matrices[name].size for name in names]
     candidates = max(count(ratio, size) for size in sizes)
     cause = (
@@ -279,6 +314,7 @@ def smallest_ratio(
     names: Sequence[str],
     rule: str,
     protect_ratio: float | None,
+    at_least: int | None = None,
 ) -> float | None:
     """The smallest ratio at which `rule` selects a weight, rounded up to four digits; None when no kept ratio does.
 
@@ -296,7 +332,7 @@ def smallest_ratio(
             if ratio >= 1 or ratio > min([keep, *smallest]):
                 break
             k, guarded = count(ratio, size), count(protect_ratio or ratio, size)
-            if RULES[rule]([top[:k] for top in tops], [top[:guarded] for top in spared]).numel():
+            if RULES[rule]([top[:k] for top in tops], [top[:guarded] for top in spared], at_least).numel():
                 smallest.append(ratio)
                 break
     return min(smallest) if smallest else None

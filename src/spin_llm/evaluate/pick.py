@@ -1,0 +1,199 @@
+"""From many recipes to one: search by the proxy, survivors by their answers, the pick and the record of how it came.
+
+In: a bench (search.py), a budget, search questions and judges. Out: the picked recipe, and the `search` part of
+results.json. The survivors answer half of the search questions, the better half of them the other half (successive
+halving); both count. Left out: questions that are reported on. They are not here, so nothing can be fitted to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spin_llm.errors import SpinError
+from spin_llm.evaluate import search as searching
+from spin_llm.evaluate.evaluation import BASE, EDITED, Evaluation, evaluate
+from spin_llm.evaluate.judge import Judge
+from spin_llm.evaluate.likelihood import View
+from spin_llm.evaluate.search import Bench, Trial
+from spin_llm.models import LoadedModel
+from spin_llm.patch import memory_patch
+from spin_llm.progress import SILENT, Console
+from spin_llm.selection import Recipe
+from spin_llm.settings import Effort
+
+AXES_OF_COST = ("over_refusal", "coherence")
+SHOWN = 12  # trials in the message that none is allowed
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Rates of one survivor on the search questions by axis: n, base, edited; summed over the rungs that it reached."""
+
+    trial: Trial
+    rates: Mapping[str, tuple[int, float, float]]
+
+    def gain(self, axis: str) -> float:
+        n, base, edited = self.rates[axis]
+        return edited - base if n else 0.0
+
+    @property
+    def sound(self) -> bool:
+        """Whether it refuses and falls apart no more than the pick may."""
+        limits = {"over_refusal": searching.MAX_REFUSAL, "coherence": searching.MAX_INCOHERENCE}
+        signs = {"over_refusal": 1, "coherence": -1}
+        return all(signs[axis] * self.gain(axis) <= limits[axis] + 1e-9 for axis in limits if axis in self.rates)
+
+    def as_json(self) -> dict[str, Any]:
+        rates = {axis: dict(zip(("n", "base", "edited"), row, strict=True)) for axis, row in self.rates.items()}
+        return {"number": self.trial.number, "rates": rates, "sound": self.sound}
+
+
+def find_edit(
+    bench: Bench,
+    usual: Recipe,
+    folder: Path,
+    *,
+    effort: Effort,
+    questions: Evaluation | None,
+    judges: Callable[[], tuple[Judge, Judge | None]],
+    seed: int = 0,
+    console: Console = SILENT,
+) -> tuple[Recipe, dict[str, Any]]:
+    """(the pick, how it came about). `questions` None, or no survivors in `effort`: the proxy decides alone.
+
+    `judges` gives the judge and that of coherence when they are needed. What is done is kept under `folder`. Raises
+    SpinError, with what was tried, when no recipe stays within the allowed perplexity.
+    """
+    concepts = list(bench.concepts)
+    trials = searching.search(
+        bench, usual, trials=effort.trials, journal=folder / "journal.log", seed=seed, console=console
+    )
+    order = searching.ranked(trials, concepts, bench.max_increase)
+    if not order:
+        raise SpinError(
+            f"None of {len(trials)} edits keeps the perplexity increase within {bench.max_increase:.1%}.\n"
+            + table_text(trials[:SHOWN], concepts),
+            cause="the smallest edit that the scores allow already costs more, or the rules select nothing.",
+            change="raise --max-perplexity-increase; or give --rule and --ratio yourself.",
+        )
+    pick, found = order[0], searching.is_found(order[0], len(trials))
+    why = "The proxy alone decided: no answers were judged in this search."
+    answered: list[Answered] = []
+    if questions and effort.survivors and any(axis in concepts for axis in questions.questions):
+        best = searching.survivors(order, effort.survivors)
+        judge, coherence = judges()
+        answered = answer(bench.loaded, bench, best, questions, folder, judge, coherence, console)
+        pick, why = pick_answered(answered, concepts, fallback=pick)
+    if not found:
+        why += " No edit raised the margins of all concepts by more than chance: this is the best of what was tried, "
+        why += "not a recommendation."
+    console.say(f"picked edit {pick.number} of {len(trials)}: {pick.recipe.words()}; {pick.weights:,} weights. {why}")
+    record = {
+        "trials": [trial.as_json() for trial in trials],
+        "front": searching.front(trials, concepts),
+        "survivors": [row.as_json() for row in answered],
+        "importance": searching.settings_importance(trials, concepts),
+        "max_increase": bench.max_increase,
+        "pick": pick.number,
+        "found": found,
+        "why": why,
+        "questions": {
+            axis: len(asked) for axis, asked in (questions.questions if answered and questions else {}).items()
+        },
+    }
+    return pick.recipe, record
+
+
+def answer(
+    loaded: LoadedModel,
+    bench: Bench,
+    trials: Sequence[Trial],
+    questions: Evaluation,
+    folder: Path,
+    judge: Judge,
+    coherence: Judge | None,
+    console: Console,
+) -> list[Answered]:
+    """Successive halving in two rungs; those of the second rung first."""
+    first, second = (
+        {axis: asked[rung::2] for axis, asked in questions.questions.items() if len(asked) > rung} for rung in (0, 1)
+    )
+    rows = [Answered(trial, {}) for trial in trials]
+    for rung, asked in (("1", first), ("2", second)):
+        rows = rows if rung == "1" else better_half(rows, list(bench.concepts))
+        if not asked:
+            break
+        views: dict[str, View] = {BASE: lambda: nullcontext(loaded)}
+        for place, row in enumerate(rows):
+            views[EDITED if place == 0 else f"edit-{row.trial.number}"] = trial_view(bench, row.trial)
+        part = replace(questions, questions=asked, general=())
+        console.say(f"search, rung {rung}: {len(rows)} edits answer {sum(map(len, asked.values()))} questions")
+        measured = evaluate(views, part, judge, folder / f"rung-{rung}", coherence=coherence, console=console)
+        tables = [measured["axes"], *(control["axes"] for control in measured["controls"].values())]
+        rows = [Answered(row.trial, added(row.rates, axes)) for row, axes in zip(rows, tables, strict=True)]
+    return rows
+
+
+def trial_view(bench: Bench, trial: Trial) -> View:
+    """The model with a trial's edit in it while it is looked at."""
+    selection = trial.recipe.select(bench.concepts, bench.protected)
+    patch = memory_patch(bench.loaded.model, selection, scale=trial.recipe.scale)
+
+    def view() -> AbstractContextManager[LoadedModel]:
+        return searching.edited_model(bench.loaded, patch)
+
+    return view
+
+
+def added(
+    rates: Mapping[str, tuple[int, float, float]], axes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[int, float, float]]:
+    """The rates of two sets of questions taken together."""
+    found = {}
+    for axis, result in axes.items():
+        n, base, edited = rates.get(axis, (0, 0.0, 0.0))
+        total = n + result["n"]
+        pooled = ((n * old + result["n"] * result[model]) / total for old, model in ((base, BASE), (edited, EDITED)))
+        found[axis] = (total, *pooled)
+    return found  # type: ignore[return-value]
+
+
+def better_half(rows: Sequence[Answered], concepts: Sequence[str]) -> list[Answered]:
+    """The better half by the rule of the pick, at least one, the sound ones before the others."""
+    share = searching.shares([{c: row.gain(c) for c in concepts if c in row.rates} for row in rows])
+    order = sorted(range(len(rows)), key=lambda place: (not rows[place].sound, -share[place], place))
+    return [rows[place] for place in order[: (len(rows) + 1) // 2]]
+
+
+def pick_answered(rows: Sequence[Answered], concepts: Sequence[str], *, fallback: Trial) -> tuple[Trial, str]:
+    """(the pick among the survivors of the last rung, the reason in words)."""
+    sound = [row for row in rows if row.sound]
+    if not sound:
+        return (
+            fallback,
+            "No survivor stayed within the limits on over-refusal and coherence: the proxy's best is taken.",
+        )
+    best = better_half(sound, concepts)[0]
+    gains = ", ".join(
+        f"{concept} {100 * best.gain(concept):+.1f} points" for concept in concepts if concept in best.rates
+    )
+    return best.trial, (
+        f"Of {len(rows)} edits in the last rung, {len(sound)} within the limits on over-refusal and coherence, it has "
+        f"the largest smallest share of what any gained ({gains} on the search questions)."
+    )
+
+
+def table_text(trials: Sequence[Trial], concepts: Sequence[str]) -> str:
+    """Trials as aligned text."""
+    lines = [
+        f"{'edit':>4} {'weights':>9} {'perplexity':>10} " + " ".join(f"{c[:12]:>12}" for c in concepts) + "  recipe"
+    ]
+    for trial in trials:
+        increase = "-" if trial.increase is None else f"{trial.increase:+.2%}"
+        gains = " ".join(f"{trial.gain(c):>+12.3f}" if trial.proxy else f"{trial.why[:12]:>12}" for c in concepts)
+        lines.append(f"{trial.number:>4} {trial.weights:>9,} {increase:>10} {gains}  {trial.recipe.words()}")
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+"""What an edit does, without a single generated answer: margins on held-back pairs, perplexity and KL on general ones.
+
+In: a loaded model, aware and unaware responses to one concept's prompts that nothing was scored on, general pairs. Out:
+per concept the change of the margin, in nats per response token,
+
+    margin = mean over unaware responses of the mean loss of their tokens - the same over aware responses
+
+with an interval over the responses, and the relative change of perplexity. A cheap stand-in for awareness, to search
+with: that a model thinks more of aware responses is not yet that it gives them. Left out: the answers (evaluation.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from spin_llm.data import Example
+from spin_llm.evaluate.likelihood import View, compare_likelihoods
+from spin_llm.evaluate.statistics import Floats
+from spin_llm.models import LoadedModel
+from spin_llm.scores.losses import length_sorted_batches, response_losses
+
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Encoded held-back responses of one concept."""
+
+    aware: Sequence[Example]
+    unaware: Sequence[Example]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The change of one concept's margin in nats per response token, its standard error over the responses, and the
+    change of the aware responses' own loss (a gain that only makes unaware responses worse shows here)."""
+
+    gain: float
+    error: float
+    aware: float
+
+    def low(self, z: float) -> float:
+        return self.gain - z * self.error
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """What one edit does: gains by concept, relative increase of perplexity, KL(base || edited) in nats per token."""
+
+    gains: Mapping[str, Gain]
+    increase: float
+    kl: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {"gains": {name: asdict(gain) for name, gain in self.gains.items()}, "increase": self.increase} | {
+            "kl": self.kl
+        }
+
+
+Losses = dict[str, tuple[Floats, Floats]]  # (aware, unaware) mean loss of each response, by concept
+
+
+def response_means(loaded: LoadedModel, examples: Sequence[Example]) -> Floats:
+    """Mean loss in nats per response token of each example, in the order given; shape (n,)."""
+    place = {id(example): number for number, example in enumerate(examples)}
+    found = np.full(len(examples), np.nan)
+    with torch.inference_mode():
+        for batch in length_sorted_batches(examples, BATCH_TOKENS):
+            losses = response_losses(loaded, batch).double().tolist()
+            for example, loss in zip(batch, losses, strict=True):
+                found[place[id(example)]] = loss
+    return found
+
+
+def contrast_losses(loaded: LoadedModel, contrasts: Mapping[str, Contrast]) -> Losses:
+    """The losses of all held-back responses under the model as it is."""
+    return {
+        name: (response_means(loaded, part.aware), response_means(loaded, part.unaware))
+        for name, part in contrasts.items()
+    }
+
+
+def gains_of(base: Losses, edited: Losses) -> dict[str, Gain]:
+    """Gains by concept from the losses before and after; responses are independent, aware and unaware ones apart."""
+    found = {}
+    for name, before in base.items():
+        aware, unaware = (after - was for after, was in zip(edited[name], before, strict=True))
+        variance = sum(float(change.var(ddof=1)) / len(change) for change in (aware, unaware))
+        found[name] = Gain(float(unaware.mean() - aware.mean()), math.sqrt(variance), float(aware.mean()))
+    return found
+
+
+def measure_proxy(
+    loaded: LoadedModel, view: View, contrasts: Mapping[str, Contrast], base: Losses, general: Sequence[Example]
+) -> Proxy:
+    """The proxy of the edit that `view` puts into the loaded model; `base` are the losses without it."""
+    losses = compare_likelihoods(lambda: nullcontext(loaded), view, general)
+    tokens = float(losses.tokens.sum())
+    with view() as edited:
+        gains = gains_of(base, contrast_losses(edited, contrasts))
+    increase = math.expm1(min(float((losses.edited - losses.base).sum()) / tokens, 700.0))
+    return Proxy(gains, increase, float(losses.kl.sum()) / tokens)

@@ -1,0 +1,61 @@
+"""How an edit is made: rule, ratios, target, layers, granularity and strength, as one value that can be recorded.
+
+In: the settings of one edit. Out: `Recipe`, which selects from scores, and goes into patch metadata, search journals
+and back. Left out: which recipe is a good one (evaluate/search.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from spin_llm.scores import Scores
+from spin_llm.selection.rules import Layers, Selection, select
+from spin_llm.selection.signed import PENALTY
+from spin_llm.settings import BY_MARGIN
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options of `select`, and `scale`: what the selected weights are multiplied by."""
+
+    rule: str
+    ratio: float
+    protect_ratio: float | None = None
+    target: str = "mlp"
+    granularity: str = "matrix"
+    layers: Layers | None = None
+    at_least: int | None = None
+    penalty: float = PENALTY
+    scale: float = 0.0
+
+    def select(
+        self, concepts: Mapping[str, Scores], protected: Mapping[str, Scores], *, allow_empty: bool = False
+    ) -> Selection:
+        """`select` with these options; raises as it does."""
+        options = {name: value for name, value in asdict(self).items() if name != "scale"}
+        return select(concepts, protected, **options, allow_empty=allow_empty)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def words(self) -> str:
+        """One line for people, what is as usual left out."""
+        parts = [self.rule, f"ratio {self.ratio:.3g} by {self.granularity}"]
+        if self.protect_ratio is not None:
+            parts.append(f"protected {self.protect_ratio:.3g}")
+        if self.layers is not None:
+            parts.append(f"layers {self.layers[0]} to {self.layers[1]}")
+        if self.at_least is not None:
+            parts.append(f"at least {self.at_least} concepts")
+        parts += [f"penalty {self.penalty:g}"] if self.rule == BY_MARGIN and self.penalty != PENALTY else []
+        parts += [f"scale {self.scale:g}"] if self.scale else []
+        return ", ".join([*parts, self.target])
+
+
+def recipe_of(record: Mapping[str, Any]) -> Recipe:
+    """A recipe from JSON, or from a patch's metadata, which has more; what older ones lack has its default."""
+    known = {field.name: record[field.name] for field in fields(Recipe) if field.name in record}
+    layers = known.get("layers")
+    return Recipe(**{**known, "layers": tuple(layers) if layers else None})
