@@ -19,7 +19,7 @@ import torch
 from spin_llm.data import encode_all, load_pairs, render_prompt, resolve_template
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage
-from spin_llm.pipeline import PACKAGES, encode, load_model, read_data, version_of
+from spin_llm.pipeline import PACKAGES, encode, load_model, read_data, version_of, with_rule
 from spin_llm.progress import SILENT, Console
 from spin_llm.scores import accumulators, count, importance, make_batches, make_plan, parse_bytes, top_entries
 from spin_llm.scores.plan import free_memory
@@ -176,18 +176,21 @@ def batching(loaded: LoadedModel, matrices: Sequence[Matrix], template: str) -> 
 def plan(settings: RunSettings, loaded: LoadedModel, matrices: Sequence[Matrix]) -> Report:
     """The scoring plan of a run with these settings, or why there is none; disk that it takes, and what is free."""
     weights = sum(matrix.weight.numel() for matrix in matrices)
-    statistics = settings.wanted_statistics
     report: Report = {
         "free_memory": free_memory(loaded.device),
         "free_disk": shutil.disk_usage(Path.cwd()).free,
         "score_files": int(settings.keep * weights) * KEPT_BYTES * (len(settings.concepts) + len(settings.protect)),
     }
     try:
-        data = read_data(settings)
-        sets = {**data.concepts, **data.protect}
+        settings = with_rule(settings)
+        data, statistics = read_data(settings), settings.wanted_statistics
+        sets = [
+            (encode(settings, loaded, rows), encode(settings, loaded, data.unaware.get(name, ())))
+            for name, rows in {**data.concepts, **data.protect}.items()
+        ]
         made = make_plan(
             loaded,
-            [b for rows in sets.values() for b in make_batches(encode(settings, loaded, rows), matrices=matrices)],
+            [batch for aware, unaware in sets for batch in make_batches(aware, unaware, matrices=matrices)],
             matrices,
             accumulators(statistics),
             statistics=len(statistics),

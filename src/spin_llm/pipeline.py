@@ -230,7 +230,7 @@ def read_data(settings: RunSettings, console: Console = SILENT) -> RunData:
         ).questions
         if settings.searches_answers:
             search[axis], asked = split_questions(asked, settings.budget.search_questions, settings.seed)
-        most = settings.max_questions or (settings.budget.final_questions if settings.rule == SEARCHED else None)
+        most = settings.max_questions or (settings.budget.final_questions if settings.searches else None)
         questions[axis] = sample(asked, min(len(asked), most or len(asked)), settings.seed)
     return RunData(concepts, protect, kept[::2], kept[1::2], questions, unaware, contrasts, search)
 
@@ -484,6 +484,9 @@ def score_missing(
         checkpoints=True,
     )
     console.say(plan.text())
+    if settings.searches:
+        tokens = sum(len(example.input_ids) for part in (aware, unaware) for rows in part.values() for example in rows)
+        console.say(expected_text(settings, data, plan.seconds, tokens))
     for name, path in files.items():
         about = {"concept": name, "data_sha256": rows_sha256(pairs[name]), "seed": settings.seed}
         if truncated := sum(example.truncated > 0 for example in aware[name]):
@@ -518,6 +521,23 @@ def score_missing(
             save_scores(path, scores)
             shutil.rmtree(folder / "progress" / name, ignore_errors=True)
         ranks.wait()
+
+
+def expected_text(settings: RunSettings, data: RunData, scoring: float, tokens: int) -> str:
+    """What the run will take, from the time of scoring: a forward pass is a third of it, a token of an answer takes
+    as long as four (measured in batches: docs/search.md), a verdict with the local judge as long as 60."""
+    forward = scoring / max(tokens, 1) / 3
+    budget, mean = settings.budget, tokens / max(1, sum(map(len, (*data.concepts.values(), *data.unaware.values()))))
+    pairs = 3 * len(data.choose) + sum(len(kind) for kinds in data.contrasts.values() for kind in kinds)
+    asked, search = (sum(map(len, questions.values())) for questions in (data.questions, data.search))
+    answers = asked * (2 + len(settings.wanted_controls)) + search * (1.0 + 0.75 * budget.survivors + 0.5)
+    seconds = {
+        "scoring": scoring,
+        "search": budget.trials * pairs * mean * forward,
+        "answers and verdicts": answers * (4 * settings.new_tokens + 60) * forward,
+    }
+    parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+    return f"effort {settings.effort}: about {sum(seconds.values()) / 60:.0f} minutes ({parts})"
 
 
 def encode(settings: RunSettings, loaded: LoadedModel, pairs: Sequence[Pair]) -> list[Example]:

@@ -39,7 +39,7 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(64, 12, 0, 0, 100),
+    "quick": Effort(64, 12, 3, 20, 100),
     "standard": Effort(128, 32, 6, 80, None),
     "thorough": Effort(128, 120, 12, 160, None),
 }
@@ -94,8 +94,8 @@ class RunSettings:
     )
     rule: str = _after_scores(
         SEARCHED,
-        "auto (searched), coupled (the paper's), coupled-signed (of these, the favourable), signed (by what "
-        "suppression does to the margins) or released (the published code's).",
+        "auto (searched; with a --ratio: coupled), coupled (the paper's), coupled-signed (of these, the favourable), "
+        "signed (by what suppression does to the margins) or released (the published code's).",
     )
     ratio: float | None = _after_scores(
         None, "Fraction of each matrix in a top set, or auto: the largest within --max-perplexity-increase."
@@ -158,11 +158,8 @@ class RunSettings:
             raise _invalid("at_least", self.at_least, f"at most {len(self.concepts)}, the number of concepts")
         if self.layers and not (len(self.layers) == 2 and 0 <= self.layers[0] <= self.layers[1]):
             raise _invalid("layers", self.layers, "the first and the last layer, as 4-20")
-        if self.rule == SEARCHED and self.ratio is not None:
-            raise SpinError(
-                f"--ratio {self.ratio:g} without a rule: --rule auto searches the ratio too.",
-                change="give a rule, such as --rule coupled; or leave out --ratio.",
-            )
+        if self.rule == SEARCHED and self.ratio is not None:  # a ratio says that nothing is to be searched
+            object.__setattr__(self, "rule", "coupled")
         for name in ("ratio", "protect_ratio", "keep"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
@@ -234,7 +231,12 @@ class RunSettings:
     @property
     def searches_answers(self) -> bool:
         """Whether questions are set aside to search with."""
-        return self.rule == SEARCHED and self.budget.survivors > 0 and self.budget.search_questions > 0
+        return self.searches and self.budget.survivors > 0 and self.budget.search_questions > 0
+
+    @property
+    def searches(self) -> bool:
+        """Whether an edit is searched; without concepts (`eval`) there is none to find."""
+        return self.rule == SEARCHED and bool(self.concepts)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

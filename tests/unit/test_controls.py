@@ -12,6 +12,7 @@ from spin_llm.errors import SpinError
 from spin_llm.scores import MatrixScores, PerExample, Scores
 from spin_llm.selection import (
     Job,
+    Recipe,
     alone,
     control_selection,
     overlap,
@@ -29,9 +30,10 @@ def stored(values: list[float]) -> Any:
     return lambda name: torch.tensor(values)
 
 
-def control(name: str, values: list[float] | None = None, **options: Any) -> list[int]:
+def control(name: str, values: list[float] | None = None, seed: int = 0, **options: Any) -> list[int]:
     """The entries of one control beside the selection [2, 4] of tests/unit/test_selection.py."""
-    made = control_selection(name, pick(), CONCEPTS, PROTECTED, stored(values or [1.0] * 10), **options)
+    recipe = Recipe("coupled", 0.4, protect_ratio=0.4, **options)
+    made = control_selection(name, pick(), recipe, CONCEPTS, PROTECTED, stored(values or [1.0] * 10), seed=seed)
     return made.indices[UP].tolist()
 
 
@@ -58,19 +60,22 @@ def test_one_concept_alone_by_the_signed_rule_takes_favourable_weights():
     selection = select(signed, {}, rule="coupled-signed", ratio=0.4)
     assert selection.indices[UP].tolist() == [2, 4, 9]
     assert alone(selection, "fairness", signed, {}).indices[UP].tolist() == [5, 6, 7], "0 and 3 are not favourable"
-    beside = control_selection("coupled-signed", select(signed, {}, ratio=0.4), signed, {}, stored([1.0] * 10))
+    beside = control_selection(
+        "coupled-signed", select(signed, {}, ratio=0.4), Recipe("coupled", 0.4), signed, {}, stored([1.0] * 10)
+    )
     assert beside.indices[UP].tolist() == [2, 4, 9]
     assert beside.rule == "coupled-signed"
 
 
 def test_the_signed_control_asks_for_the_margin_and_is_not_one_of_all():
-    assert RunSettings("m", controls=("coupled-signed",)).wanted_statistics == ("taylor", "margin")
-    everything = RunSettings("m", controls=("all",))
+    assert RunSettings("m", rule="coupled", controls=("coupled-signed",)).wanted_statistics == ("taylor", "margin")
+    assert RunSettings("m").wanted_statistics == ("taylor", "margin"), "a search needs it"
+    everything = RunSettings("m", rule="coupled", controls=("all",))
     assert everything.wanted_statistics == ("taylor",)
     assert "coupled-signed" not in everything.wanted_controls
     unsigned = {name: Scores(part.matrices, {**part.metadata, "selector": "taylor"}) for name, part in CONCEPTS.items()}
     with pytest.raises(SpinError, match="hold no margin"):
-        control_selection("coupled-signed", pick(), unsigned, {}, stored([1.0] * 10))
+        control_selection("coupled-signed", pick(), Recipe("coupled", 0.4), unsigned, {}, stored([1.0] * 10))
 
 
 def test_a_concept_with_too_few_unprotected_weights_gives_fewer():

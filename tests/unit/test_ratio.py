@@ -16,10 +16,10 @@ from spin_llm.evaluate import ratio as ratio_module
 from spin_llm.evaluate.ratio import GRID
 from spin_llm.models import LoadedModel
 from spin_llm.scores import Scores, count, mean_loss, score_concept
-from spin_llm.selection import select
+from spin_llm.selection import Recipe, select
 
 KEEP = 0.05
-OPTIONS: dict[str, Any] = {"rule": "coupled", "protect_ratio": None, "target": "mlp"}
+OPTIONS: dict[str, Any] = {"recipe": Recipe("coupled", 1e-4)}
 KEYS = ("ratio", "candidates", "both", "weights", "perplexity", "increase", "allowed", "pairs", "chosen")
 
 

@@ -305,11 +305,16 @@ def ranked(trials: Sequence[Trial], concepts: Sequence[str], max_increase: float
 
 
 def survivors(order: Sequence[Trial], most: int) -> list[Trial]:
-    """The `most` trials whose answers are judged: the best of each rule, then the best of all."""
-    best = list({trial.recipe.rule: trial for trial in reversed(order)}.values())
-    best = [trial for trial in order if trial in best]
-    rest = [trial for trial in order if trial not in best]
-    return sorted([*best, *rest][:most], key=order.index)
+    """The `most` trials whose answers are judged, in the order of `order` (the best first): the best; then, going down,
+    the best of those that move the model at most half as far as the last one taken (KL on general pairs), for
+    answers can fall apart at a perplexity that looks unharmed; then the best of each rule, then the rest."""
+    ladder: list[Trial] = []
+    for trial in order:
+        if trial.proxy and (not ladder or trial.proxy.kl <= (ladder[-1].proxy or trial.proxy).kl / 2):
+            ladder.append(trial)
+    rules = list({trial.recipe.rule: trial for trial in reversed(order)}.values())
+    wanted = {trial.number: trial for trial in (*ladder, *(t for t in order if t in rules), *order)}
+    return sorted(list(wanted.values())[:most], key=order.index)
 
 
 def threshold(trials: int) -> float:

@@ -20,6 +20,7 @@ from spin_llm.report.judging import QUALITY_COLUMNS, agreement_rows, confusion_r
 from spin_llm.report.parts import OPTIONAL, facet_lines, overlap_part, phrase_parts, stability_text, style_rows
 from spin_llm.report.place import Place, edit_place
 from spin_llm.report.render import render_markdown, render_page
+from spin_llm.report.searched import draw_search, search_part
 from spin_llm.report.summary import cautions, cost_line, headline, judge_lines
 from spin_llm.report.table import COLUMNS, corrected_rows, table_rows, task_rows
 from spin_llm.report.transcripts import SHOWN, pair_transcripts, script_data
@@ -50,10 +51,12 @@ DESCRIPTIONS = {
     "differences": "Dot plot of the difference between edited and base on every axis, with 95% intervals",
     "overlap": "Diagram of how many weights the top sets share; the same numbers are in the table below",
     "dose-response": "Edited weights and perplexity over the ratio; the same numbers are in the table below",
+    "search": "Scatter plots of the edits tried: gain and perplexity, gain and number of weights; the same numbers are "
+    "in the table below",
     "phrases": "Dot plot of the phrases whose frequency changed most; the same numbers are in the table below",
     "facets": "Dot plot of the difference in each facet, with 95% intervals",
 }
-IN_PAGE = ("edited-weights", "overlap", "dose-response", "phrases")  # the page draws the others itself
+IN_PAGE = ("edited-weights", "overlap", "dose-response", "search", "phrases")  # the page draws the others itself
 
 
 def write_report(run_folder: Path) -> Path:
@@ -94,6 +97,7 @@ def draw(run: dict[str, Any], results: dict[str, Any], place: Place) -> dict[str
         "differences": figures.draw_differences(rows) if rows else None,
         "overlap": charts.draw_overlap(overlap) if overlap else None,
         "dose-response": charts.draw_dose(results["ratio_table"], run["settings"].get("max_perplexity_increase")),
+        "search": draw_search(results["search"]),
         "phrases": charts.draw_phrases(phrase_parts(results["phrases"], results["axes"])),
         "facets": charts.draw_facets(results["facets"]),
     }
@@ -153,6 +157,7 @@ def sections(run: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
         "agreement": agreement_rows(results["judge"].get("agreement", {})),
         "judge_limits": results["judge"].get("limits", []),
         "overlap": overlap_part(results["overlap"]),
+        "search": search_part(results["search"]),
         "stability": stability_text(results["stability"]),
         "style": style_rows(results["style"]),
         "phrases": phrase_parts(results["phrases"], results["axes"]),

@@ -16,7 +16,7 @@ from spin_llm.report.wording import axis_label, is_finite, number
 
 OPTIONAL: dict[str, Any] = {
     "edit": {}, "ratio_table": [], "facets": {}, "style": {}, "phrases": {}, "capabilities": {}, "overlap": None,
-    "stability": None,
+    "stability": None, "search": None,
 }  # fmt: skip
 
 

@@ -1,0 +1,182 @@
+"""How the edit was found: the edits tried, the survivors and the pick, for a page; and their picture.
+
+In: the `search` part of results.json. Out: rows of texts and a matplotlib figure. Absent parts come out empty.
+Left out: the rule of the pick itself (docs/search.md); the page repeats the reason that the search recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from spin_llm.report.figures import ACCENT, CONTROL, INK, STYLE, bare, new_figure, picture_text
+from spin_llm.report.wording import NOTHING, axis_label, increase_text, number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARKERS = {"signed": "o", "coupled-signed": "s", "coupled": "^"}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One edit: texts for a table; `gains` in the order of the concepts."""
+
+    number: int
+    recipe: str
+    weights: int
+    increase: str
+    kl: str
+    gains: list[str]
+    front: bool
+    picked: bool
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """Rates on the search questions, base and edited, in the order of the axes."""
+
+    number: int
+    rates: list[str]
+    sound: bool
+    picked: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    concepts: list[str]
+    axes: list[str]
+    tried: list[Tried]
+    survivors: list[Survivor]
+    importance: list[tuple[str, str]]
+    found: bool
+    why: str
+    limit: str
+
+
+def search_part(search: Mapping[str, Any] | None) -> Search | None:
+    """The search as texts, the trials in their order; None when nothing was searched."""
+    if not search:
+        return None
+    concepts = concepts_of(search)
+    axes = list(dict.fromkeys(axis for row in search["survivors"] for axis in row["rates"]))
+    return Search(
+        concepts=[axis_label(concept) for concept in concepts],
+        axes=[axis_label(axis) for axis in axes],
+        tried=[tried(row, search, concepts) for row in search["trials"]],
+        survivors=[
+            Survivor(
+                row["number"],
+                [rate_text(row["rates"].get(axis), axis) for axis in axes],
+                row["sound"],
+                row["number"] == search["pick"],
+            )
+            for row in search["survivors"]
+        ],
+        importance=[(name, f"{share:.0%}") for name, share in search["importance"].items()],
+        found=search["found"],
+        why=search["why"],
+        limit=f"{search['max_increase']:.1%}",
+    )
+
+
+def concepts_of(search: Mapping[str, Any]) -> list[str]:
+    """The concepts that gains were measured for."""
+    measured = [row for row in search["trials"] if row["proxy"]]
+    return list(measured[0]["proxy"]["gains"]) if measured else []
+
+
+def tried(row: Mapping[str, Any], search: Mapping[str, Any], concepts: Sequence[str]) -> Tried:
+    proxy = row["proxy"]
+    gains = [gain_text(proxy["gains"][concept]) if proxy else row["why"] or NOTHING for concept in concepts]
+    return Tried(
+        number=row["number"],
+        recipe=recipe_text(row["recipe"]),
+        weights=row["weights"],
+        increase=increase_text(row["increase"]) if row["increase"] is not None else NOTHING,
+        kl=f"{proxy['kl']:.4f}" if proxy else NOTHING,
+        gains=gains,
+        front=row["number"] in search["front"],
+        picked=row["number"] == search["pick"],
+    )
+
+
+def gain_text(gain: Mapping[str, float]) -> str:
+    """A gain of the margin with its 95% interval, in nats per token."""
+    half = 1.96 * gain["error"]
+    return f"{gain['gain']:+.3f} ({gain['gain'] - half:+.3f} to {gain['gain'] + half:+.3f})"
+
+
+def rate_text(rate: Mapping[str, Any] | None, axis: str) -> str:
+    return f"{number(rate['base'], axis)} → {number(rate['edited'], axis)}" if rate else NOTHING
+
+
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """A recipe in words, what is as usual left out."""
+    parts = [f"{recipe['rule']}, ratio {recipe['ratio']:.2g} by {recipe['granularity']}"]
+    if recipe["protect_ratio"] is not None:
+        parts.append(f"protected {recipe['protect_ratio']:.2g}")
+    if recipe["layers"]:
+        parts.append("layers {} to {}".format(*recipe["layers"]))
+    if recipe["rule"] == "signed":
+        parts.append(f"penalty {recipe['penalty']:g}")
+    if recipe["scale"]:
+        parts.append(f"scale {recipe['scale']:g}")
+    return ", ".join(parts)
+
+
+def draw_search(search: Mapping[str, Any] | None) -> Figure | None:
+    """Left: smallest gain over the concepts against perplexity, the front joined; right: gain of each concept over the
+    number of weights. None when fewer than two edits were measured."""
+    from matplotlib import rc_context
+
+    rows = [row for row in (search or {}).get("trials", ()) if row["proxy"]]
+    if not search or len(rows) < 2:
+        return None
+    concepts = concepts_of(search)
+    limit = 100 * search["max_increase"]
+    with rc_context(STYLE):
+        figure = new_figure(9.4, 3.4)
+        left, right = figure.subplots(1, 2)
+        for row in rows:
+            least = min(row["proxy"]["gains"][concept]["gain"] for concept in concepts)
+            rule, picked = row["recipe"]["rule"], row["number"] == search["pick"]
+            fit = 100 * row["proxy"]["increase"] <= limit
+            left.plot(
+                100 * row["proxy"]["increase"],
+                least,
+                MARKERS.get(rule, "D"),
+                color=ACCENT if fit else CONTROL,
+                markersize=10 if picked else 5,
+                markerfacecolor=ACCENT if picked else "none",
+            )
+        left.axvline(limit, color=ACCENT, linewidth=0.9, linestyle=":")
+        left.axhline(0, color=INK, linewidth=0.6)
+        left.set_xscale("symlog", linthresh=max(2 * limit, 1.0))
+        left.xaxis.set_major_formatter("{x:g}")
+        left.set_xlabel("increase of perplexity, percent", fontsize=8)
+        left.set_title("smallest gain over the concepts, nats per token", fontsize=9, loc="left")
+        used = dict.fromkeys(row["recipe"]["rule"] for row in rows)
+        for rule in used:
+            left.plot([], [], MARKERS.get(rule, "D"), color=INK, markerfacecolor="none", label=picture_text(rule, 24))
+        left.legend(fontsize=7.5, frameon=False)
+        for number_, concept in enumerate(concepts):
+            gains = [row["proxy"]["gains"][concept]["gain"] for row in rows]
+            weights = [row["weights"] for row in rows]
+            colour = (ACCENT, CONTROL)[number_ % 2]
+            right.plot(
+                weights, gains, "os^D"[number_ % 4], color=colour, markersize=4.5, label=picture_text(concept, 24)
+            )
+        right.axhline(0, color=INK, linewidth=0.6)
+        right.set_xscale("log")
+        right.xaxis.set_major_formatter("{x:,.0f}")
+        right.set_xlabel("edited weights", fontsize=8)
+        right.set_title("gain of each concept, nats per token", fontsize=9, loc="left")
+        right.legend(fontsize=7.5, frameon=False)
+        for axes in (left, right):
+            axes.tick_params(labelsize=8)
+            axes.grid(color=CONTROL, alpha=0.25, linewidth=0.5)
+            axes.minorticks_off()
+            bare(axes)
+    return figure
