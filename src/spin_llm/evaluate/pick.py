@@ -70,7 +70,7 @@ def find_edit(
     """
     concepts = list(bench.concepts)
     trials = searching.search(
-        bench, usual, trials=effort.trials, journal=folder / "journal.log", seed=seed, console=console
+        bench, usual, trials=effort.trials, journal=folder / "journal.jsonl", seed=seed, console=console
     )
     order = searching.ranked(trials, concepts, bench.max_increase)
     if not order:

@@ -2,8 +2,8 @@
 
 In: a loaded model, stored scores, held-back pairs, and later the verdicts on the survivors' answers to search
 questions. Out: trials, survivors, the pick and why. The recipes of `opening` come first, then Optuna's multi-objective
-TPE goes on from what they gave (gain of each concept's margin up, perplexity down). Every trial is in a journal, so a
-killed search continues with the trial that it was at, and ends with the same pick. The rule of the pick:
+TPE goes on from what they gave (gain of each concept's margin up, perplexity down). Every trial goes into a journal at
+once, so a killed search continues with the trial that it was at, and ends with the same pick. The rule of the pick:
 
     allowed      perplexity rises by at most the allowed fraction
     share_D      gain on the concept D / the largest gain on D of any allowed trial
@@ -31,6 +31,7 @@ from spin_llm.errors import SpinError
 from spin_llm.evaluate.likelihood import compare_likelihoods
 from spin_llm.evaluate.proxy import Contrast, Gain, Losses, Proxy, contrast_losses, measure_proxy
 from spin_llm.evaluate.statistics import ALPHA
+from spin_llm.files import read_progress, sync_append
 from spin_llm.models import LoadedModel
 from spin_llm.patch import Patch, memory_patch
 from spin_llm.progress import SILENT, Console
@@ -136,18 +137,24 @@ def search(
 
     Raises SpinError on a journal of another kind.
     """
-    study = open_study(journal, list(bench.concepts))
     start = opening(usual, bench.space)
-    done = finished(study)
+    study = Study(list(bench.concepts), bench.space, usual)
+    done: list[Trial] = []
+    for row in read_progress(journal):
+        done.append(trial_of(row))
+        if list(row["proxy"]["gains"] if row["proxy"] else bench.concepts) != list(bench.concepts):
+            raise SpinError(f"{journal} is of a search with other concepts.", change="start anew with --overwrite.")
+        study.tell(row["parameters"], objectives(done[-1], list(bench.concepts)))
     base = None
+    journal.parent.mkdir(parents=True, exist_ok=True)
     with console.bar("trying edits", trials) as advance:
         advance(min(len(done), trials))
         for number in range(len(done), trials):
             base = base or contrast_losses(bench.loaded, bench.contrasts)
-            asked, recipe = ask(study, number, start, usual, bench.space, seed)
-            trial = attempt(bench, number, recipe, base)
-            asked.set_user_attr("trial", trial.as_json())
-            study.tell(asked, objectives(trial, list(bench.concepts)))
+            chosen = parameters(start[number], bench.space) if number < len(start) else study.ask(1000 * seed + number)
+            trial = attempt(bench, number, recipe_from(chosen, usual, bench.space), base)
+            sync_append(journal, [{**trial.as_json(), "parameters": chosen}])
+            study.tell(chosen, objectives(trial, list(bench.concepts)))
             done.append(trial)
             advance(1)
     return done[:trials]
@@ -188,37 +195,6 @@ def objectives(trial: Trial, concepts: Sequence[str]) -> list[float]:
     return [*gains, min(trial.increase or 0.0, 1.0)]
 
 
-def open_study(journal: Path, concepts: Sequence[str]) -> Any:
-    """The Optuna study in `journal`, made when it is not there."""
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    directions: list[Any] = [*("maximize" for _ in concepts), "minimize"]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            storage = JournalStorage(JournalFileBackend(str(journal)))
-            study = optuna.create_study(
-                storage=storage, study_name="spin-llm", directions=directions, load_if_exists=True
-            )
-    except (ValueError, KeyError) as error:
-        raise SpinError(
-            f"{journal} is not a journal of this search: {error}", change="start anew with --overwrite."
-        ) from None
-    if len(study.directions) != len(directions):
-        raise SpinError(f"{journal} is of a search with other concepts.", change="start anew with --overwrite.")
-    return study
-
-
-def finished(study: Any) -> list[Trial]:
-    """The trials that were told, in the order of their numbers; one that a kill cut off is not among them."""
-    rows = [trial.user_attrs["trial"] for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    return sorted((trial_of(row) for row in rows), key=lambda trial: trial.number)
-
-
 def trial_of(row: Mapping[str, Any]) -> Trial:
     """A trial from its JSON."""
     proxy = row["proxy"]
@@ -228,54 +204,84 @@ def trial_of(row: Mapping[str, Any]) -> Trial:
     return Trial(row["number"], recipe_of(row["recipe"]), row["weights"], row["increase"], proxy, row["why"])
 
 
-def ask(study: Any, number: int, start: Sequence[Recipe], usual: Recipe, space: Space, seed: int) -> tuple[Any, Recipe]:
-    """(Optuna's trial, the recipe to try): of the opening first, then what TPE makes of the finished trials.
+class Study:
+    """Optuna's multi-objective TPE over recipes: every concept's gain up, the increase of perplexity down.
 
-    The sampler is seeded anew for each number, so that a search that was cut off goes on as it would have.
+    It is kept in memory and told again from the journal, so that a search that was cut off goes on as it would have;
+    for the same reason each question has its own seed. Trials of the opening are TPE's first ones.
     """
-    import optuna
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna's notes on what is experimental
-        study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + number, n_startup_trials=len(start))
-    if number < len(start):
-        study.enqueue_trial(parameters(start[number], space))
-    asked = study.ask()
-    return asked, suggested(asked, usual, space)
+    def __init__(self, concepts: Sequence[str], space: Space, usual: Recipe):
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        directions: list[Any] = [*("maximize" for _ in concepts), "minimize"]
+        self.study = optuna.create_study(directions=directions)
+        self.distributions = distributions(space, usual)
+
+    def ask(self, seed: int) -> dict[str, Any]:
+        """The parameters to try next."""
+        import optuna
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna's notes on what is experimental
+            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)
+            study = optuna.create_study(directions=self.study.directions, sampler=sampler)
+            study.add_trials(self.study.get_trials(deepcopy=False))
+            return dict(study.ask(self.distributions).params)
+
+    def tell(self, chosen: Mapping[str, Any], values: Sequence[float]) -> None:
+        """What a trial gave."""
+        import optuna
+
+        made = optuna.trial.create_trial(params=dict(chosen), distributions=self.distributions, values=list(values))
+        self.study.add_trial(made)
+
+
+def distributions(space: Space, usual: Recipe) -> dict[str, Any]:
+    """What is searched, with its bounds."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    by_row = usual.granularity == "row"
+    rules = ("coupled", SIGNED) if by_row else ("coupled", SIGNED, BY_MARGIN)
+    return {
+        "rule": CategoricalDistribution(rules),
+        "ratio": FloatDistribution(*space.ratios, log=True),
+        "protect": CategoricalDistribution(("as many", "all kept")),
+        "granularity": CategoricalDistribution(("row",) if by_row else ("matrix", "layer", "model")),
+        "penalty": CategoricalDistribution(PENALTIES),
+        "scale": CategoricalDistribution(SCALES),
+        "first": IntDistribution(0, space.layers - 1),
+        "last": IntDistribution(0, space.layers - 1),
+    }
 
 
 def parameters(recipe: Recipe, space: Space) -> dict[str, Any]:
-    """A recipe of the opening as Optuna's parameters, within the bounds that are searched."""
+    """A recipe of the opening as parameters, within the bounds that are searched."""
     low, high = space.ratios
     return {
         "rule": recipe.rule,
         "ratio": min(max(recipe.ratio, low), high),
         "protect": "all kept" if recipe.protect_ratio == space.keep else "as many",
         "granularity": recipe.granularity,
-        "penalty": recipe.penalty if recipe.penalty in PENALTIES else PENALTY,
+        "penalty": PENALTY,
         "scale": recipe.scale if recipe.scale in SCALES else 0.0,
-        "from": 0,
-        "to": space.layers - 1,
+        "first": 0,
+        "last": space.layers - 1,
     }
 
 
-def suggested(asked: Any, usual: Recipe, space: Space) -> Recipe:
-    """The next recipe, by Optuna's trial."""
-    by_row, last_layer = usual.granularity == "row", space.layers - 1
-    rules = ("coupled", SIGNED) if by_row else ("coupled", SIGNED, BY_MARGIN)
-    rule = asked.suggest_categorical("rule", rules)
-    ratio = asked.suggest_float("ratio", *space.ratios, log=True)
-    protect = asked.suggest_categorical("protect", ("as many", "all kept"))
-    granularity = asked.suggest_categorical("granularity", ("row",) if by_row else ("matrix", "layer", "model"))
-    penalty = asked.suggest_categorical("penalty", PENALTIES)
-    scale = asked.suggest_categorical("scale", SCALES)
-    ends = sorted((asked.suggest_int("from", 0, last_layer), asked.suggest_int("to", 0, last_layer)))
-    span = None if ends == [0, last_layer] else (ends[0], ends[1])
-    chosen: dict[str, Any] = {"rule": rule, "ratio": ratio, "granularity": granularity, "scale": scale}
-    chosen |= {"penalty": penalty} if rule == BY_MARGIN else {}
-    if usual.layers is None:
-        chosen["layers"] = span
-    return replace(usual, **chosen, protect_ratio=space.keep if protect == "all kept" else None)
+def recipe_from(chosen: Mapping[str, Any], usual: Recipe, space: Space) -> Recipe:
+    """The recipe that these parameters stand for; layers that the user gave are not searched."""
+    first, last = sorted((chosen["first"], chosen["last"]))
+    everything = (first, last) == (0, space.layers - 1)
+    return replace(
+        usual,
+        **{name: chosen[name] for name in ("rule", "ratio", "granularity", "scale")},
+        protect_ratio=space.keep if chosen["protect"] == "all kept" else None,
+        penalty=chosen["penalty"] if chosen["rule"] == BY_MARGIN else PENALTY,
+        layers=usual.layers if everything or usual.layers else (first, last),
+    )
 
 
 def allowed(trials: Sequence[Trial], max_increase: float) -> list[Trial]:

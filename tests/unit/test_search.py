@@ -1,0 +1,222 @@
+"""The search: the rule of the pick, survivors, the front, what counts as found, and a journal that goes on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spin_llm.data import Question
+from spin_llm.errors import SpinError
+from spin_llm.evaluate import search as searching
+from spin_llm.evaluate.pick import Answered, added, better_half, pick_answered
+from spin_llm.evaluate.proxy import Gain, Proxy
+from spin_llm.evaluate.search import Bench, Space, Trial, opening, ranked, search, survivors
+from spin_llm.pipeline import split_questions
+from spin_llm.scores import MatrixScores, Scores
+from spin_llm.selection import Recipe, recipe_of
+
+CONCEPTS = ("fairness", "privacy")
+USUAL = Recipe("coupled", 1e-4)
+SPACE = Space(0.01, 30, 1.0)
+
+
+def trial(
+    number: int, fairness: float, privacy: float, increase: float = 0.0, *, rule: str = "signed", **more: Any
+) -> Trial:
+    options = {"weights": 100, "kl": 0.01, "error": 0.001, **more}
+    gains = {"fairness": fairness, "privacy": privacy}
+    proxy = Proxy({n: Gain(g, options["error"], 0.0) for n, g in gains.items()}, increase, options["kl"])
+    return Trial(number, replace(USUAL, rule=rule), options["weights"], increase, proxy)
+
+
+def test_the_largest_smallest_share_is_picked():
+    """Best gains 0.4 and 0.8: shares (1, 0.25), (0.5, 0.75), (0.25, 1)."""
+    trials = [trial(0, 0.4, 0.2), trial(1, 0.2, 0.6), trial(2, 0.1, 0.8)]
+    assert [t.number for t in ranked(trials, CONCEPTS, 0.01)] == [1, 0, 2]
+
+
+def test_what_costs_too_much_has_no_say():
+    trials = [trial(0, 0.1, 0.1), trial(1, 9.0, 9.0, 0.011), Trial(2, USUAL, 5, 3.0, None, "ruins the model")]
+    assert [t.number for t in ranked(trials, CONCEPTS, 0.01)] == [0]
+    assert ranked(trials, CONCEPTS, -1.0) == []
+
+
+def test_a_loss_on_one_concept_is_worse_than_no_gain():
+    trials = [trial(0, 1.0, -0.5), trial(1, 0.0, 0.0, weights=3), trial(2, 0.9, -0.1)]
+    assert [t.number for t in ranked(trials, CONCEPTS, 0.01)] == [1, 2, 0]
+
+
+def test_the_same_edit_counts_once_and_fewer_weights_win_ties():
+    trials = [trial(0, 0.1, 0.1, weights=50), trial(1, 0.1, 0.1, weights=20), trial(2, 0.1, 0.1, weights=20)]
+    assert [t.number for t in ranked(trials, CONCEPTS, 0.01)] == [1, 0]
+
+
+def test_survivors_go_down_in_steps_and_hold_every_rule():
+    order = [
+        trial(0, 0.9, 0.9, kl=0.08), trial(1, 0.8, 0.8, kl=0.07), trial(2, 0.7, 0.7, kl=0.03),
+        trial(3, 0.6, 0.6, kl=0.02), trial(4, 0.5, 0.5, kl=0.01), trial(5, 0.4, 0.4, kl=0.05, rule="coupled"),
+    ]  # fmt: skip
+    assert [t.number for t in survivors(order, 3)] == [0, 2, 4]
+    assert [t.number for t in survivors(order, 4)] == [0, 2, 4, 5]
+    assert [t.number for t in survivors(order, 5)] == [0, 1, 2, 4, 5]
+    assert survivors(order, 99) == order
+
+
+def test_the_front_is_what_no_other_beats():
+    trials = [trial(0, 0.5, 0.1), trial(1, 0.1, 0.5), trial(2, 0.1, 0.1, -0.1), trial(3, 0.1, 0.1), trial(4, 0.5, 0.1)]
+    assert searching.front(trials, CONCEPTS) == [0, 1, 2, 4]
+
+
+def test_found_is_judged_by_all_that_was_tried():
+    """z 2.5 is found among one trial (threshold 1.96), not among twelve (2.87)."""
+    one = trial(0, 0.25, 0.9, error=0.1)
+    assert searching.threshold(1) == pytest.approx(1.959964, abs=1e-6)
+    assert searching.is_found(one, 1)
+    assert not searching.is_found(one, 12)
+    assert not searching.is_found(trial(0, 0.9, -0.1), 1), "every concept must gain"
+
+
+def test_among_nothing_but_noise_little_is_found():
+    """12 unrelated edits that do nothing, two concepts: found in at most 2.5% of searches."""
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    found = 0
+    for _ in range(400):
+        trials = [trial(n, *draw.normal(0, 0.1, 2), error=0.1) for n in range(12)]
+        found += searching.is_found(ranked(trials, CONCEPTS, 1.0)[0], 12)
+    assert found <= 0.025 * 400
+
+
+def test_the_opening_fits_the_scores_and_the_target():
+    usual = replace(USUAL, target="all", at_least=1)
+    made = opening(usual, SPACE)
+    assert {recipe.rule for recipe in made} == {"coupled", "coupled-signed", "signed"}
+    assert all(recipe.ratio <= 0.01 and recipe.target == "all" and recipe.at_least == 1 for recipe in made)
+    assert all(recipe.protect_ratio == (0.01 if recipe.rule == "signed" else None) for recipe in made)
+    assert all(recipe.ratio <= 5e-5 for recipe in opening(usual, replace(SPACE, keep=5e-5)))
+    assert {recipe.rule for recipe in opening(replace(usual, granularity="row"), SPACE)} == {
+        "coupled",
+        "coupled-signed",
+    }
+
+
+def answered(number: int, fairness: float, privacy: float, refusal: float = 0.0, coherence: float = 0.0) -> Answered:
+    rates = {"fairness": (50, 0.2, 0.2 + fairness), "privacy": (50, 0.4, 0.4 + privacy)}
+    rates |= {"over_refusal": (50, 0.1, 0.1 + refusal), "coherence": (100, 0.8, 0.8 + coherence)}
+    return Answered(trial(number, 0.1, 0.1), rates)
+
+
+def test_the_pick_neither_refuses_nor_falls_apart():
+    rows = [answered(0, 0.5, 0.5, refusal=0.03), answered(1, 0.4, 0.4, coherence=-0.06), answered(2, 0.1, 0.1)]
+    assert [row.sound for row in rows] == [False, False, True]
+    pick, why = pick_answered(rows, CONCEPTS, fallback=rows[0].trial)
+    assert pick.number == 2
+    assert "+10.0 points" in why
+    assert answered(0, 0, 0, refusal=0.02, coherence=-0.05).sound, "the limits themselves are allowed"
+    pick, why = pick_answered(rows[:2], CONCEPTS, fallback=rows[1].trial)
+    assert pick.number == 1
+    assert "No survivor" in why
+
+
+def test_the_better_half_is_sound_first():
+    rows = [answered(0, 0.5, 0.5, refusal=0.3), answered(1, 0.1, 0.1), answered(2, 0.2, 0.2)]
+    assert [row.trial.number for row in better_half(rows, CONCEPTS)] == [2, 1]
+
+
+def test_rungs_are_added_by_their_questions():
+    axes = {"fairness": {"n": 30, "base": 0.0, "edited": 1.0}}
+    assert added({"fairness": (10, 1.0, 0.0)}, axes) == {"fairness": (40, 0.25, 0.75)}
+    assert added({}, axes) == {"fairness": (30, 0.0, 1.0)}
+
+
+@pytest.mark.parametrize(("size", "most"), [(100, 20), (10, 20), (3, 1), (1, 5), (2, 5)])
+def test_search_questions_are_never_reported_on(size: int, most: int):
+    asked = [Question(f"q{n % max(1, size - 2)}", None) for n in range(size)]
+    search_part, final = split_questions(asked, most, seed=3)
+    assert not {q.prompt for q in search_part} & {q.prompt for q in final}
+    assert sorted([*search_part, *final], key=lambda q: q.prompt) == sorted(asked, key=lambda q: q.prompt)
+    assert len({q.prompt for q in search_part}) <= min(most, size // 2)
+    assert final
+
+
+@pytest.fixture
+def bench() -> Bench:
+    import torch
+
+    matrix = MatrixScores(torch.arange(3), torch.ones(3), (1000, 1000), 4, "mlp")
+    scores = Scores({"a": matrix}, {"keep": 0.01})
+    return Bench(None, dict.fromkeys(CONCEPTS, scores), {"general": scores}, {}, [], 0.01)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Trials without a model: the gain of a recipe is a function of it. The numbers of those that were run."""
+    seen: list[int] = []
+
+    def attempt(bench: Bench, number: int, recipe: Recipe, base: Any) -> Trial:
+        seen.append(number)
+        gain = -abs(math.log10(recipe.ratio) + 4.3) + (recipe.rule == "signed")
+        found = trial(number, gain, gain / 2, recipe.ratio)
+        return replace(found, recipe=recipe)
+
+    monkeypatch.setattr(searching, "attempt", attempt)
+    monkeypatch.setattr(searching, "contrast_losses", lambda *_: {"fairness": (), "privacy": ()})
+    return seen
+
+
+def test_a_search_that_was_cut_off_goes_on_as_it_would_have(bench: Bench, made_up: list[int], tmp_path: Path):
+    whole = search(bench, USUAL, trials=20, journal=tmp_path / "a" / "journal.log", seed=1)
+    assert made_up == list(range(20))
+    for part in (5, 14, 20):
+        halves = search(bench, USUAL, trials=part, journal=tmp_path / "b" / "journal.log", seed=1)
+        assert halves == whole[:part]
+    assert made_up == [*range(20), *range(20)], "nothing was done twice"
+    assert len({t.recipe for t in whole}) > 12, "it does not repeat itself"
+    assert any(t.recipe.layers for t in whole), "layers are searched"
+
+
+def test_a_trial_that_a_kill_cut_off_is_done_again(bench: Bench, made_up: list[int], tmp_path: Path, monkeypatch):
+    whole = search(bench, USUAL, trials=16, journal=tmp_path / "a.log", seed=2)
+    attempt = searching.attempt
+
+    def killed(bench: Bench, number: int, recipe: Recipe, base: Any) -> Trial:
+        if number == 13:
+            raise KeyboardInterrupt
+        return attempt(bench, number, recipe, base)
+
+    monkeypatch.setattr(searching, "attempt", killed)
+    with pytest.raises(KeyboardInterrupt):
+        search(bench, USUAL, trials=16, journal=tmp_path / "b.log", seed=2)
+    monkeypatch.setattr(searching, "attempt", attempt)
+    assert search(bench, USUAL, trials=16, journal=tmp_path / "b.log", seed=2) == whole
+
+
+def test_trials_and_recipes_survive_json():
+    import json
+
+    for one in (trial(3, 0.1, 0.2), Trial(2, replace(USUAL, layers=(1, 4), at_least=2), 5, 3.0, None, "ruins")):
+        assert searching.trial_of(json.loads(json.dumps(one.as_json()))) == one
+    assert recipe_of({"rule": "coupled", "ratio": 1e-4, "weights": 3}) == USUAL
+
+
+def test_a_journal_of_another_search_is_refused(bench: Bench, made_up: list[int], tmp_path: Path):
+    search(bench, USUAL, trials=1, journal=tmp_path / "journal.log")
+    three = replace(bench, concepts={**bench.concepts, "third": bench.concepts["privacy"]})
+    with pytest.raises(SpinError, match="other concepts"):
+        search(three, USUAL, trials=1, journal=tmp_path / "journal.log")
+
+
+def test_the_importance_of_settings_sums_to_one():
+    trials = [
+        replace(trial(n, g, g), recipe=Recipe(rule, 10.0 ** -(3 + n % 3)))
+        for n, (rule, g) in enumerate((("signed", 0.3), ("coupled", 0.01)) * 10)
+    ]
+    found = searching.settings_importance(trials, CONCEPTS)
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert max(found, key=found.__getitem__) == "rule"
+    assert searching.settings_importance(trials[:5], CONCEPTS) == {}
