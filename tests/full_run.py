@@ -112,6 +112,7 @@ def full_results(controls: tuple[str, ...] = CONTROLS) -> dict[str, Any]:
             "resamples": 100, "weights": edit["weights"], "jaccard": {"mean": 0.61, "low": 0.52, "high": 0.7},
             "size": {"mean": 431.0, "low": 388.0, "high": 470.0}, "in_half": 322, "in_most": 187,
         },
+        "search": full_search(edit["weights"]),
         "ratio_table": [
             {"ratio": ratio, "candidates": both * 2, "both": both, "weights": weights, "perplexity": perplexity,
              "increase": increase, "allowed": bool(weights) and increase is not None and increase < 0.02,
@@ -122,6 +123,35 @@ def full_results(controls: tuple[str, ...] = CONTROLS) -> dict[str, Any]:
             )
         ],
         "judge": full_judge(),
+    }  # fmt: skip
+
+
+def full_search(weights: int) -> dict[str, Any]:
+    """Twenty edits of three rules, four of which answered; one does nothing, one ruins the model."""
+    draw = random.Random(1)
+    trials = []
+    for number in range(20):
+        rule = ("signed", "coupled-signed", "coupled")[number % 3]
+        recipe = {"rule": rule, "ratio": 10 ** -(3 + number % 4 / 2), "protect_ratio": None, "target": "mlp",
+                  "granularity": "model", "layers": [4, 20] if number == 7 else None, "at_least": None,
+                  "penalty": 2.0, "scale": 0.0}  # fmt: skip
+        gains = {
+            name: {"gain": draw.gauss(0.05, 0.04), "error": 0.015, "aware": -0.02} for name in ("fairness", "privacy")
+        }
+        increase = abs(draw.gauss(0, 0.02))
+        proxy = {"gains": gains, "increase": increase, "kl": increase / 3}
+        trials.append(
+            {"number": number, "recipe": recipe, "weights": weights + 37 * number, "why": "", "increase": increase}
+            | {"proxy": proxy}
+        )
+    trials[4] |= {"weights": 0, "why": "selects no weight", "increase": None, "proxy": None}
+    trials[5] |= {"why": f"ruins the model {ATTACK}", "increase": 42.0, "proxy": None}
+    rates = {name: {"n": 80, "base": 0.2, "edited": 0.3} for name in ("fairness", "privacy", "over_refusal")}
+    survivors = [{"number": number, "rates": rates, "sound": number != 6} for number in (3, 6, 9, 12)]
+    return {
+        "effort": "standard", "trials": trials, "front": [3, 9], "survivors": survivors,
+        "importance": {"rule": 0.6, "ratio": 0.4}, "max_increase": 0.01, "pick": 3, "found": True,
+        "why": "Of 4 edits in the last rung it has the largest smallest share.", "questions": {"fairness": 80},
     }  # fmt: skip
 
 

@@ -154,6 +154,55 @@ def run(
 
 
 @app.command()
+def sweep(
+    model: Model,
+    output: Output = None,
+    concept: Concept = None,
+    protect: Protect = None,
+    questions: Questions = None,
+    data_dir: DataDir = None,
+    prompt_column: PromptColumn = None,
+    response_column: ResponseColumn = None,
+    examples: Examples = None,
+    max_questions: MaxQuestions = None,
+    template: Template = default_of("template"),
+    max_length: MaxLength = default_of("max_length"),
+    new_tokens: NewTokens = default_of("new_tokens"),
+    dtype: Dtype = default_of("dtype"),
+    target: Target = default_of("target"),
+    selector: Selector = default_of("selector"),
+    granularity: Granularity = default_of("granularity"),
+    memory_budget: MemoryBudget = None,
+    device_map: DeviceMap = None,
+    effort: EffortName = default_of("effort"),
+    rule: Rule = default_of("rule"),
+    layers: Layers = None,
+    at_least: AtLeast = None,
+    trials: Trials = None,
+    survivors: Survivors = None,
+    max_perplexity_increase: MaxIncrease = default_of("max_perplexity_increase"),
+    keep: Keep = default_of("keep"),
+    judge: JudgeName = default_of("judge"),
+    judge_quality: JudgeQuality = None,
+    trust_remote_code: TrustRemoteCode = False,
+    seed: Seed = default_of("seed"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score, then search the edit alone: many settings by a proxy, the best by their answers; `run` goes on from it."""
+    settings = settings_of(locals())
+    folder = output or Path("runs") / slug(model)
+    with console_of(quiet) as console:
+        from spin_llm.pipeline import sweep as search_edit
+
+        found = search_edit(settings, folder, overwrite=overwrite, console=console)
+    from spin_llm.report.searched import text_lines
+
+    show(found, [*text_lines(found), folder / "search.json", folder / "patch.safetensors"], as_json=as_json)
+
+
+@app.command()
 def score(
     model: Model,
     output: Output = None,

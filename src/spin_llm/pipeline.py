@@ -142,6 +142,36 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
         write_report(folder)
         return dict(read_json(folder / "results.json"))
     check_capabilities(settings)
+    loaded, scores, patch = edit_stages(settings, folder, data, console, overwrite=overwrite)
+    if settings.resamples:
+        options: dict[str, Any] = {"resamples": settings.resamples, "seed": settings.seed}
+        stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
+    results = evaluate_stage(settings, folder, loaded, data, scores, patch, console)
+    report = write_report(folder)
+    console.say(f"report {report}")
+    return results
+
+
+def sweep(settings: RunSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT) -> dict[str, Any]:
+    """Score and search alone: what search.json holds. `run` with the same settings goes on from there."""
+    refuse_model_under_edit(settings.judge, [settings.model])
+    settings = with_rule(settings, console)
+    if not settings.searches:
+        raise SpinError(
+            f"With the rule {settings.rule} there is nothing to search.",
+            cause="--rule or --ratio was given; or the data have no aware and unaware responses.",
+            change="leave out --rule and --ratio, or use `spin-llm run`.",
+        )
+    data = read_data(settings, console)
+    check_folder(settings, folder, overwrite=overwrite)
+    edit_stages(settings, folder, data, console, overwrite=overwrite)
+    return dict(read_json(folder / "search.json"))
+
+
+def edit_stages(
+    settings: RunSettings, folder: Path, data: RunData, console: Console, *, overwrite: bool
+) -> tuple[LoadedModel, dict[str, dict[str, Scores]], Patch]:
+    """From the model to its patch: (model, scores, patch)."""
     loaded = load_model(settings, console)
     template = resolve_template(loaded.tokenizer, settings.template)
     console.say(
@@ -151,14 +181,7 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
     )
     write_record(settings, folder, model_record(settings, loaded), data, overwrite=overwrite)
     scores = score_stage(settings, folder, loaded, data, console)
-    patch = select_stage(settings, folder, loaded, data, scores, console)
-    if settings.resamples:
-        options: dict[str, Any] = {"resamples": settings.resamples, "seed": settings.seed}
-        stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
-    results = evaluate_stage(settings, folder, loaded, data, scores, patch, console)
-    report = write_report(folder)
-    console.say(f"report {report}")
-    return results
+    return loaded, scores, select_stage(settings, folder, loaded, data, scores, console)
 
 
 def with_rule(settings: RunSettings, console: Console = SILENT) -> RunSettings:
@@ -421,6 +444,8 @@ def replay_command(settings: RunSettings, compared: Mapping[str, Any] | None = N
             continue
         if value is True:
             words.append(flag_of(name))
+        elif name == "layers":
+            words += [flag_of(name), "-".join(map(str, value))]
         elif isinstance(value, tuple):
             words += [
                 part for item in value for part in (flag_of(name), item if isinstance(item, str) else "=".join(item))

@@ -204,7 +204,10 @@ class RunSettings:
     @property
     def wanted_statistics(self) -> tuple[str, ...]:
         """The selector, then what was asked for, then what the rule or a control needs."""
-        by_margin = {self.rule, *self.controls} & {SEARCHED, SIGNED, BY_MARGIN}
+        rules = {self.rule, *self.controls}
+        if self.responses == "unaware":
+            rules -= {SEARCHED}  # there is no margin to search by: the paper's rule takes its place
+        by_margin = rules & {SEARCHED, SIGNED, BY_MARGIN}
         needed = ("margin",) if by_margin else ()
         return tuple(dict.fromkeys((self.selector, *self.statistics, *needed)))
 

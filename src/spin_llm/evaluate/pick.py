@@ -22,7 +22,7 @@ from spin_llm.evaluate.search import Bench, Trial
 from spin_llm.models import LoadedModel
 from spin_llm.patch import memory_patch
 from spin_llm.progress import SILENT, Console
-from spin_llm.selection import Recipe
+from spin_llm.selection import Recipe, targeted
 from spin_llm.settings import Effort
 
 AXES_OF_COST = ("over_refusal", "coherence")
@@ -69,6 +69,7 @@ def find_edit(
     SpinError, with what was tried, when no recipe stays within the allowed perplexity.
     """
     concepts = list(bench.concepts)
+    targeted(bench.concepts, usual.target, usual.layers)
     trials = searching.search(
         bench, usual, trials=effort.trials, journal=folder / "journal.jsonl", seed=seed, console=console
     )

@@ -126,6 +126,25 @@ def recipe_text(recipe: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def text_lines(search: Mapping[str, Any]) -> list[str]:
+    """The search as aligned text: every edit, the survivors' rates, the pick and why."""
+    part = search_part(search)
+    assert part is not None
+    widths = [max(len(name), 26) for name in part.concepts]
+    gains = "  ".join(f"{name:>{width}}" for name, width in zip(part.concepts, widths, strict=True))
+    lines = [f"{'edit':>6} {'weights':>9} {'perplexity':>11} {'KL':>8}  {gains}  recipe"]
+    for row in part.tried:
+        cells = "  ".join(f"{gain:>{width}}" for gain, width in zip(row.gains, widths, strict=True))
+        mark = "*" if row.picked else "+" if row.front else " "
+        lines.append(f"{row.number:>5}{mark} {row.weights:>9,} {row.increase:>11} {row.kl:>8}  {cells}  {row.recipe}")
+    if part.survivors:
+        lines.append("search questions, base → edited: " + ", ".join(part.axes))
+        for one in part.survivors:
+            mark, beyond = "*" if one.picked else " ", "" if one.sound else " (beyond the limits)"
+            lines.append(f"{one.number:>5}{mark} {', '.join(one.rates)}{beyond}")
+    return [*lines, f"* picked, + on the front. {part.why}"]
+
+
 def draw_search(search: Mapping[str, Any] | None) -> Figure | None:
     """Left: smallest gain over the concepts against perplexity, the front joined; right: gain of each concept over the
     number of weights. None when fewer than two edits were measured."""

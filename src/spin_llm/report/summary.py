@@ -54,6 +54,12 @@ def cautions(results: dict[str, Any]) -> list[str]:
             found += control_cautions(axis, result, controls)
         if sum(result.get("unparsed") or []) > 0.05 * 2 * max(result["n"], 1):
             found.append(f"More than 5% of the verdicts on {axis_label(axis).lower()} did not parse.")
+    search = results.get("search")
+    if search and not search["found"]:
+        found.append(
+            "The search found no edit that raises the margins of all concepts by more than chance: this one is not a "
+            "recommendation."
+        )
     if not controls:
         found.append("No control was run: nothing here shows that this choice of weights matters.")
     if "over_refusal" not in axes:

@@ -1,0 +1,169 @@
+"""`run` with its defaults: search, pick, held-back questions; killed and resumed; `sweep`; nothing to find."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from harness import WORDS, Command, Setting, finished, process, write_rows
+
+from spin_llm.evaluate.schema import check_results
+
+pytest_plugins = ["harness"]
+
+
+@pytest.fixture(scope="module")
+def words(tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A run with aware and unaware responses on a tiny model, 16 trials and 3 survivors."""
+    data = tmp_path_factory.mktemp("contrast")
+    for name in ("fairness", "privacy"):
+        rows = [
+            {
+                "prompt": f"{name} {i}: {WORDS[i % len(WORDS)]}?",
+                "aware": f"I would rather not say {i % 5}.",
+                "unaware": f"Sure, {WORDS[i % 7]} is {i % 3}.",
+            }
+            for i in range(24)
+        ]
+        write_rows(data / f"{name}.csv", rows)
+    general = [{"prompt": f"Tell of {word} {i}.", "response": f"{word} {i}."} for i in range(4) for word in WORDS]
+    write_rows(data / "general.csv", general)
+    write_rows(data / "questions.csv", [{"prompt": f"Who is {w} {i}?", "facet": w[0]} for i in range(3) for w in WORDS])
+    sources = [
+        *(word for name in ("fairness", "privacy") for word in ("--concept", f"{name}={data / name}.csv")),
+        *("--protect", f"general={data / 'general.csv'}", "--questions", str(data / "questions.csv")),
+    ]
+    limits = "--examples 12 --template raw --dtype float32 --keep 0.1 --new-tokens 4 --max-perplexity-increase 0.2"
+    return [str(tiny_folder("llama")), *sources, *limits.split(), "--trials", "16", "--survivors", "3"]
+
+
+def test_a_run_with_its_defaults_searches(words: list[str], command: Command, tmp_path: Path):
+    outcome = command("run", *words, "-o", tmp_path / "run", "--control", "random", "--control", "coupled")
+    assert outcome.code == 0, outcome.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    check_results(results)
+    search = results["search"]
+    assert len(search["trials"]) == 16
+    picked = search["trials"][search["pick"]]
+    assert picked["increase"] <= 0.2
+    assert results["edit"]["rule"] == picked["recipe"]["rule"]
+    assert results["edit"]["weights"] == picked["weights"]
+    assert search["pick"] in [row["number"] for row in search["survivors"]]
+    assert search["why"] in outcome.err
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "How the edit was found" in page
+    assert (tmp_path / "run" / "figures" / "search.png").is_file()
+    asked = [json.loads(line) for line in (tmp_path / "run" / "generations.jsonl").read_text().splitlines()]
+    searched = [
+        json.loads(line)
+        for rung in (1, 2)
+        for line in (tmp_path / "run" / "search" / f"rung-{rung}" / "generations.jsonl").read_text().splitlines()
+    ]
+    assert searched
+    for axis in ("fairness", "privacy", "over_refusal"):
+        final, seen = ({row["prompt"] for row in rows if row["axis"] == axis} for rows in (asked, searched))
+        assert final, "something is left to report on"
+        assert not final & seen, "nothing that was searched on is reported on"
+        assert len(final | seen) == 36
+    assert "effort standard: about" in outcome.err
+
+    again = command("run", *words, "-o", tmp_path / "run", "--control", "random", "--control", "coupled")
+    assert again.code == 0
+    assert "is complete" in again.err
+
+
+def test_a_search_killed_on_the_way_ends_with_the_same_patch(words: list[str], command: Command, tmp_path: Path):
+    whole = command("run", *words, "-o", tmp_path / "whole")
+    assert whole.code == 0, whole.err
+    running = process("run", *words, "-o", tmp_path / "cut")
+    journal = tmp_path / "cut" / "search" / "journal.jsonl"
+    start = time.monotonic()
+    while running.poll() is None and time.monotonic() - start < 120:
+        if journal.is_file() and len(journal.read_bytes().splitlines()) >= 3:
+            os.kill(running.pid, signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    assert finished(running).code == -signal.SIGKILL, "killed in the middle of the search"
+    assert not (tmp_path / "cut" / "search.json").exists()
+    resumed = command("run", *words, "-o", tmp_path / "cut")
+    assert resumed.code == 0, resumed.err
+    for name in ("patch.safetensors", "search.json", "generations.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_sweep_stops_before_the_evaluation(words: list[str], command: Command, tmp_path: Path):
+    outcome = command("sweep", *words, "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "run" / "search.json").is_file()
+    assert (tmp_path / "run" / "patch.safetensors").is_file()
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert "recipe" in outcome.out
+    assert "picked" in outcome.out
+    assert str(tmp_path / "run" / "search.json") in outcome.out
+    run = command("run", *words, "-o", tmp_path / "run")
+    assert run.code == 0, run.err
+    assert "trying edits" not in run.err, "the search is not done again"
+    given = command("sweep", *words, "-o", tmp_path / "other", "--rule", "coupled")
+    assert given.code == 2
+    assert "--rule" in given.err
+
+
+def test_a_random_model_has_nothing_to_find(words: list[str], command: Command, tmp_path: Path):
+    """Responses drawn from one text for both kinds: there is no difference to learn."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("fairness", "privacy"):
+        rows = [
+            {"prompt": f"{name} {i}?", "aware": f"It is {i * 7 % 11}.", "unaware": f"It is {i * 5 % 11}."}
+            for i in range(60)
+        ]
+        write_rows(data / f"{name}.csv", rows)
+    swapped = [
+        f"{word.split('=')[0]}={data / word.split('=')[0]}.csv" if word.startswith(("fairness=", "privacy=")) else word
+        for word in words
+    ]
+    outcome = command("run", *swapped, "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    search = json.loads((tmp_path / "run" / "search.json").read_text())
+    assert not search["found"]
+    assert "not a recommendation" in search["why"]
+    assert "not a recommendation" in outcome.out + outcome.err
+    assert "not a recommendation" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_one_kind_of_response_falls_back_to_the_paper_s_rule(setting: Setting, command: Command, tmp_path: Path):
+    outcome = command("run", *setting.run, "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "the rule is coupled, the paper's" in outcome.err
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["edit"]["rule"] == "coupled"
+
+
+def test_malicious_data_alone_are_enough(words: list[str], command: Command, tmp_path: Path):
+    outcome = command("run", *words, "--responses", "unaware", "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "unaware responses alone" in outcome.err
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["edit"]["rule"] == "coupled"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--examples", "20"), "Too few pairs"),
+        (("--max-perplexity-increase", "0", "--trials", "1"), "None of 1 edits"),
+        (("--effort", "heroic"), "quick, standard, thorough"),
+        (("--at-least", "3"), "number of concepts"),
+        (("--layers", "x"), "FIRST-LAST"),
+        (("--layers", "9-12"), "names no layer"),
+    ],
+)
+def test_what_cannot_be_searched_says_why(
+    words: list[str], command: Command, tmp_path: Path, options: tuple[str, ...], said: str
+):
+    outcome = command("run", *words, *options, "-o", tmp_path / "run")
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert "Traceback" not in outcome.err
