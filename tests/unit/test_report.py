@@ -405,15 +405,15 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_full_run_shows_every_part(full: Path) -> None:
     text = (full / "report.html").read_text(encoding="utf-8")
     markdown = (full / "report.md").read_text(encoding="utf-8")
-    names = ("edited-weights", "differences", "overlap", "dose-response", "phrases", "facets")
+    names = ("edited-weights", "differences", "overlap", "dose-response", "search", "phrases", "facets")
     assert {path.stem for path in (full / "figures").iterdir()} == set(names)
     for path in (full / "figures").glob("*.svg"):
         ElementTree.parse(path)
         assert 'fill="white"' in path.read_text(encoding="utf-8")
     for anchor in re.findall(r'<a href="#(\w+)">', text[text.index("<nav") : text.index("</nav>")]):
         assert f'<h2 id="{anchor}"' in text
-    assert text.count('<a href="#') == 12  # one to each section
-    for words in ("Jaccard index", "hellaswag", "English only.", "0.62", "Cautionary phrases", "Rogan"):
+    assert text.count('<a href="#') == 13  # one to each section
+    for words in ("Jaccard index", "hellaswag", "English only.", "0.62", "Cautionary phrases", "Rogan", "fANOVA", "ruins the"):
         assert words.lower() in text.lower(), words
     for words in ("Jaccard index", "hellaswag", "English only.", "0.62", "Corrected for the judge's errors"):
         assert words.lower() in markdown.lower(), words
