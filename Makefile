@@ -27,7 +27,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 demo: setup
-	$(BIN)/spin-llm run smollm2-135m --output runs/demo
+	$(BIN)/spin-llm run smollm2-135m --effort quick --output runs/demo
 
 bench: setup
 	$(BIN)/python benchmarks/scoring.py

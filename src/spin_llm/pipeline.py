@@ -78,6 +78,7 @@ ALONE = Ranks()
 CONTRAST_PAIRS = 48  # of each kind and concept, at most, to search with
 LEAST_CONTRAST = 8
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
+NO_STABILITY = "the rule 'signed' has no top sets to select again from resampled examples"
 PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn")
 ARTEFACTS = (
     *("scores", "patch.safetensors", "search.json", "search", "progress", "generations.jsonl", "verdicts.jsonl"),
@@ -143,7 +144,9 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
         return dict(read_json(folder / "results.json"))
     check_capabilities(settings)
     loaded, scores, patch = edit_stages(settings, folder, data, console, overwrite=overwrite)
-    if settings.resamples:
+    if settings.resamples and patch.metadata["rule"] == BY_MARGIN:
+        console.say(f"stability is left out: {NO_STABILITY}")
+    elif settings.resamples:
         options: dict[str, Any] = {"resamples": settings.resamples, "seed": settings.seed}
         stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
     results = evaluate_stage(settings, folder, loaded, data, scores, patch, console)
@@ -911,6 +914,8 @@ def stability(
             )
     settings = replace(settings, questions=(), dtype=record["model"]["dtype"])
     patch = _patch_of_run(settings, folder / "patch.safetensors")
+    if patch.metadata["rule"] == BY_MARGIN:
+        raise SpinError(f"Stability cannot be measured here: {NO_STABILITY}.")
     data = read_data(settings, console)
     loaded = load_model(settings, console)
     model = model_record(settings, loaded)
