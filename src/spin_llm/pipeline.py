@@ -623,6 +623,20 @@ def usual_recipe(settings: RunSettings, rule: str, ratio: float) -> Recipe:
     )
 
 
+def bench_of(
+    settings: RunSettings, loaded: LoadedModel, data: RunData, scores: Mapping[str, Mapping[str, Scores]]
+) -> Bench:
+    """What edits are tried on."""
+    contrasts = {
+        name: Contrast(encode(settings, loaded, aware), encode(settings, loaded, unaware))
+        for name, (aware, unaware) in data.contrasts.items()
+    }
+    general = encode(settings, loaded, data.choose)
+    return Bench(
+        loaded, scores["concepts"], scores["protect"], contrasts, general, settings.max_perplexity_increase
+    )
+
+
 def search_stage(
     settings: RunSettings,
     folder: Path,
@@ -636,17 +650,7 @@ def search_stage(
     if path.is_file():
         record = read_json(path)
         return recipe_of(next(row["recipe"] for row in record["trials"] if row["number"] == record["pick"]))
-    bench = Bench(
-        loaded,
-        scores["concepts"],
-        scores["protect"],
-        {
-            name: Contrast(encode(settings, loaded, aware), encode(settings, loaded, unaware))
-            for name, (aware, unaware) in data.contrasts.items()
-        },
-        encode(settings, loaded, data.choose),
-        settings.max_perplexity_increase,
-    )
+    bench = bench_of(settings, loaded, data, scores)
     questions = Evaluation(data.search, (), settings.template, settings.new_tokens, settings.seed)
     recipe, record = find_edit(
         bench,

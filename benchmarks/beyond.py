@@ -1,0 +1,207 @@
+"""The paper's rule and the product's, at equal cost, on questions that nothing was searched on.
+
+In: a folder of data (BeaverTails, Alpaca-cleaned, SALAD-Bench), seeds. Out: `results/beyond-SEED.json`: per seed, what
+the search tried; for each rule the best edit by the proxy at each limit of perplexity; `auto`, the edit that the search
+picked by its answers at the first limit; a random control of auto's size; all of them answering the same held-back
+questions, with intervals against the base. The first seed has all limits, and the rounds (score, edit, score again).
+A run that is cut off continues. Left out: prompts and answers, which stay in --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import RESULTS, machine
+
+from spin_llm import pipeline
+from spin_llm.evaluate.coherence import load_coherence_judge
+from spin_llm.evaluate.evaluation import BASE, EDITED, Evaluation, evaluate
+from spin_llm.evaluate.pick import find_edit
+from spin_llm.evaluate.proxy import contrast_losses
+from spin_llm.evaluate.search import Bench, Trial, attempt, edited_model, ranked
+from spin_llm.files import read_json, write_json
+from spin_llm.patch import Patch, memory_patch
+from spin_llm.progress import Console
+from spin_llm.scores import score_concept
+from spin_llm.selection import Recipe, Selection, candidate_entries, random_like
+from spin_llm.settings import RunSettings, default_sources
+
+LIMITS = (0.01, 0.02, 0.05)
+RATIOS = tuple(step * 10**-power for power in (6, 5, 4) for step in (1, 2, 5))
+RULES = ("coupled", "coupled-signed", "signed")
+CONCEPTS = ("fairness", "privacy")
+KEPT = ("n", "base", "edited", "delta", "ci95", "p")
+
+
+def settings_of(model: str, data_dir: str, seed: int, questions: int) -> RunSettings:
+    sources = default_sources(data_dir)
+    asked = (*((name, sources["questions"]) for name in CONCEPTS), ("over_refusal", "starter"))
+    return RunSettings(
+        model,
+        concepts=tuple((name, sources["concepts"]) for name in CONCEPTS),
+        protect=(("general", sources["protect"]),),
+        questions=asked,
+        data_dir=data_dir,
+        seed=seed,
+        max_questions=questions,
+        max_perplexity_increase=LIMITS[0],
+    )
+
+
+def tried_ratios(bench: Bench, rules: tuple[str, ...], keep: float) -> list[Trial]:
+    """Every rule at every ratio, as the search's opening has them."""
+    base = contrast_losses(bench.loaded, bench.contrasts)
+    made = []
+    for rule in rules:
+        more: dict[str, Any] = {"granularity": "model", "protect_ratio": keep} if rule == "signed" else {}
+        for ratio in RATIOS:
+            made.append(attempt(bench, len(made), Recipe(rule, ratio, **more), base))
+            print(made[-1].recipe.words(), made[-1].weights, made[-1].increase, made[-1].proxy, flush=True)
+    return made
+
+
+def rounds(bench: Bench, settings: RunSettings, data: Any, recipe: Recipe, parts: int) -> dict[str, Any]:
+    """The same number of weights in `parts` rounds: score, suppress a part, score again with it suppressed."""
+    base = contrast_losses(bench.loaded, bench.contrasts)
+    whole = recipe.select(bench.concepts, bench.protected)
+    chosen: dict[str, Any] = {}
+    concepts, protected = dict(bench.concepts), dict(bench.protected)
+    names = list(whole.places)
+    for part in range(parts):
+        step = replace(recipe, ratio=recipe.ratio / parts).select(concepts, protected)
+        for name, indices in step.indices.items():
+            chosen[name] = indices if name not in chosen else chosen[name].new_tensor(
+                sorted({*chosen[name].tolist(), *indices.tolist()})
+            )  # fmt: skip
+        if part + 1 == parts:
+            break
+        with edited_model(bench.loaded, memory_patch(bench.loaded.model, replace(whole, indices=chosen))):
+            encoded = {n: pipeline.encode(settings, bench.loaded, rows) for n, rows in data.concepts.items()}
+            unaware = {n: pipeline.encode(settings, bench.loaded, rows) for n, rows in data.unaware.items()}
+            options: dict[str, Any] = {"statistics": ("taylor", "margin"), "keep": settings.keep}
+            concepts = {n: score_concept(bench.loaded, rows, unaware[n], **options) for n, rows in encoded.items()}
+            entries = candidate_entries(concepts, names)
+            protected = {
+                n: score_concept(
+                    bench.loaded, pipeline.encode(settings, bench.loaded, rows), keep=settings.keep, candidates=entries
+                )
+                for n, rows in data.protect.items()
+            }
+    found = {"weights": sum(map(len, chosen.values())), "rounds": parts}
+    for name, selection in (("rounds", replace(whole, indices=chosen)), ("at once", whole)):
+        found[name] = measured(bench, selection, base)
+    return found
+
+
+def measured(bench: Bench, selection: Selection, base: Any) -> dict[str, Any]:
+    from spin_llm.evaluate.proxy import measure_proxy
+
+    patch = memory_patch(bench.loaded.model, selection)
+    view = lambda: edited_model(bench.loaded, patch)  # noqa: E731
+    return measure_proxy(bench.loaded, view, bench.contrasts, base, bench.general).as_json()
+
+
+def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]) -> dict[str, Any]:
+    settings = settings_of(arguments.model, arguments.data_dir, seed, arguments.questions)
+    folder = Path(arguments.work) / f"seed-{seed}"
+    console = Console(lambda line: print(line, flush=True))
+    pipeline.score(settings, folder, console=console)
+    data = pipeline.read_data(settings)
+    loaded = pipeline.load_model(settings)
+    bench = pipeline.bench_of(settings, loaded, data, pipeline.stored_scores(settings, folder))
+    search = {axis: asked[: arguments.search] for axis, asked in data.search.items()}
+    effort = replace(settings.budget, trials=arguments.trials, survivors=arguments.survivors)
+    judge, coherence = pipeline.judge_of(settings, loaded), load_coherence_judge()
+    recipe, record = find_edit(
+        bench,
+        pipeline.usual_recipe(settings, "coupled", 1e-4),
+        folder / "search",
+        effort=effort,
+        questions=Evaluation(search, (), settings.template, settings.new_tokens, seed),
+        judges=lambda: (judge, coherence),
+        seed=seed,
+        console=console,
+    )
+    grid_file = folder / "grid.json"
+    if not grid_file.is_file():
+        write_json(grid_file, [trial.as_json() for trial in tried_ratios(bench, RULES, settings.keep)])
+    from spin_llm.evaluate.search import trial_of
+
+    grid = [trial_of(row) for row in read_json(grid_file)]
+    auto = recipe.select(bench.concepts, bench.protected)
+    patches: dict[str, tuple[Patch, str]] = {}
+    patches[EDITED] = (memory_patch(loaded.model, auto, scale=recipe.scale), recipe.words())
+    for limit in limits:
+        for rule in RULES:
+            best = ranked([trial for trial in grid if trial.recipe.rule == rule], CONCEPTS, limit)
+            if best:
+                selection = best[0].recipe.select(bench.concepts, bench.protected)
+                name = f"{rule} at {limit:.0%}"
+                patches[name] = (memory_patch(loaded.model, selection), best[0].recipe.words())
+    patches["random"] = (memory_patch(loaded.model, random_like(auto, seed), scale=recipe.scale), "as many as auto")
+    views: dict[str, Any] = {BASE: lambda: nullcontext(loaded)}
+    distinct: dict[tuple[str, int], str] = {}
+    alias = {}
+    for name, (patch, words) in patches.items():
+        key = (words, patch.weights)
+        alias[name] = distinct.setdefault(key, name)
+        if alias[name] == name:
+            views[name] = lambda patch=patch: edited_model(loaded, patch)
+    asked = Evaluation(
+        data.questions,
+        pipeline.encode(settings, loaded, data.final),
+        settings.template,
+        settings.new_tokens,
+        seed,
+    )
+    results = evaluate(views, asked, judge, folder / "final", coherence=coherence, console=console)
+    tables = {EDITED: results["axes"], **{name: part["axes"] for name, part in results["controls"].items()}}
+    edits = {
+        ("auto" if name == EDITED else name): {
+            "recipe": words,
+            "weights": patch.weights,
+            "axes": {
+                axis: {key: row[key] for key in KEPT} | {"corrected": row.get("corrected")}
+                for axis, row in tables[alias[name]].items()
+            },
+        }
+        for name, (patch, words) in patches.items()
+    }
+    found: dict[str, Any] = {"seed": seed, "search": record, "grid": [trial.as_json() for trial in grid]}
+    found["edits"] = edits
+    if arguments.rounds and seed == arguments.seeds[0]:
+        most = Recipe("signed", 5e-5, granularity="model", protect_ratio=settings.keep)
+        found["rounds"] = rounds(bench, settings, data, most, arguments.rounds)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--work", required=True, help="folder for scores and answers")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--survivors", type=int, default=5)
+    parser.add_argument("--search", type=int, default=50, help="search questions an axis")
+    parser.add_argument("--questions", type=int, default=150, help="held-back questions an axis, at most")
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    for place, seed in enumerate(arguments.seeds):
+        file = RESULTS / f"beyond-{seed}.json"
+        found = one_seed(arguments, seed, LIMITS if place == 0 else LIMITS[:1])
+        told = {name: value for name, value in vars(arguments).items() if name not in ("work", "data_dir")}
+        write_json(file, {**machine(torch.get_num_threads()), "arguments": told, **found})
+        print(file, flush=True)
+        for name, edit in found["edits"].items():
+            cells = [f"{axis} {row['delta']:+.3f} {row['ci95']}" for axis, row in edit["axes"].items()]
+            print(name, edit["recipe"], edit["weights"], *cells, sep=" | ", flush=True)
+
+
+if __name__ == "__main__":
+    main()
