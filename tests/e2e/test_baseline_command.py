@@ -38,3 +38,7 @@ def test_baseline_then_eval(method: str, command: Command, setting: Setting, tmp
     assert again.code == 0
     assert "is complete" in again.err
     assert command("baseline", "prefix", setting.model, "-o", tmp_path / "x").code == 2
+    if method == "reft":
+        scored = command("score", out, *setting.score[1:], "-o", tmp_path / "scores")
+        assert scored.code == 2
+        assert "is an adapter" in scored.err

@@ -62,7 +62,7 @@ class BaselineSettings:
         4096, "Most tokens computed at a time, with padding; a step may take several such parts."
     )
     warmup: float = _option(0.1, "Fraction of the steps in which the learning rate rises from 0; then it falls to 0.")
-    weight_decay: float = _option(0.0, "AdamW's weight decay.")
+    weight_decay: float = _option(0.0, "AdamW's weight decay, of matrices alone.")
     rank: int | None = _option(None, "lora, dora, reft: the rank (default: 8).")
     alpha: float | None = _option(None, "lora, dora: the update is multiplied by alpha / rank (default: 16).")
     dropout: float | None = _option(None, "lora, dora: dropout of the adapter's input (default: 0.05).")

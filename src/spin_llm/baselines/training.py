@@ -47,9 +47,7 @@ def train(
     Goes on from `state_file` where it exists. Raises SpinError when a loss is not finite.
     """
     parameters = {name: parameter for name, parameter in loaded.model.named_parameters() if parameter.requires_grad}
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.999)
-    )
+    optimizer = make_optimizer(parameters, settings)
     losses = load_state(state_file, parameters, optimizer) if state_file.is_file() else []
     if losses:
         console.say(f"going on after step {len(losses)}")
@@ -74,6 +72,15 @@ def train(
             if (step + 1) % settings.checkpoint_steps == 0 and step + 1 < total:
                 save_state(state_file, parameters, optimizer, losses)
     return losses
+
+
+def make_optimizer(parameters: Parameters, settings: BaselineSettings) -> torch.optim.Optimizer:
+    """AdamW; biases and norms are not decayed, as in transformers' Trainer."""
+    groups = [
+        {"params": [p for p in parameters.values() if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
 
 
 def steps_per_epoch(examples: int, settings: BaselineSettings) -> int:
