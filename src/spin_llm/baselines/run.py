@@ -2,7 +2,8 @@
 
 In: `BaselineSettings` and a folder. Out: in the folder what the method saves (methods.py) and `baseline.json`: the
 settings, the data with their hashes, the base model, the loss of each step, and the path to give to `spin-llm eval`.
-A killed training continues with the same call and ends with the same bytes (on a CPU, in float32). Left out: evaluation.
+A killed training continues with the same call and ends with the same bytes (on a CPU, in float32). Left out:
+evaluation.
 """
 
 from __future__ import annotations
