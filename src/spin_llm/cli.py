@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spin_llm.baselines import settings as baselines
 from spin_llm.errors import SpinError
 from spin_llm.settings import (
     AXES,
@@ -356,6 +357,59 @@ def eval_(
             settings, folder, baseline=baseline, patch_file=patch, overwrite=overwrite, console=console
         )
     show_results(results, folder, as_json=as_json, quiet=quiet)
+
+
+def _baseline(name: str) -> Any:
+    return typer.Option(f"--{name.replace('_', '-')}", help=baselines.help_of(name))
+
+
+@app.command()
+def baseline(
+    method: Annotated[str, typer.Argument(help=", ".join(baselines.METHODS))],
+    model: Model,
+    output: Output = None,
+    data: Annotated[list[str] | None, _baseline("data")] = None,
+    mix: Annotated[list[str] | None, _baseline("mix")] = None,
+    data_dir: Annotated[str | None, _baseline("data_dir")] = None,
+    prompt_column: PromptColumn = None,
+    response_column: ResponseColumn = None,
+    responses: Annotated[str, _baseline("responses")] = baselines.default_of("responses"),
+    examples: Annotated[int | None, _baseline("examples")] = None,
+    template: Template = baselines.default_of("template"),
+    max_length: MaxLength = baselines.default_of("max_length"),
+    dtype: Annotated[str, _baseline("dtype")] = baselines.default_of("dtype"),
+    epochs: Annotated[int, _baseline("epochs")] = baselines.default_of("epochs"),
+    learning_rate: Annotated[float | None, _baseline("learning_rate")] = None,
+    batch_size: Annotated[int, _baseline("batch_size")] = baselines.default_of("batch_size"),
+    batch_tokens: Annotated[int, _baseline("batch_tokens")] = baselines.default_of("batch_tokens"),
+    warmup: Annotated[float, _baseline("warmup")] = baselines.default_of("warmup"),
+    weight_decay: Annotated[float, _baseline("weight_decay")] = baselines.default_of("weight_decay"),
+    rank: Annotated[int | None, _baseline("rank")] = None,
+    alpha: Annotated[float | None, _baseline("alpha")] = None,
+    dropout: Annotated[float | None, _baseline("dropout")] = None,
+    target: Annotated[str | None, _baseline("target")] = None,
+    positions: Annotated[str | None, _baseline("positions")] = None,
+    layers: Annotated[str | None, _baseline("layers")] = None,
+    merge: Annotated[bool, typer.Option(help=baselines.help_of("merge"))] = True,
+    checkpoint_steps: Annotated[int, _baseline("checkpoint_steps")] = baselines.default_of("checkpoint_steps"),
+    trust_remote_code: TrustRemoteCode = False,
+    seed: Annotated[int, _baseline("seed")] = baselines.default_of("seed"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a model, to compare an edit with: a checkpoint or adapter that `eval` takes."""
+    options = {
+        name: value for name, value in locals().items() if name in baselines.BaselineSettings.__dataclass_fields__
+    }
+    options |= {"data": baselines.parse_data(data or [], data_dir), "mix": baselines.parse_mix(mix or [])}
+    settings = baselines.make(**options)
+    folder = output or Path("runs") / f"{slug(model)}-{method}"
+    with console_of(quiet) as console:
+        from spin_llm.baselines.run import train_baseline
+
+        record = train_baseline(settings, folder, overwrite=overwrite, console=console)
+    show(record, [folder / record["result"]], as_json=as_json)
 
 
 @app.command()

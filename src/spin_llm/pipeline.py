@@ -46,7 +46,8 @@ from spin_llm.evaluate.search import Bench
 from spin_llm.evaluate.server import ServerCompleter, served, server_completer
 from spin_llm.evaluate.stability import ScoredExamples, measure_stability, stability_summary
 from spin_llm.files import read_json, sha256_file, write_json
-from spin_llm.models import Checkpoint, LoadedModel, editable_matrices, load, mlp_coverage
+from spin_llm.models import Checkpoint, LoadedModel, editable_matrices, load, mlp_coverage, resolve
+from spin_llm.models.adapters import adapter_base
 from spin_llm.patch import Patch, load_patch, make_patch, save_patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.report import write_report
@@ -207,7 +208,12 @@ def with_rule(settings: RunSettings, console: Console = SILENT) -> RunSettings:
 
 
 def load_model(settings: RunSettings, console: Console = SILENT) -> LoadedModel:
-    """The model of these settings."""
+    """The model of these settings, to score and edit: a checkpoint, not an adapter."""
+    if adapter_base(resolve(settings.model, say=console.say)):
+        raise SpinError(
+            f"{settings.model} is an adapter: it has no weights of its own to score and edit.",
+            change="give a merged checkpoint (`spin-llm baseline` writes one for lora and dora).",
+        )
     return load(
         settings.model,
         dtype=settings.dtype,

@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "src" / "spin_llm"
 LEAVES = ("errors", "files", "progress", "settings", "kernels")
 LEAF_IMPORTS = {"errors": (), "kernels": (), "progress": (), "files": ("errors",), "settings": ("errors",)}
 FLOW = ("data", "models", "scores", "selection", "patch", "evaluate", "report", "pipeline", "doctor", "cli")
-SIDE_BRANCHES = ("analysis", "baselines", "paper")  # they read artefacts; only the cli imports them
+SIDE_BRANCHES = ("analysis", "baselines", "paper")  # only the cli imports them
 ENTRY = ("__init__", "__main__")  # lazy re-exports, and `python -m spin_llm`
 MODULES = sorted(PACKAGE.rglob("*.py"))
 README = REPOSITORY / "README.md"
@@ -111,7 +111,7 @@ import sys
 sys.modules["torch"] = sys.modules["transformers"] = None
 from typer.testing import CliRunner
 from spin_llm.cli import app
-commands = "run score select apply revert verify eval report doctor judge".split()
+commands = "run score select apply revert verify eval baseline report doctor judge".split()
 for words in ([], *([c] for c in commands), ["judge", "fit"]):
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0 and "Usage" in result.output, (words, result.output, result.exception)
@@ -123,7 +123,7 @@ for words in ([], *([c] for c in commands), ["judge", "fit"]):
 def test_the_command_runs_as_a_module():
     result = fresh_python("-m", "spin_llm.cli", "--help")
     assert result.returncode == 0, result.stderr
-    for command in ("run", "score", "select", "apply", "revert", "verify", "eval", "report", "doctor", "judge"):
+    for command in ("run", "score", "select", "apply", "revert", "verify", "eval", "baseline", "report", "doctor", "judge"):
         assert re.search(rf"^\W*{command}\b", result.stdout, re.MULTILINE), command
 
 

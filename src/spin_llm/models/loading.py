@@ -1,8 +1,8 @@
 """A checkpoint folder loaded for scoring or generating.
 
 In: a local folder, a dtype, a device. Out: the transformers model in eval mode with no parameter asking for a gradient,
-its tokenizer, and where both came from. Left out: fetching (resolve.py) and which matrices can be edited
-(structure.py).
+its tokenizer, and where both came from. An adapter folder (adapters.py) is loaded as its base model with the adapter in
+it. Left out: fetching (resolve.py) and which matrices can be edited (structure.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from spin_llm.errors import SpinError
+from spin_llm.models.adapters import adapter_base, put_on
 from spin_llm.models.checkpoint import Checkpoint
 from spin_llm.models.resolve import Say, resolve
 
@@ -79,7 +80,9 @@ def load(
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    folder = resolve(model, say=say)
+    given = resolve(model, say=say)
+    base = adapter_base(given)
+    folder = given if base is None else resolve(base, say=say)
     device = pick_device()
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     placing = {"device_map": device_map} if device_map else {}
@@ -102,10 +105,12 @@ def load(
             f"{folder} lacks {len(missing)} of the model's tensors, such as {', '.join(missing[:3])}.",
             cause="an incomplete checkpoint, or an encoder's, which has no language-model head.",
         )
-    loaded.requires_grad_(False).eval()
     if not device_map:
         loaded.to(device)
-    return LoadedModel(model, loaded, tokenizer, Checkpoint(folder))
+    if base is not None:
+        loaded = put_on(loaded, given, folder)
+    loaded.requires_grad_(False).eval()
+    return LoadedModel(model, loaded, tokenizer, Checkpoint(given))
 
 
 def refuse_quantised(config: Any, folder: Path) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 
 from spin_llm.errors import SpinError
 from spin_llm.files import disk_error, sha256_file
+from spin_llm.models.adapters import adapter_config
 from spin_llm.models.checkpoint import weight_files
 
 Say = Callable[[str], None]
@@ -79,7 +80,7 @@ def resolve(model: str, *, say: Say = lambda message: None) -> Path:
 
 
 def _check_folder(folder: Path) -> Path:
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and adapter_config(folder) is None:
         seen = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
         raise SpinError(
             f"The folder {folder} is not a model: it has no config.json (it holds {seen}).",

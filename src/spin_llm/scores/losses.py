@@ -19,6 +19,7 @@ from torch import nn
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel
+from spin_llm.models.reft import prompt_lengths
 
 WIDE_BYTES = 2**23  # of float32 logits at a time
 SHORT = 256  # tokens
@@ -130,7 +131,8 @@ def response_logits(loaded: LoadedModel, batch: Sequence[Example]) -> tuple[torc
         targets += example.input_ids[length - response :]
     device = loaded.device
     ids, predicts = ids.to(device), predicts.to(device)
-    with head_input_narrowed(loaded.model, predicts):
+    prompts = [len(example.input_ids) - example.response_tokens for example in batch]
+    with head_input_narrowed(loaded.model, predicts), prompt_lengths(loaded.model, prompts):
         logits = loaded.model(input_ids=ids, use_cache=False).logits[0]
     return logits, torch.tensor(targets, device=logits.device), predicts.nonzero()[:, 0]
 

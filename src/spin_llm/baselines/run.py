@@ -1,0 +1,186 @@
+"""One baseline in one resumable folder: pairs in, a fine-tuned model or adapter out.
+
+In: `BaselineSettings` and a folder. Out: in the folder what the method saves (methods.py) and `baseline.json`: the
+settings, the data with their hashes, the base model, the loss of each step, and the path to give to `spin-llm eval`.
+A killed training continues with the same call and ends with the same bytes (on a CPU, in float32). Left out:
+evaluation.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from spin_llm.baselines import methods
+from spin_llm.baselines.mixture import mixture_record, read_mixture
+from spin_llm.baselines.settings import UNCOMPARED, BaselineSettings
+from spin_llm.baselines.training import train
+from spin_llm.data import Example, encode_all, resolve_template
+from spin_llm.errors import SpinError
+from spin_llm.files import disk_error, read_json, write_json
+from spin_llm.models import Checkpoint, LoadedModel, load, resolve
+from spin_llm.models.adapters import adapter_base
+from spin_llm.progress import SILENT, Console
+
+RECORD = "baseline.json"
+STATE = "state.safetensors"
+PACKAGES = ("spin-llm", "torch", "transformers", "peft", "safetensors")
+
+
+def train_baseline(
+    settings: BaselineSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT
+) -> dict[str, Any]:
+    """Train and save; what baseline.json holds, whose `result` is the folder to evaluate.
+
+    Raises SpinError on bad input, before anything of the user's is touched.
+    """
+    mixture = read_mixture(settings)
+    data = mixture_record(settings, mixture)
+    check_folder(settings, folder, data, overwrite=overwrite)
+    if not overwrite and (folder / RECORD).is_file() and (found := read_json(folder / RECORD))["result"]:
+        console.say(f"{folder} is complete")
+        return dict(found)
+    loaded = load_base(settings, console)
+    trained = methods.prepare(loaded, settings)
+    examples = encode_mixture(settings, loaded, [pair for pairs in mixture.values() for pair in pairs])
+    record = describe(settings, loaded, data, examples)
+    start(folder, record, overwrite=overwrite)
+    shown = ", ".join(f"{row['examples']} {row['name']}" for row in data)
+    console.say(f"{settings.method}: {record['trained_parameters']:,} parameters on {shown} pairs")
+    losses = train(loaded, examples, settings, folder / STATE, console)
+    before = file_names(folder)
+    try:
+        result = methods.save(trained, loaded, settings, folder)
+        if settings.method in ("lora", "dora") and settings.merge:
+            del trained, loaded
+            result = merge(settings, folder, console)
+    except OSError as error:
+        raise disk_error(error, folder) or error from None
+    files = sorted(file_names(folder) - before)
+    record |= {"losses": losses, "result": "." if result == folder else result.name, "files": files}
+    write_json(folder / RECORD, record)
+    (folder / STATE).unlink(missing_ok=True)
+    return record
+
+
+def load_base(settings: BaselineSettings, console: Console = SILENT) -> LoadedModel:
+    """The model to fine-tune; float32 for full fine-tuning, whatever it computes in."""
+    loaded = load(
+        settings.model,
+        dtype="float32" if settings.method == "full" else settings.dtype,
+        trust_remote_code=settings.trust_remote_code,
+        say=console.say,
+    )
+    if adapter_base(loaded.checkpoint.folder):
+        raise SpinError(f"{settings.model} is an adapter.", change="give its base model, or a merged checkpoint.")
+    return loaded
+
+
+def merge(settings: BaselineSettings, folder: Path, console: Console = SILENT) -> Path:
+    """Write the checkpoint that is the base with the saved adapter in it, computed in float32."""
+    adapter = str(folder / methods.ADAPTER)
+    adapted = load(adapter, dtype="float32", trust_remote_code=settings.trust_remote_code, say=console.say)
+    methods.save_checkpoint(adapted.model, Checkpoint(resolve(settings.model)), folder)
+    return folder
+
+
+def encode_mixture(settings: BaselineSettings, loaded: LoadedModel, pairs: Sequence[Any]) -> list[Example]:
+    """The pairs as scoring and evaluation encode them."""
+    length = min(settings.max_length, loaded.context)
+    return encode_all(loaded.tokenizer, pairs, template=settings.template, max_length=length)
+
+
+def describe(
+    settings: BaselineSettings, loaded: LoadedModel, data: Sequence[dict[str, Any]], examples: Sequence[Example]
+) -> dict[str, Any]:
+    """baseline.json as it is when training begins."""
+    return {
+        "settings": settings.as_json(),
+        "data": list(data),
+        "model": {
+            "name": settings.model,
+            "fingerprint": loaded.checkpoint.fingerprint,
+            "template": resolve_template(loaded.tokenizer, settings.template),
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+        },
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
+        "response_tokens": sum(example.response_tokens for example in examples),
+        "truncated_prompts": sum(example.truncated > 0 for example in examples),
+        "trained_parameters": sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
+        "losses": [],
+        "result": None,
+        "files": [],
+    }
+
+
+def file_names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def check_folder(
+    settings: BaselineSettings, folder: Path, data: Sequence[dict[str, Any]], *, overwrite: bool = False
+) -> None:
+    """Make sure that `folder` is new, empty, or the same baseline (which is then resumed); with `overwrite`, any
+    baseline."""
+    if not (folder / RECORD).is_file():
+        if folder.is_file() or (folder.is_dir() and any(path.suffix != ".part" for path in folder.iterdir())):
+            raise SpinError(
+                f"The output {folder} exists and is not a baseline.", change="choose another folder with --output."
+            )
+        return
+    before = read_json(folder / RECORD)
+    now = listed(settings.as_json())
+    changed = [
+        f"{name}: {before['settings'].get(name)!r} there, {value!r} now"
+        for name, value in now.items()
+        if name not in UNCOMPARED and before["settings"].get(name) != value
+    ]
+    if before["data"] != list(data) and not changed:
+        changed = ["the data changed"]
+    if changed and not overwrite:
+        raise SpinError(
+            f"{folder} holds a baseline with other settings ({'; '.join(changed[:4])}).",
+            change="choose another folder with --output, or --overwrite to start that one anew.",
+        )
+
+
+def listed(value: Any) -> Any:
+    """A value as JSON gives it back: tuples are lists."""
+    if isinstance(value, dict):
+        return {key: listed(item) for key, item in value.items()}
+    return [listed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def start(folder: Path, record: dict[str, Any], *, overwrite: bool) -> None:
+    """Write baseline.json; with `overwrite` delete what an earlier training wrote. SpinError when a resumed training's
+    base model is another."""
+    path = folder / RECORD
+    if path.is_file() and not overwrite:
+        if read_json(path)["model"] != record["model"]:
+            raise SpinError(
+                f"The model changed since the training in {folder} began.",
+                change="restore it, or start anew with --overwrite.",
+            )
+        return
+    if path.is_file():
+        delete_outputs(folder)
+    write_json(path, record)
+
+
+def delete_outputs(folder: Path) -> None:
+    """Delete what a baseline wrote, and nothing else; baseline.json goes last."""
+    for name in ("saving.part", methods.ADAPTER):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (*read_json(folder / RECORD)["files"], STATE, RECORD):
+        (folder / name).unlink(missing_ok=True)
