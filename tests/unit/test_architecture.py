@@ -123,7 +123,8 @@ for words in ([], *([c] for c in commands), ["judge", "fit"]):
 def test_the_command_runs_as_a_module():
     result = fresh_python("-m", "spin_llm.cli", "--help")
     assert result.returncode == 0, result.stderr
-    for command in ("run", "score", "select", "apply", "revert", "verify", "eval", "baseline", "report", "doctor", "judge"):
+    commands = "run sweep score select apply revert verify eval stability baseline report doctor judge"
+    for command in commands.split():
         assert re.search(rf"^\W*{command}\b", result.stdout, re.MULTILINE), command
 
 
