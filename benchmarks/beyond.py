@@ -22,7 +22,7 @@ from spin_llm import pipeline
 from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.evaluation import BASE, EDITED, Evaluation, evaluate
 from spin_llm.evaluate.pick import find_edit
-from spin_llm.evaluate.proxy import contrast_losses
+from spin_llm.evaluate.proxy import Reference, measure_proxy, measure_reference
 from spin_llm.evaluate.search import Bench, Trial, attempt, edited_model, ranked
 from spin_llm.files import read_json, write_json
 from spin_llm.patch import Patch, memory_patch
@@ -55,7 +55,7 @@ def settings_of(model: str, data_dir: str, seed: int, questions: int) -> RunSett
 
 def tried_ratios(bench: Bench, rules: tuple[str, ...], keep: float) -> list[Trial]:
     """Every rule at every ratio, as the search's opening has them."""
-    base = contrast_losses(bench.loaded, bench.contrasts)
+    base = measure_reference(bench.loaded, bench.contrasts, bench.general)
     made = []
     for rule in rules:
         more: dict[str, Any] = {"granularity": "model", "protect_ratio": keep} if rule == "signed" else {}
@@ -67,7 +67,7 @@ def tried_ratios(bench: Bench, rules: tuple[str, ...], keep: float) -> list[Tria
 
 def rounds(bench: Bench, settings: RunSettings, data: Any, recipe: Recipe, parts: int) -> dict[str, Any]:
     """The same number of weights in `parts` rounds: score, suppress a part, score again with it suppressed."""
-    base = contrast_losses(bench.loaded, bench.contrasts)
+    base = measure_reference(bench.loaded, bench.contrasts, bench.general)
     whole = recipe.select(bench.concepts, bench.protected)
     chosen: dict[str, Any] = {}
     concepts, protected = dict(bench.concepts), dict(bench.protected)
@@ -98,12 +98,9 @@ def rounds(bench: Bench, settings: RunSettings, data: Any, recipe: Recipe, parts
     return found
 
 
-def measured(bench: Bench, selection: Selection, base: Any) -> dict[str, Any]:
-    from spin_llm.evaluate.proxy import measure_proxy
-
-    patch = memory_patch(bench.loaded.model, selection)
-    view = lambda: edited_model(bench.loaded, patch)  # noqa: E731
-    return measure_proxy(bench.loaded, view, bench.contrasts, base, bench.general).as_json()
+def measured(bench: Bench, selection: Selection, base: Reference) -> dict[str, Any]:
+    with edited_model(bench.loaded, memory_patch(bench.loaded.model, selection)) as edited:
+        return measure_proxy(edited, bench.contrasts, bench.general, base).as_json()
 
 
 def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]) -> dict[str, Any]:

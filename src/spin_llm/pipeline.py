@@ -41,7 +41,7 @@ from spin_llm.evaluate.evaluation import Served
 from spin_llm.evaluate.judging import refuse_fingerprint, refuse_model_under_edit
 from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.pick import find_edit
-from spin_llm.evaluate.proxy import Contrast
+from spin_llm.evaluate.proxy import KL_PAIRS, Contrast
 from spin_llm.evaluate.search import Bench
 from spin_llm.evaluate.server import ServerCompleter, served, server_completer
 from spin_llm.evaluate.stability import ScoredExamples, measure_stability, stability_summary
@@ -76,7 +76,7 @@ from spin_llm.selection import (
 from spin_llm.settings import BY_MARGIN, SEARCHED, SIGNED, RunSettings, flag_of, scope_of
 
 ALONE = Ranks()
-CONTRAST_PAIRS = 48  # of each kind and concept, at most, to search with
+CONTRAST_PAIRS = 32  # of each kind and concept, at most, to search with
 LEAST_CONTRAST = 8
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
 NO_STABILITY = "the rule 'signed' has no top sets to select again from resampled examples"
@@ -561,8 +561,11 @@ def expected_text(settings: RunSettings, data: RunData, scoring: float, tokens: 
     """What the run will take, from the time of scoring: a forward pass is a third of it, a token of an answer takes
     as long as four (measured in batches: docs/search.md), a verdict with the local judge as long as 60."""
     forward = scoring / max(tokens, 1) / 3
-    budget, mean = settings.budget, tokens / max(1, sum(map(len, (*data.concepts.values(), *data.unaware.values()))))
-    pairs = 3 * len(data.choose) + sum(len(kind) for kinds in data.contrasts.values() for kind in kinds)
+    budget, mean = (
+        settings.budget,
+        tokens / max(1, sum(map(len, (*data.concepts.values(), *data.unaware.values(), *data.protect.values())))),
+    )
+    pairs = len(data.choose) + KL_PAIRS + sum(len(kind) for kinds in data.contrasts.values() for kind in kinds)
     asked, search = (sum(map(len, questions.values())) for questions in (data.questions, data.search))
     answers = asked * (2 + len(settings.wanted_controls)) + search * (1.0 + 0.75 * budget.survivors + 0.5)
     seconds = {
@@ -638,9 +641,7 @@ def bench_of(
         for name, (aware, unaware) in data.contrasts.items()
     }
     general = encode(settings, loaded, data.choose)
-    return Bench(
-        loaded, scores["concepts"], scores["protect"], contrasts, general, settings.max_perplexity_increase
-    )
+    return Bench(loaded, scores["concepts"], scores["protect"], contrasts, general, settings.max_perplexity_increase)
 
 
 def search_stage(

@@ -39,7 +39,7 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(64, 12, 3, 20, 100),
+    "quick": Effort(64, 10, 3, 20, 60),
     "standard": Effort(128, 32, 6, 80, None),
     "thorough": Effort(128, 120, 12, 160, None),
 }

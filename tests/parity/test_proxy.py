@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import tiny
 import torch
 
-from spin_llm.evaluate.proxy import Contrast, contrast_losses, gains_of, measure_proxy, response_means
+from spin_llm.evaluate.likelihood import compare_likelihoods
+from spin_llm.evaluate.proxy import (
+    Contrast,
+    contrast_losses,
+    gains_of,
+    measure_proxy,
+    measure_reference,
+    response_means,
+)
 from spin_llm.evaluate.search import Bench, attempt, edited_model
 from spin_llm.models import editable_matrices
 from spin_llm.patch import memory_patch
@@ -34,7 +43,13 @@ def test_the_proxy_is_what_single_examples_give(loaded):
     general = tiny.examples(3)
     before = contrast_losses(loaded, contrasts)
     patch = memory_patch(loaded.model, tiny.mlp_selection(loaded.model, per_matrix=40))
-    found = measure_proxy(loaded, lambda: edited_model(loaded, patch), contrasts, before, general)
+    reference = measure_reference(loaded, contrasts, general)
+    with edited_model(loaded, patch):
+        found = measure_proxy(loaded, contrasts, general, reference)
+    whole = compare_likelihoods(lambda: nullcontext(loaded), lambda: edited_model(loaded, patch), general)
+    with edited_model(loaded, patch):
+        assert measure_proxy(loaded, contrasts, general, reference) == found, "the reference is not used up"
+    assert found.kl == pytest.approx(whole.kl.sum() / whole.tokens.sum(), rel=1e-4)
     base = mean_loss(loaded, general)
     with edited_model(loaded, patch):
         after = contrast_losses(loaded, contrasts)
@@ -63,7 +78,7 @@ def test_weights_chosen_by_signed_raise_the_margins_they_were_chosen_for(loaded)
     bench = Bench(loaded, concepts, {"general": general}, contrasts, tiny.examples(8), 9.0)
     before = {name: parameter.clone() for name, parameter in loaded.model.state_dict().items()}
     recipe = Recipe("signed", 5e-4, granularity="model", scale=0.99)
-    tried = attempt(bench, 0, recipe, contrast_losses(loaded, contrasts))
+    tried = attempt(bench, 0, recipe, measure_reference(loaded, contrasts, bench.general))
     assert tried.proxy is not None
     assert tried.weights == 6
     selection = recipe.select(concepts, {"general": general})

@@ -165,7 +165,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return replace(found, recipe=recipe)
 
     monkeypatch.setattr(searching, "attempt", attempt)
-    monkeypatch.setattr(searching, "contrast_losses", lambda *_: {"fairness": (), "privacy": ()})
+    monkeypatch.setattr(searching, "measure_reference", lambda *_: object())
     return seen
 
 

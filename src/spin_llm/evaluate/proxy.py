@@ -5,15 +5,15 @@ per concept the change of the margin, in nats per response token,
 
     margin = mean over unaware responses of the mean loss of their tokens - the same over aware responses
 
-with an interval over the responses, and the relative change of perplexity. A cheap stand-in for awareness, to search
-with: that a model thinks more of aware responses is not yet that it gives them. Left out: the answers (evaluation.py).
+with an interval over the responses, and the relative change of perplexity. What the unedited model does is taken once.
+A cheap stand-in for awareness, to search with: that a model thinks more of aware responses is not yet that it gives
+them. Left out: the answers (evaluation.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from spin_llm.data import Example
-from spin_llm.evaluate.likelihood import View, compare_likelihoods
+from spin_llm.evaluate.likelihood import divergences
 from spin_llm.evaluate.statistics import Floats
 from spin_llm.models import LoadedModel
-from spin_llm.scores.losses import length_sorted_batches, response_losses
+from spin_llm.scores.losses import length_sorted_batches, response_logits, response_losses
 
 BATCH_TOKENS = 4096
+KL_PAIRS = 16  # of the general pairs: their logits are kept
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,48 @@ def gains_of(base: Losses, edited: Losses) -> dict[str, Gain]:
     return found
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What the unedited model does, taken once for many edits: losses of the contrasts, summed loss in nats of each
+    general pair, and the logits of the response tokens of the first `KL_PAIRS` of them, by batch."""
+
+    losses: Losses
+    general: Floats
+    logits: Sequence[tuple[Sequence[Example], torch.Tensor]]
+
+
+def measure_reference(loaded: LoadedModel, contrasts: Mapping[str, Contrast], general: Sequence[Example]) -> Reference:
+    """One forward pass over everything; the logits kept are of at most `KL_PAIRS` pairs, in the model's dtype."""
+    with torch.inference_mode():
+        batches = length_sorted_batches(general[:KL_PAIRS], BATCH_TOKENS)
+        logits = [(batch, response_logits(loaded, batch)[0]) for batch in batches]
+    return Reference(contrast_losses(loaded, contrasts), summed_losses(loaded, general), logits)
+
+
+def summed_losses(loaded: LoadedModel, examples: Sequence[Example]) -> Floats:
+    """Summed loss of each example's response in nats; shape (n,)."""
+    return response_means(loaded, examples) * response_tokens(examples)
+
+
+def response_tokens(examples: Sequence[Example]) -> Floats:
+    return np.array([example.response_tokens for example in examples], dtype=np.float64)
+
+
+def relative_increase(edited: Floats, base: Floats, examples: Sequence[Example]) -> float:
+    """The relative increase of perplexity over `examples` from their summed losses."""
+    return math.expm1(min(float((edited - base).sum() / response_tokens(examples).sum()), 700.0))
+
+
 def measure_proxy(
-    loaded: LoadedModel, view: View, contrasts: Mapping[str, Contrast], base: Losses, general: Sequence[Example]
+    edited: LoadedModel, contrasts: Mapping[str, Contrast], general: Sequence[Example], reference: Reference
 ) -> Proxy:
-    """The proxy of the edit that `view` puts into the loaded model; `base` are the losses without it."""
-    losses = compare_likelihoods(lambda: nullcontext(loaded), view, general)
-    tokens = float(losses.tokens.sum())
-    with view() as edited:
-        gains = gains_of(base, contrast_losses(edited, contrasts))
-    increase = math.expm1(min(float((losses.edited - losses.base).sum()) / tokens, 700.0))
-    return Proxy(gains, increase, float(losses.kl.sum()) / tokens)
+    """The proxy of the edit that is in the model `edited`; `reference` is of the same pairs without it."""
+    gains = gains_of(reference.losses, contrast_losses(edited, contrasts))
+    increase = relative_increase(summed_losses(edited, general), reference.general, general)
+    total, tokens = 0.0, 0
+    with torch.inference_mode():
+        for batch, base in reference.logits:
+            logits, targets, _ = response_logits(edited, batch)
+            total += float(divergences(base, logits, targets)[:, 2].sum())
+            tokens += len(targets)
+    return Proxy(gains, increase, total / max(tokens, 1))

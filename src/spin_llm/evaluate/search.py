@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,16 @@ from scipy.special import ndtri
 
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.likelihood import compare_likelihoods
-from spin_llm.evaluate.proxy import Contrast, Gain, Losses, Proxy, contrast_losses, measure_proxy
+from spin_llm.evaluate.proxy import (
+    Contrast,
+    Gain,
+    Proxy,
+    Reference,
+    measure_proxy,
+    measure_reference,
+    relative_increase,
+    summed_losses,
+)
 from spin_llm.evaluate.statistics import ALPHA
 from spin_llm.files import read_progress, sync_append
 from spin_llm.models import LoadedModel
@@ -150,7 +158,7 @@ def search(
     with console.bar("trying edits", trials) as advance:
         advance(min(len(done), trials))
         for number in range(len(done), trials):
-            base = base or contrast_losses(bench.loaded, bench.contrasts)
+            base = base or measure_reference(bench.loaded, bench.contrasts, bench.general)
             chosen = parameters(start[number], bench.space) if number < len(start) else study.ask(1000 * seed + number)
             trial = attempt(bench, number, recipe_from(chosen, usual, bench.space), base)
             sync_append(journal, [{**trial.as_json(), "parameters": chosen}])
@@ -160,7 +168,7 @@ def search(
     return done[:trials]
 
 
-def attempt(bench: Bench, number: int, recipe: Recipe, base: Losses) -> Trial:
+def attempt(bench: Bench, number: int, recipe: Recipe, base: Reference) -> Trial:
     """Select, suppress in memory, measure, restore."""
     try:
         selection = recipe.select(bench.concepts, bench.protected, allow_empty=True)
@@ -169,15 +177,12 @@ def attempt(bench: Bench, number: int, recipe: Recipe, base: Losses) -> Trial:
     if not selection.weights:
         return Trial(number, recipe, 0, None, None, "selects no weight")
     patch = memory_patch(bench.loaded.model, selection, scale=recipe.scale)
-
-    def view() -> AbstractContextManager[LoadedModel]:
-        return edited_model(bench.loaded, patch)
-
-    screen = compare_likelihoods(lambda: nullcontext(bench.loaded), view, bench.general[:SCREEN_PAIRS])
-    first = math.expm1(min(float((screen.edited - screen.base).sum() / screen.tokens.sum()), 700.0))
-    if first > HOPELESS * bench.max_increase + HOPELESS_MARGIN:
-        return Trial(number, recipe, selection.weights, first, None, "ruins the model")
-    proxy = measure_proxy(bench.loaded, view, bench.contrasts, base, bench.general)
+    with edited_model(bench.loaded, patch) as edited:
+        screen = bench.general[:SCREEN_PAIRS]
+        first = relative_increase(summed_losses(edited, screen), base.general[:SCREEN_PAIRS], screen)
+        if not first <= HOPELESS * bench.max_increase + HOPELESS_MARGIN:  # also when it is not a number
+            return Trial(number, recipe, selection.weights, first, None, "ruins the model")
+        proxy = measure_proxy(edited, bench.contrasts, bench.general, base)
     return Trial(number, recipe, selection.weights, proxy.increase, proxy)
 
 

@@ -1,0 +1,1 @@
+"""The paper's experiments, each one command: declarative specs, run over the public API, beside the printed numbers."""

@@ -1,0 +1,180 @@
+"""Arms made: scores and patches, fine-tuned models, their answers and verdicts, each once however many experiments
+ask for it.
+
+In: the settings that all arms share, a work folder. Out: for an arm a view of its model and what it is; its axes
+against the base. Everything has a name made of the content that decides it, so a step that is done is not repeated,
+in this experiment or another, and a run that is cut off goes on. Left out: which arms there are (specs.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from spin_llm import pipeline
+from spin_llm.baselines import settings as baselines
+from spin_llm.errors import SpinError
+from spin_llm.evaluate import choose_ratio
+from spin_llm.evaluate.coherence import load_coherence_judge
+from spin_llm.evaluate.evaluation import BASE, EDITED, answers, judge_rows, measured
+from spin_llm.evaluate.judging import remembering
+from spin_llm.evaluate.likelihood import View, compare_likelihoods
+from spin_llm.files import read_json, sha256_json, write_json
+from spin_llm.models import LoadedModel, load
+from spin_llm.paper.specs import Arm
+from spin_llm.patch import Patch, load_patch, save_patch
+from spin_llm.progress import SILENT, Console
+from spin_llm.settings import SEARCHED, RunSettings, scope_of
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all arms share: settings (the model, questions, judge), the loaded base, a folder, how small."""
+
+    settings: RunSettings
+    loaded: LoadedModel
+    folder: Path
+    limit: int | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    console: Console = SILENT
+
+    def settings_of(self, arm: Arm) -> RunSettings:
+        """The settings of an edit: the arm's options over the shared ones."""
+        return replace(self.settings, **arm.options)
+
+    def key(self, arm: Arm) -> str:
+        """A name that says what decides the arm's answers: short for people, with a hash of the rest."""
+        shared = {name: value for name, value in self.settings.as_json().items() if scope_of(name) != "volatile"}
+        decided: list[Any] = [shared, self.loaded.checkpoint.fingerprint]
+        if arm.kind == "base":
+            return f"base-{sha256_json(decided)[:12]}"
+        more = [arm.kind, dict(arm.options), self.limit, dict(self.training) if arm.kind == "train" else {}]
+        return f"{slug(arm.name)}-{sha256_json([*decided, *more])[:12]}"
+
+
+def slug(name: str) -> str:
+    return "".join(character if character.isalnum() else "-" for character in name.lower()).strip("-")
+
+
+def make_view(work: Work, arm: Arm) -> tuple[View | None, dict[str, Any]]:
+    """(the arm's model while it is looked at, what it is); None when the edit selects nothing: said, not hidden."""
+    if arm.kind == "base":
+        return lambda: nullcontext(work.loaded), {"weights": 0}
+    if arm.kind == "train":
+        return trained_view(work, arm)
+    try:
+        patch = make_edit(work, arm)
+    except SpinError as error:
+        if "selects no weight" not in error.what and "No ratio on the grid" not in error.what:
+            raise
+        return None, {"weights": 0, "why": error.what.splitlines()[0]}
+    about = {name: patch.metadata.get(name) for name in ("rule", "ratio", "granularity", "penalty", "scale")}
+    return pipeline.patched_view(work.loaded, patch), {"weights": patch.weights, **about}
+
+
+def make_edit(work: Work, arm: Arm) -> Patch:
+    """The patch of an edit, from scores that arms with the same data share."""
+    settings = work.settings_of(arm)
+    path = work.folder / "edits" / work.key(arm) / "patch.safetensors"
+    if path.is_file():
+        return load_patch(path)
+    decides_scores = {name: value for name, value in settings.as_json().items() if scope_of(name) == "all"}
+    scored = work.folder / "scores" / sha256_json({**decides_scores, "statistics": settings.wanted_statistics})[:12]
+    data = pipeline.read_data(settings)
+    if not all(pipeline.score_file(scored, name).is_file() for name in (*data.concepts, *data.protect)):
+        pipeline.score_missing(
+            settings,
+            scored,
+            work.loaded,
+            data,
+            {name: pipeline.score_file(scored, name) for name in (*data.concepts, *data.protect)},
+            work.console,
+            pipeline.ALONE,
+        )
+    scores = pipeline.stored_scores(settings, scored)
+    if settings.rule == SEARCHED:
+        recipe = pipeline.search_stage(settings, path.parent, work.loaded, data, scores, work.console)
+    else:
+        recipe = pipeline.usual_recipe(settings, settings.rule, settings.ratio or 0.5)
+    if settings.ratio is None and settings.rule != SEARCHED:
+        ratio, _ = choose_ratio(
+            work.loaded,
+            scores["concepts"],
+            scores["protect"],
+            pipeline.encode(settings, work.loaded, data.choose),
+            recipe=recipe,
+            max_increase=settings.max_perplexity_increase,
+            console=work.console,
+        )
+        recipe = replace(recipe, ratio=ratio)
+    selection = recipe.select(scores["concepts"], scores["protect"])
+    save_patch(path, pipeline.patch_of(settings, work.loaded.checkpoint, selection, scores, recipe))
+    return load_patch(path)
+
+
+def trained_view(work: Work, arm: Arm) -> tuple[View, dict[str, Any]]:
+    """A fine-tuned model, trained when it is not there, loaded while it is looked at."""
+    from spin_llm.baselines.run import train_baseline
+
+    options = {**work.training, **arm.options}
+    sources = dict(work.settings.concepts)
+    share = options.pop("mix", 1.0)
+    names = [name for name, part in (("privacy", share), ("fairness", 1 - share)) if part > 0]
+    chosen = baselines.make(
+        options.pop("method"),
+        work.settings.model,
+        data=tuple((name, sources[name]) for name in names),
+        mix=(("privacy", share), ("fairness", 1 - share)) if len(names) > 1 else (),
+        data_dir=work.settings.data_dir,
+        template=work.settings.template,
+        seed=work.settings.seed,
+        **{
+            name: value
+            for name, value in options.items()
+            if name in {f.name for f in fields(baselines.BaselineSettings)}
+        },
+    )
+    folder = work.folder / "trained" / work.key(arm)
+    record = train_baseline(chosen, folder, console=work.console)
+
+    @cache
+    def model() -> LoadedModel:  # once for answers and losses, and gone with the view
+        return load(str(folder / record["result"]), dtype=str(work.loaded.dtype).removeprefix("torch."))
+
+    return lambda: nullcontext(model()), {
+        "weights": record["trained_parameters"],
+        "loss": record["losses"][-1] if record["losses"] else None,
+    }
+
+
+def arm_results(work: Work, arm: Arm) -> dict[str, Any]:
+    """What the arm is, and its axes, style and phrases against the base on the same questions; from disk when done."""
+    file = work.folder / "arms" / f"{work.key(arm)}.json"
+    if file.is_file():
+        return dict(read_json(file))
+    view, about = make_view(work, arm)
+    found: dict[str, Any] = {"name": arm.name, "kind": arm.kind, "about": about}
+    if view is not None:
+        found |= compare(work, arm, view)
+    write_json(file, found)
+    return found
+
+
+def compare(work: Work, arm: Arm, view: View) -> dict[str, Any]:
+    """Answers, verdicts and losses of an arm beside the base's, which are answered once for all arms."""
+    settings, data = work.settings, pipeline.read_data(work.settings)
+    asked = pipeline.evaluation_of(settings, work.loaded, data)
+    bare = Arm("origin")
+    base = answers(work.key(bare), lambda: nullcontext(work.loaded), asked, work.folder, console=work.console)
+    other = base if arm.kind == "base" else answers(work.key(arm), view, asked, work.folder, console=work.console)
+    rows = [{**row, "model": name} for name, part in ((BASE, base), (EDITED, other)) for row in part]
+    judge, coherence = pipeline.judge_of(settings, work.loaded), load_coherence_judge()
+    kept = remembering(judge, work.folder / "progress" / "judged.jsonl")
+    verdicts = judge_rows(kept, rows, coherence=coherence, console=work.console)
+    losses = compare_likelihoods(lambda: nullcontext(work.loaded), view, asked.general)
+    found = measured(verdicts, rows, {EDITED: losses}, judge, coherence=coherence, seed=settings.seed)
+    return {name: found[name] for name in ("axes", "style", "phrases", "judge")}
