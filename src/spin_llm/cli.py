@@ -436,6 +436,56 @@ def stability(
 
 
 @app.command()
+def paper(
+    experiment: Annotated[
+        str, typer.Argument(help="table1, table2, malicious, few-shot, mixing, ratio, modules, ...; all.")
+    ],
+    model: Model,
+    output: Output = None,
+    limit: Annotated[
+        int | None, typer.Option(min=4, help="A small version: at most so many questions, examples and training pairs.")
+    ] = None,
+    also: Annotated[list[str] | None, typer.Option("--also", help="For sizes: a further model; repeat it.")] = None,
+    preset: Annotated[bool, typer.Option("--preset", help="The paper's settings: ratio 5e-7, raw prompts.")] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the fine-tuning baselines.")] = None,
+    concept: Concept = None,
+    protect: Protect = None,
+    questions: Questions = None,
+    data_dir: DataDir = None,
+    examples: Examples = None,
+    max_questions: MaxQuestions = None,
+    template: Template = default_of("template"),
+    new_tokens: NewTokens = default_of("new_tokens"),
+    dtype: Dtype = default_of("dtype"),
+    ratio: Ratio = "auto",
+    max_perplexity_increase: MaxIncrease = default_of("max_perplexity_increase"),
+    keep: Keep = default_of("keep"),
+    effort: EffortName = default_of("effort"),
+    capability_tasks: CapabilityTasks = None,
+    capabilities: Capabilities = None,
+    capabilities_limit: CapabilitiesLimit = None,
+    judge: JudgeName = default_of("judge"),
+    judge_quality: JudgeQuality = None,
+    trust_remote_code: TrustRemoteCode = False,
+    seed: Seed = default_of("seed"),
+    quiet: Quiet = False,
+) -> None:
+    """Run an experiment of the paper: its table or figure, beside the printed numbers; what is done is kept."""
+    options = locals()
+    if preset:
+        options |= {"ratio": "5e-7", "template": "released"}
+    settings = settings_of(options)
+    folder = output or Path("runs") / f"{slug(model)}-paper"
+    with console_of(quiet) as console:
+        from spin_llm.paper.run import run_paper
+
+        training = {"epochs": epochs} if epochs else {}
+        options = {"limit": limit, "models": also or [], "training": training, "ratio": settings.ratio}
+        for path in run_paper(experiment, settings, folder, **options, console=console):
+            print(path)
+
+
+@app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders with results.")],
     output: Annotated[

@@ -24,6 +24,7 @@ from spin_llm.report.figures import png_bytes
 from spin_llm.settings import RunSettings
 
 TASKS = ("paper",)
+PAPER_RATIO = 5e-7
 
 
 def run_paper(
@@ -34,11 +35,13 @@ def run_paper(
     limit: int | None = None,
     models: Sequence[str] = (),
     training: Mapping[str, Any] | None = None,
+    ratio: float | None = None,
     console: Console = SILENT,
 ) -> list[Path]:
     """One experiment, or `all`; the files written. `limit` is the most questions, examples and training pairs; `models`
-    are the further ones of `sizes`; `training` options of the fine-tuning baselines. SpinError for an unknown name."""
-    known = experiments(limit, settings.ratio)
+    are the further ones of `sizes`; `training` options of the fine-tuning baselines; `ratio` is SPIN's (None: the
+    largest that the limit on perplexity allows). SpinError for an unknown name."""
+    known = experiments(limit, ratio)
     if name not in (*known, "all"):
         raise SpinError(f"There is no experiment {name!r}.", change=f"give {', '.join(known)}, or all.")
     wanted = [known[name]] if name != "all" else list(known.values())
@@ -82,7 +85,8 @@ def write_experiment(experiment: Experiment, work: Work, models: Sequence[str]) 
         measure = {"answers": arm_results, "tasks": task_results, "margins": margin_results}
         measure["information"] = information_results
         results = [measure[experiment.kind](work, arm) for arm in experiment.arms]
-    text = markdown(experiment, results, work.settings.model, differences(work.settings))
+    ratio = next((arm.options["ratio"] for arm in experiment.arms if arm.name == "SPIN"), None)
+    text = markdown(experiment, results, work.settings.model, differences(work.settings, ratio))
     base = work.folder / experiment.name
     write_json(base.with_suffix(".json"), {"experiment": asdict(experiment), "results": results})
     drawn = figure(experiment, results)
@@ -152,19 +156,20 @@ def information_results(work: Work, arm: Arm) -> dict[str, Any]:
     return {**found, "location": location_report({arm.name: patch})}
 
 
-def differences(settings: RunSettings) -> list[str]:
-    """What is not as in the paper, from the settings."""
+def differences(settings: RunSettings, ratio: float | None) -> list[str]:
+    """What is not as in the paper, from the settings and SPIN's ratio."""
     found = [f"model {Path(settings.model).name}", f"judge {settings.judge} (the paper: MD-Judge-v0.1)"]
     sources = sorted({source for _, source in (*settings.concepts, *settings.questions)})
     found.append(f"data {', '.join(sources)}, questions that the search of `auto` used left out")
     if settings.template != "released":
         found.append("prompts in the model's chat template (the paper: raw; --template released)")
-    found.append(
-        f"ratio {settings.ratio:g}"
-        if settings.ratio
-        else "ratio chosen by perplexity (the paper: 5e-7, which is 0 weights "
-        f"in a small matrix), at most {settings.max_perplexity_increase:.0%}"
-    )
+    if ratio is None:
+        most = f"{settings.max_perplexity_increase:.0%}"
+        found.append(
+            f"ratio chosen by perplexity, at most {most} more (the paper: 5e-7, no weight at all in small matrices)"
+        )
+    elif ratio != PAPER_RATIO:
+        found.append(f"ratio {ratio:g} (the paper: 5e-7)")
     found.append("hyper-parameters of the fine-tuning baselines are common ones, the paper prints none")
     return found
 

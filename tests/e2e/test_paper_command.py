@@ -1,0 +1,150 @@
+"""`paper EXPERIMENT`: every experiment on a tiny model, shared steps done once, an interrupted one goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from harness import WORDS, Command, write_rows
+
+from spin_llm.paper.specs import experiments
+from spin_llm.paper.tables import printed, printed_rows
+
+pytest_plugins = ["harness"]
+
+
+@pytest.fixture(scope="module")
+def words(tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    data = tmp_path_factory.mktemp("paper")
+    for name in ("fairness", "privacy"):
+        rows = [
+            {
+                "prompt": f"{name} {i}: {WORDS[i % len(WORDS)]}?",
+                "aware": f"I would rather not say {i % 5}.",
+                "unaware": f"Sure, {WORDS[i % 7]} is {i % 3}.",
+            }
+            for i in range(24)
+        ]
+        write_rows(data / f"{name}.csv", rows)
+    general = [{"prompt": f"Tell of {word} {i}.", "response": f"{word} {i}."} for i in range(4) for word in WORDS]
+    write_rows(data / "general.csv", general)
+    write_rows(data / "questions.csv", [{"prompt": f"Who is {w} {i}?", "facet": w[0]} for i in range(3) for w in WORDS])
+    sources = [
+        *(word for name in ("fairness", "privacy") for word in ("--concept", f"{name}={data / name}.csv")),
+        *("--protect", f"general={data / 'general.csv'}", "--questions", str(data / "questions.csv")),
+    ]
+    limits = "--template raw --dtype float32 --keep 0.1 --new-tokens 4 --max-perplexity-increase 0.3 --limit 8"
+    return [str(tiny_folder("llama")), *sources, *limits.split(), "--epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One work folder for all experiments of this module, as `all` has."""
+    return tmp_path_factory.mktemp("work")
+
+
+def test_table1_has_all_methods_and_ours_below_the_line(words: list[str], command: Command, folder: Path):
+    outcome = command("paper", "table1", *words, "-o", folder)
+    assert outcome.code == 0, outcome.err
+    text = (folder / "table1.md").read_text()
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][2:]
+    assert rows == ["origin", "FFT", "LoRA", "DoRA", "ReFT", "SPIN", "*auto (ours)* (not the paper's)"]
+    assert "What differs from the paper" in text
+    assert "to do: 4 to fine-tune, 2 to edit" in outcome.err
+    results = json.loads((folder / "table1.json").read_text())["results"]
+    base, *others = (row["axes"]["fairness"] for row in results)
+    assert base["delta"] == 0
+    assert all(row["base"] == base["base"] and row["n"] == base["n"] == 8 for row in others)
+    assert (folder / "table1.png").is_file()
+    assert "table1" in outcome.out
+    assert "Table 1" in (folder / "paper.md").read_text()
+
+    again = command("paper", "table1", *words, "-o", folder)
+    assert "7 of them done; to do: 0 to fine-tune, 0 to edit" in again.err
+    assert "answers" not in again.err, "nothing is answered twice"
+    assert (folder / "table1.md").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "name", ["malicious", "few-shot", "mixing", "ratio", "modules", "selector", "phrases", "sizes"]
+)
+def test_every_experiment_of_answers(words: list[str], command: Command, folder: Path, name: str):
+    outcome = command("paper", name, *words, "-o", folder)
+    assert outcome.code == 0, outcome.err
+    assert "answers, base" not in outcome.err or name == "sizes" or "answers, base-" in outcome.err
+    found = json.loads((folder / f"{name}.json").read_text())
+    arms = experiments(8)[name].arms
+    assert [row["name"] for row in found["results"]] == [
+        arm.name if name != "sizes" else f"{Path(words[0]).name}, {arm.name}" for arm in arms
+    ]
+    for row in found["results"]:
+        assert row.get("axes") or row["about"]["why"], "measured, or said why not"
+    text = (folder / f"{name}.md").read_text()
+    for row in found["results"]:
+        if "why" in row["about"]:
+            assert row["about"]["why"] in text
+
+
+def test_an_edit_of_nothing_is_said(words: list[str], command: Command, folder: Path):
+    command("paper", "ratio", *words, "-o", folder)
+    text = (folder / "ratio.md").read_text()
+    assert "1e-07: The rule 'coupled' at ratio 1e-07 selects no weight at all." in text
+
+
+def test_concepts_are_measured_by_margins(words: list[str], command: Command, tmp_path: Path):
+    own = [*words]
+    outcome = command("paper", "concepts", *own, "-o", tmp_path)
+    assert outcome.code == 0, outcome.err
+    text = (tmp_path / "concepts.md").read_text()
+    assert "truthfulness" in text
+    assert "nats per token" in text
+
+
+def test_information(words: list[str], command: Command, folder: Path):
+    outcome = command("paper", "information", *words, "-o", folder)
+    assert outcome.code == 0, outcome.err
+    report = json.loads((folder / "information.json").read_text())["results"][1]
+    assert report["information"]["representations"]
+    assert "HSIC before" in (folder / "information.md").read_text()
+
+
+def test_table2_runs_a_task(words: list[str], command: Command, tmp_path: Path):
+    tasks = Path(__file__).resolve().parents[1] / "unit"
+    del tasks
+    pytest.importorskip("lm_eval")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "data.jsonl").write_text(
+        "\n".join(
+            json.dumps({"q": f"Is {w} a word?", "choices": ["yes", "no"], "gold": i % 2}) for i, w in enumerate(WORDS)
+        )
+    )
+    (folder / "tiny_task.yaml").write_text(
+        "task: tiny_task\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: "
+        f"{folder / 'data.jsonl'}\ntest_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{{{q}}}}'\n"
+        "doc_to_choice: choices\ndoc_to_target: gold\nmetric_list:\n  - metric: acc\n"
+    )
+    outcome = command(
+        "paper", "table2", *words, "-o", tmp_path / "out", "--capabilities", "tiny_task", "--capability-tasks", folder
+    )
+    assert outcome.code == 0, outcome.err
+    assert "tiny" in (tmp_path / "out" / "table2.md").read_text().lower()
+
+
+def test_an_unknown_experiment(words: list[str], command: Command, tmp_path: Path):
+    outcome = command("paper", "table9", *words, "-o", tmp_path)
+    assert outcome.code == 2
+    assert "table1" in outcome.err
+
+
+def test_printed_numbers_stand_beside_the_paper_s_models_alone():
+    known = experiments()
+    assert printed_rows(known["table1"], "some/folder/Qwen2-7B-Instruct")["SPIN"] == [0.7497, 0.8447]
+    assert printed_rows(known["table1"], "smollm2-135m") == {}
+    assert printed_rows(known["ratio"], "Qwen2-7B-Instruct") == {}
+    for name in ("table1", "table2", "malicious"):
+        table = printed()[known[name].printed or ""]
+        arms = {arm.name for arm in known[name].arms}
+        for model, rows in table.items():
+            assert model == "columns" or set(rows) <= arms, "every printed row has its arm"
