@@ -253,6 +253,9 @@ def select(
     layers: Layers = None,
     at_least: AtLeast = None,
     scale: Scale = default_of("scale"),
+    model: Annotated[
+        str | None, typer.Option("--for", help="Make the patch for this model, fine-tuned from the scored one.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -272,7 +275,7 @@ def select(
         at_least=at_least,
         scale=scale,
     )
-    patch = select_from_folder(folder, path, recipe, overwrite=overwrite)
+    patch = select_from_folder(folder, path, recipe, model=model, overwrite=overwrite)
     summary = {"patch": str(path), "weights": patch.weights, "matrices": len(patch.edits)}
     show(summary, [f"{patch.weights:,} weights in {len(patch.edits)} matrices", path], as_json=as_json)
 

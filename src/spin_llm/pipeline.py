@@ -8,6 +8,7 @@ Left out: parsing options and printing (cli.py).
 
 from __future__ import annotations
 
+import math
 import platform
 import shlex
 import shutil
@@ -46,7 +47,7 @@ from spin_llm.evaluate.search import Bench
 from spin_llm.evaluate.server import ServerCompleter, served, server_completer
 from spin_llm.evaluate.stability import ScoredExamples, measure_stability, stability_summary
 from spin_llm.files import read_json, sha256_file, write_json
-from spin_llm.models import Checkpoint, LoadedModel, editable_matrices, load, mlp_coverage, resolve
+from spin_llm.models import Checkpoint, LoadedModel, editable_matrices, load, mlp_coverage, resolve, resolve
 from spin_llm.models.adapters import adapter_base
 from spin_llm.patch import Patch, load_patch, make_patch, save_patch
 from spin_llm.progress import SILENT, Console
@@ -994,8 +995,11 @@ def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, conso
     return [score_file(folder, name) for name in (*data.concepts, *data.protect)]
 
 
-def select_from_folder(folder: Path, output: Path, recipe: Recipe, *, overwrite: bool = False) -> Patch:
-    """A patch from the scores of a run folder.
+def select_from_folder(
+    folder: Path, output: Path, recipe: Recipe, *, model: str | None = None, overwrite: bool = False
+) -> Patch:
+    """A patch from the scores of a run folder, for its model, or for another `model` of the same shapes (a fine-tuned
+    one).
 
     The checkpoint is read for the old values of the touched tensors alone.
     """
@@ -1007,11 +1011,26 @@ def select_from_folder(folder: Path, output: Path, recipe: Recipe, *, overwrite:
     settings = settings_of_record(record)
     scores = stored_scores(settings, folder)
     recipe = replace(recipe, granularity=recipe.granularity or settings.granularity)
-    checkpoint = Checkpoint(Path(record["model"]["path"]))
+    checkpoint = Checkpoint(resolve(model) if model else Path(record["model"]["path"]))
     selection = recipe.select(scores["concepts"], scores["protect"])
+    if model:
+        check_same_shapes(checkpoint, selection, record["model"]["name"])
+        settings = replace(settings, model=model)
     patch = patch_of(replace(settings, rule=recipe.rule, ratio=recipe.ratio), checkpoint, selection, scores, recipe)
     save_patch(output, patch)
     return patch
+
+
+def check_same_shapes(checkpoint: Checkpoint, selection: Selection, scored: str) -> None:
+    """SpinError when a matrix of the selection is not in the checkpoint, or has another shape there."""
+    for name in selection.indices:
+        place = selection.places[name]
+        stored = checkpoint.tensors.get(checkpoint.stored_name(name))
+        if stored is None or math.prod(stored.shape) != place.size:
+            raise SpinError(
+                f"{checkpoint.folder} is not of the same shape as {scored}: {name} differs.",
+                change="give a model that was fine-tuned from the scored one; or score this model.",
+            )
 
 
 def settings_of_record(record: Mapping[str, Any]) -> RunSettings:
