@@ -1,0 +1,4 @@
+"""Analyses beside the evaluation: how far two concepts' representations depend on each other (`dependence`,
+`information`, `representations`, `layers`), and where coupled weights live (`location`)."""
+
+from __future__ import annotations
