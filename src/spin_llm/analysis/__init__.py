@@ -2,3 +2,7 @@
 `information`, `representations`, `layers`), and where coupled weights live (`location`)."""
 
 from __future__ import annotations
+
+from spin_llm.analysis.layers import Measures, information_report
+
+__all__ = ["Measures", "information_report"]

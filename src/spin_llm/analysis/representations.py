@@ -120,7 +120,7 @@ def _two_places(states: torch.Tensor, last: torch.Tensor, weights: torch.Tensor)
 
 @contextmanager
 def edited(loaded: LoadedModel, selection: Selection | None, *, scale: float = 0.0) -> Iterator[LoadedModel]:
-    """The model with the selected weights multiplied by `scale`, restored bit for bit on leaving; None edits nothing."""
+    """The model with the selected weights multiplied by `scale`, restored bit for bit on leaving; None: unedited."""
     if selection is None:
         yield loaded
         return
