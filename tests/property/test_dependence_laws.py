@@ -144,6 +144,18 @@ def test_independence_gives_zero_on_average_without_bias_and_dependence_does_not
     assert hsic_unbiased(kernel(x), kernel(y)) > 50 * error
 
 
+def test_the_biased_estimate_falls_with_the_spread_of_samples_that_share_nothing():
+    """At one bandwidth, halving x lowers biased HSIC by its bias; the unbiased one has nothing to lose."""
+    both = [(draw(64, seed), draw(64, seed + 1000)) for seed in range(100)]
+    falls = np.array([
+        [f(fixed(x), fixed(y)) - f(fixed(x / 2), fixed(y)) for f in (hsic_biased, hsic_unbiased)]
+        for (x, _), (_, y) in both
+    ])  # fmt: skip
+    errors = falls.std(0) / np.sqrt(len(falls))
+    assert falls[:, 0].mean() > 20 * errors[0]
+    assert abs(falls[:, 1].mean()) < 4 * errors[1]
+
+
 def test_p_values_are_uniform_when_pairs_are_independent_and_small_when_not():
     p = [permutation_p(kernel(x), kernel(y), permutations=99, seed=s) for s in range(400) for x, y in [draw(12, s)]]
     assert stats.kstest(p, "uniform").pvalue > 0.001

@@ -16,6 +16,7 @@ information in many dimensions, which no estimator gives from a hundred examples
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def theorem_terms(covariance: Floats, sizes: Sequence[int]) -> dict[str, float]:
     `whole` = `kept` + `x_z2` + `z1_y` + `z1_z2`; the theorem asks for the last of them to be above 0.
     """
     ends = np.cumsum([0, *sizes])
-    x, z1, y, z2 = (list(range(start, end)) for start, end in zip(ends[:-1], ends[1:], strict=True))
+    x, z1, y, z2 = (list(range(start, end)) for start, end in pairwise(ends))
     return {
         "whole": gaussian_information(covariance, x + z1, y + z2),
         "kept": gaussian_information(covariance, x, y),

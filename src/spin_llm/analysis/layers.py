@@ -69,7 +69,7 @@ def information_report(
     framings: Mapping[str, str] = FRAMINGS,
     template: str = "auto",
     max_length: int = 1024,
-    measures: Measures = Measures(),  # noqa: B008 - immutable
+    measures: Measures = Measures(),
     console: Console = SILENT,
 ) -> dict[str, Any]:
     """Dependence between two concepts at every layer; with a `selection`, also after it is multiplied by `scale`.
