@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spin_llm.analysis.location import agreement, gini, location_report, matrix_column, selection_grid
+from spin_llm.analysis.location import agreement, by_statistic, gini, location_report, matrix_column, selection_grid
+from spin_llm.errors import SpinError
 from spin_llm.report import place
 from spin_llm.scores import MatrixScores, Scores
+from spin_llm.scores.storage import keep_top
 from spin_llm.selection import Selection, random_like, select
 
 UP, DOWN = ((f"model.layers.{{}}.mlp.{name}.weight", shape) for name, shape in (("up", (6, 4)), ("down", (4, 6))))
@@ -133,6 +136,25 @@ def test_a_grid_of_rules_and_ratios():
     assert all(torch.equal(grid["coupled@0.3"].indices[name], alone.indices[name]) for name in alone.indices)
     jaccard = location_report(grid)["agreement"]["weights"]
     assert 0 <= jaccard[2][5] < 1  # coupled against released
+
+
+def test_one_score_file_serves_several_selectors():
+    dense = {name: torch.from_numpy(np.random.default_rng(seed).random((20, 12))) for seed, name in enumerate("ab")}
+    matrix = SimpleNamespace(weight=torch.zeros(20, 12), layer=0, kind="mlp")
+    first, second = (
+        Scores({"w": keep_top(dense, selector, matrix, 0.1)}, {"selector": selector, "statistics": ["a", "b"]})
+        for selector in "ab"
+    )
+    found = by_statistic(first, "b")
+    assert found.metadata == second.metadata
+    assert torch.equal(found.matrices["w"].indices, second.matrices["w"].indices)
+    assert torch.equal(found.matrices["w"].values, second.matrices["w"].values)
+    assert set(found.matrices["w"].others) == {"a"}
+    back = by_statistic(found, "a").matrices["w"]
+    assert torch.equal(back.indices, first.matrices["w"].indices)
+    assert by_statistic(first, "a") is first
+    with pytest.raises(SpinError, match="hold no 'wanda'"):
+        by_statistic(first, "wanda")
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=12))

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spin_llm.errors import SpinError
 from spin_llm.scores import MatrixScores, Scores
+from spin_llm.scores.storage import Kept
 from spin_llm.selection import Selection, select
 
 Counts = NDArray[np.int64]
@@ -61,6 +64,28 @@ def selection_grid(
         for rule in rules
         for ratio in ratios
     }
+
+
+def by_statistic(scores: Scores, statistic: str) -> Scores:
+    """The scores as if `statistic` had been the selector, from what the file keeps of it beside the selector.
+
+    Raises SpinError when the file does not hold it.
+    """
+    if statistic == scores.metadata["selector"]:
+        return scores
+    held = scores.metadata["statistics"]
+    if statistic not in held:
+        raise SpinError(
+            f"The scores hold no {statistic!r}, only {', '.join(held)}.",
+            change=f"score again with --statistics {statistic}.",
+        )
+    matrices = {}
+    for name, matrix in scores.matrices.items():
+        kept = matrix.others[statistic]
+        others = {**matrix.others, scores.metadata["selector"]: Kept(matrix.indices, matrix.values)}
+        del others[statistic]
+        matrices[name] = replace(matrix, indices=kept.indices, values=kept.values, others=others)
+    return Scores(matrices, {**scores.metadata, "selector": statistic})
 
 
 def gini(counts: Counts) -> float | None:
