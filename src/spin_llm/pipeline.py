@@ -77,6 +77,7 @@ from spin_llm.selection import (
 from spin_llm.settings import BY_MARGIN, SEARCHED, SIGNED, RunSettings, flag_of, scope_of
 
 ALONE = Ranks()
+ScoresByRole = Mapping[str, Mapping[str, Scores]]  # `concepts` and `protect`, then by name
 CONTRAST_PAIRS = 32  # of each kind and concept, at most, to search with
 LEAST_CONTRAST = 8
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity

@@ -105,7 +105,8 @@ def test_information(words: list[str], command: Command, folder: Path):
     outcome = command("paper", "information", *words, "-o", folder)
     assert outcome.code == 0, outcome.err
     report = json.loads((folder / "information.json").read_text())["results"][1]
-    assert report["information"]["representations"]
+    assert set(report["information"]) == {"SPIN, shuffled pairs", "SPIN, framed pairs", "random, framed pairs"}
+    assert report["location"]["agreement"]
     assert "HSIC before" in (folder / "information.md").read_text()
 
 

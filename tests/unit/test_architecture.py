@@ -48,6 +48,8 @@ def allowed_imports(stage: str) -> set[str]:
         return {stage, *LEAF_IMPORTS[stage]}
     if stage == "report":  # reads artefacts alone
         return {stage, *LEAVES}
+    if stage == "paper":  # specs over everything that a user has, but the command
+        return {*LEAVES, *FLOW[: FLOW.index("doctor")], *SIDE_BRANCHES}
     if stage in SIDE_BRANCHES:
         return {stage, *LEAVES, *FLOW[: FLOW.index("pipeline")]}
     if stage == "cli":

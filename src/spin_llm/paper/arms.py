@@ -28,6 +28,7 @@ from spin_llm.models import LoadedModel, load
 from spin_llm.paper.specs import Arm
 from spin_llm.patch import Patch, load_patch, save_patch
 from spin_llm.progress import SILENT, Console
+from spin_llm.selection import Recipe, Selection, recipe_of
 from spin_llm.settings import SEARCHED, RunSettings, scope_of
 
 
@@ -77,11 +78,18 @@ def make_view(work: Work, arm: Arm) -> tuple[View | None, dict[str, Any]]:
 
 
 def make_edit(work: Work, arm: Arm) -> Patch:
-    """The patch of an edit, from scores that arms with the same data share."""
-    settings = work.settings_of(arm)
+    """The patch of an edit; read when it is there."""
     path = work.folder / "edits" / work.key(arm) / "patch.safetensors"
-    if path.is_file():
-        return load_patch(path)
+    if not path.is_file():
+        recipe, selection, scores = make_selection(work, arm)
+        patch = pipeline.patch_of(work.settings_of(arm), work.loaded.checkpoint, selection, scores, recipe)
+        save_patch(path, patch)
+    return load_patch(path)
+
+
+def make_selection(work: Work, arm: Arm) -> tuple[Recipe, Selection, pipeline.ScoresByRole]:
+    """(recipe, selection, scores by role) of an edit, from scores that arms with the same data share."""
+    settings = work.settings_of(arm)
     decides_scores = {name: value for name, value in settings.as_json().items() if scope_of(name) == "all"}
     scored = work.folder / "scores" / sha256_json({**decides_scores, "statistics": settings.wanted_statistics})[:12]
     data = pipeline.read_data(settings)
@@ -96,24 +104,26 @@ def make_edit(work: Work, arm: Arm) -> Patch:
             pipeline.ALONE,
         )
     scores = pipeline.stored_scores(settings, scored)
-    if settings.rule == SEARCHED:
-        recipe = pipeline.search_stage(settings, path.parent, work.loaded, data, scores, work.console)
+    done = work.folder / "edits" / work.key(arm) / "patch.safetensors"
+    if done.is_file():
+        recipe = recipe_of(load_patch(done).metadata)
+    elif settings.rule == SEARCHED:
+        recipe = pipeline.search_stage(settings, done.parent, work.loaded, data, scores, work.console)
     else:
         recipe = pipeline.usual_recipe(settings, settings.rule, settings.ratio or 0.5)
-    if settings.ratio is None and settings.rule != SEARCHED:
-        ratio, _ = choose_ratio(
-            work.loaded,
-            scores["concepts"],
-            scores["protect"],
-            pipeline.encode(settings, work.loaded, data.choose),
-            recipe=recipe,
-            max_increase=settings.max_perplexity_increase,
-            console=work.console,
-        )
-        recipe = replace(recipe, ratio=ratio)
-    selection = recipe.select(scores["concepts"], scores["protect"])
-    save_patch(path, pipeline.patch_of(settings, work.loaded.checkpoint, selection, scores, recipe))
-    return load_patch(path)
+        if settings.ratio is None:
+            examples = pipeline.encode(settings, work.loaded, data.choose)
+            ratio, _ = choose_ratio(
+                work.loaded,
+                scores["concepts"],
+                scores["protect"],
+                examples,
+                recipe=recipe,
+                max_increase=settings.max_perplexity_increase,
+                console=work.console,
+            )
+            recipe = replace(recipe, ratio=ratio)
+    return recipe, recipe.select(scores["concepts"], scores["protect"]), scores
 
 
 def trained_view(work: Work, arm: Arm) -> tuple[View, dict[str, Any]]:

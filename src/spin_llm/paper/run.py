@@ -15,12 +15,12 @@ from spin_llm import pipeline
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.proxy import measure_proxy, measure_reference
 from spin_llm.files import read_json, write_json, write_text, writing
-from spin_llm.paper.arms import Work, arm_results, make_edit, make_view
+from spin_llm.paper.arms import Work, arm_results, make_selection, make_view
 from spin_llm.paper.specs import Arm, Experiment, experiments
 from spin_llm.paper.tables import figure, markdown
-from spin_llm.patch import Patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.report.figures import png_bytes
+from spin_llm.selection import random_like
 from spin_llm.settings import RunSettings
 
 TASKS = ("paper",)
@@ -146,14 +146,31 @@ def information_results(work: Work, arm: Arm) -> dict[str, Any]:
     found: dict[str, Any] = {"name": arm.name, "kind": arm.kind, "about": {"weights": 0}}
     if arm.kind == "base":
         return found
-    from spin_llm.analysis import information_report, location_report
+    from spin_llm.analysis import Measures, information_report, location_report
 
+    file = work.folder / "arms" / f"{work.key(arm)}-information.json"
+    if file.is_file():
+        return dict(read_json(file))
     data = pipeline.read_data(work.settings)
-    patch: Patch = make_edit(work, arm)
-    examples = [pipeline.encode(work.settings, work.loaded, data.concepts[name]) for name in list(data.concepts)[:2]]
-    report = information_report(work.loaded, *examples, patch, seed=work.settings.seed)
-    found |= {"about": {"weights": patch.weights}, "information": report}
-    return {**found, "location": location_report({arm.name: patch})}
+    pairs = {name: data.concepts[name] for name in list(data.concepts)[:2]}
+    recipe, selection, _ = make_selection(work, arm)
+    control = random_like(selection, work.settings.seed)
+    measures = Measures(opinions=0, seed=work.settings.seed)
+    options: dict[str, Any] = {"scale": recipe.scale, "template": work.settings.template, "measures": measures}
+    report = {
+        f"{name}, {pairing} pairs": information_report(
+            work.loaded, pairs, chosen, pairing=pairing, **options, console=work.console
+        )
+        for name, chosen, pairing in (
+            (arm.name, selection, "shuffled"),
+            (arm.name, selection, "framed"),
+            ("random", control, "framed"),
+        )
+    }
+    found |= {"about": {"weights": selection.weights}, "information": report}
+    found["location"] = location_report({arm.name: selection, "random": control})
+    write_json(file, found)
+    return found
 
 
 def differences(settings: RunSettings, ratio: float | None) -> list[str]:

@@ -122,24 +122,28 @@ def margin_table(experiment: Experiment, results: Results, model: str) -> list[s
 
 
 def information_table(experiment: Experiment, results: Results, model: str) -> list[str]:
-    """HSIC between the representations of the two concepts by layer, before and after."""
-    report = next((row["information"] for row in results if row.get("information")), None)
-    if report is None:
+    """The change of the dependence by layer: HSIC (unbiased) and CKA (debiased), with bands; and where the weights
+    are."""
+    row = next((row for row in results if row.get("information")), None)
+    if row is None:
         return ["Nothing was measured."]
-    lines = []
-    for kind, layers in report["representations"].items():
-        lines += [
-            f"{kind}:",
-            "",
-            "| layer | HSIC before | after | p before | p after | CKA before | after |",
-            "|" + " --- |" * 7,
-        ]
-        for layer in layers:
-            before, after = layer["before"], layer["after"]
-            values = [f"{part[key]:.4g}" for key in ("hsic", "p", "cka") for part in (before, after)]
-            lines.append(f"| {layer['layer']} | " + " | ".join(values) + " |")
-        lines.append("")
+    lines: list[str] = []
+    for title, report in row["information"].items():
+        for place, layers in report["places"].items():
+            head = ["layer", "HSIC before", "after", "p before", "p after", "CKA before", "after", "change of CKA, 95% band"]
+            lines += [f"{title}, {place.replace('_', ' ')}, {report['pairs']} pairs:", "", "| " + " | ".join(head) + " |"]
+            lines += ["|" + " --- |" * len(head)]
+            for layer in layers:
+                before, after, change = layer["before"], layer["after"], layer["change"]["cka"]
+                values = [small(part[key]) for key in ("hsic", "p", "cka") for part in (before, after)]
+                band = f" ({small(change['band'][0])} to {small(change['band'][1])})" if change["band"] else ""
+                lines.append(f"| {layer['layer']} | " + " | ".join([*values, small(change["value"]) + band]) + " |")
+            lines.append("")
     return lines
+
+
+def small(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3g}"
 
 
 def figure(experiment: Experiment, results: Results) -> Figure | None:

@@ -1,0 +1,243 @@
+"""Where chosen weights live: layers, matrices, dimensions that recur, how concentrated they are, and whether other
+seeds, data, ratios or rules choose the same.
+
+In: selections by name (from score files, without the model). Out: a dictionary for JSON. A matrix has output and input
+dimensions: the rows and columns as torch's Linear stores it. The Gini coefficient of m counts is 0 where all are equal
+and 1 - 1/m where one holds everything; few weights over many dimensions have a high one by chance alone, so each stands
+beside the mean of as many weights put at random. Left out: drawing; why weights lie where they do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spin_llm.errors import SpinError
+from spin_llm.scores import MatrixScores, Scores
+from spin_llm.scores.storage import Kept
+from spin_llm.selection import Selection, select
+
+Counts = NDArray[np.int64]
+SIDES = ("output", "input")
+LEVELS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {  # what two selections are compared by
+    "weights": lambda indices, columns: indices,
+    "output": lambda indices, columns: (indices // columns).unique(),
+    "input": lambda indices, columns: (indices % columns).unique(),
+}
+
+
+def location_report(
+    selections: Mapping[str, Selection], *, draws: int = 50, most: int = 10, transposed: bool = False, seed: int = 0
+) -> dict[str, Any]:
+    """Where each selection's weights are, and how far each two selections agree.
+
+    `draws` random placements stand beside each Gini; `most` dimensions are named per matrix and side. `transposed`: the
+    matrices are stored (in, out), as GPT-2's.
+    """
+    return {
+        "selections": {
+            name: _location(selection, draws, most, transposed, seed) for name, selection in selections.items()
+        },
+        "agreement": agreement(selections, transposed=transposed),
+    }
+
+
+def selection_grid(
+    concepts: Mapping[str, Scores],
+    protected: Mapping[str, Scores],
+    *,
+    rules: Sequence[str] = ("coupled", "released"),
+    ratios: Sequence[float],
+    protect_ratio: float | None = None,
+    target: str = "mlp",
+) -> dict[str, Selection]:
+    """`RULE@RATIO` -> what the rule selects at the ratio, which may be nothing. Raises as `select` does."""
+    options: dict[str, Any] = {"protect_ratio": protect_ratio, "target": target, "allow_empty": True}
+    return {
+        f"{rule}@{ratio:g}": select(concepts, protected, rule=rule, ratio=ratio, **options)
+        for rule in rules
+        for ratio in ratios
+    }
+
+
+def by_statistic(scores: Scores, statistic: str) -> Scores:
+    """The scores as if `statistic` had been the selector, from what the file keeps of it beside the selector.
+
+    Raises SpinError when the file does not hold it.
+    """
+    if statistic == scores.metadata["selector"]:
+        return scores
+    held = scores.metadata["statistics"]
+    if statistic not in held:
+        raise SpinError(
+            f"The scores hold no {statistic!r}, only {', '.join(held)}.",
+            change=f"score again with --statistics {statistic}.",
+        )
+    matrices = {}
+    for name, matrix in scores.matrices.items():
+        kept = matrix.others[statistic]
+        others = {**matrix.others, scores.metadata["selector"]: Kept(matrix.indices, matrix.values)}
+        del others[statistic]
+        matrices[name] = replace(matrix, indices=kept.indices, values=kept.values, others=others)
+    return Scores(matrices, {**scores.metadata, "selector": statistic})
+
+
+def gini(counts: Counts) -> float | None:
+    """Gini coefficient of counts (m,), the zeros among them included; None where all are 0.
+
+    Half the mean absolute difference between two of them, over their mean (Dorfman 1979, equation 9).
+    """
+    total, m = counts.sum(), len(counts)
+    if not total:
+        return None
+    ranks = np.arange(1, m + 1)
+    return float((2 * ranks - m - 1) @ np.sort(counts) / (m * total))
+
+
+def matrix_column(name: str, layer: int) -> str:
+    """`model.layers.3.mlp.up_proj.weight` in layer 3 -> `mlp.up_proj`, experts under one name (as the report does)."""
+    return re.sub(r"\.\d+(?=\.|$)", ".*", name.split(f".{layer}.", 1)[-1].removesuffix(".weight"))
+
+
+def agreement(selections: Mapping[str, Selection], *, transposed: bool = False) -> dict[str, Any]:
+    """Jaccard coefficients |A and B| / |A or B| of each two selections: of `weights`, and of the `output` and the
+    `input` dimensions (of a matrix) that hold any; None for two empty ones.
+
+    `chance`: of the weights, had each selection its number in each matrix at random (ratio of expected sizes).
+    """
+    chosen = list(selections.values())
+    result: dict[str, Any] = {"names": list(selections)}
+    for level in LEVELS:
+        stored = {"output": "input", "input": "output"}.get(level, level) if transposed else level
+        sets = [{name: LEVELS[stored](found, _columns(s, name)) for name, found in s.indices.items()} for s in chosen]
+        result[level] = [[_jaccard(a, b) for b in sets] for a in sets]
+    result["chance"] = [[None if a is b else _chance(a, b) for b in chosen] for a in chosen]
+    return result
+
+
+def _jaccard(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> float | None:
+    shared = sum(int(torch.isin(left[name], right[name]).sum()) for name in left.keys() & right.keys())
+    union = sum(map(len, left.values())) + sum(map(len, right.values())) - shared
+    return shared / union if union else None
+
+
+def _chance(left: Selection, right: Selection) -> float | None:
+    shared = sum(
+        len(left.indices[name]) * len(right.indices[name]) / left.places[name].size
+        for name in left.indices.keys() & right.indices.keys()
+    )
+    union = left.weights + right.weights - shared
+    return shared / union if union else None
+
+
+def _columns(selection: Selection, name: str) -> int:
+    return selection.places[name].shape[1]
+
+
+def _location(selection: Selection, draws: int, most: int, transposed: bool, seed: int) -> dict[str, Any]:
+    """One selection's part of the report."""
+    draw = np.random.default_rng(seed)
+    places = selection.places
+    names = list(places)
+    counts = np.array([len(selection.indices.get(name, ())) for name in names])
+    sizes = np.array([place.size for place in places.values()])
+    random = draw.multinomial(int(counts.sum()), sizes / sizes.sum(), size=draws)
+    layer_of = np.array([place.layer for place in places.values()])
+    columns: dict[str, list[str]] = {}
+    for name, place in places.items():
+        columns.setdefault(matrix_column(name, place.layer), []).append(name)
+    layers = int(layer_of.max()) + 1
+    table = {
+        column: _sums(np.array([places[name].layer for name in members]), _of(counts, names, members), layers)
+        for column, members in columns.items()
+    }
+    return {
+        "weights": selection.weights,
+        "of": int(sizes.sum()),
+        "rule": selection.rule,
+        "ratio": selection.ratio,
+        "layers": _sums(layer_of, counts, layers).tolist(),
+        "matrices": {column: per_layer.tolist() for column, per_layer in table.items()},
+        "gini_layers": _beside_chance(*(_sums(layer_of, row, layers) for row in (counts, *random))),
+        "gini_matrices": _beside_chance(counts, *random),
+        "dimensions": {
+            column: _dimensions(selection, members, draw, draws, most, transposed)
+            for column, members in columns.items()
+        },
+    }
+
+
+def _dimensions(
+    selection: Selection,
+    members: Sequence[str],
+    draw: np.random.Generator,
+    draws: int,
+    most: int,
+    transposed: bool,
+) -> dict[str, Any]:
+    """Of the matrices of one name over the layers, by side: size, dimensions in use, Gini of the weights per dimension,
+    the most layers that share a dimension, and the dimensions `most` often shared. Chance: as many weights per matrix,
+    at random."""
+    places = {name: selection.places[name] for name in members}
+    chosen = {name: selection.indices[name].numpy() for name in members if name in selection.indices}
+    tables = [_tables(places, chosen)]
+    for _ in range(draws):
+        placed = {name: draw.integers(places[name].size, size=len(found)) for name, found in chosen.items()}
+        tables.append(_tables(places, placed))
+    sides = ("input", "output") if transposed else SIDES
+    return {side: _side([pair[number] for pair in tables], most) for number, side in enumerate(sides)}
+
+
+def _tables(places: Mapping[str, MatrixScores], chosen: Mapping[str, Counts]) -> tuple[Counts, Counts]:
+    """Weights by (layer, row) and by (layer, column); matrices of one layer (experts) are added up, and where layers
+    differ in size the largest counts."""
+    rows, columns = (max(place.shape[axis] for place in places.values()) for axis in (0, 1))
+    layers = max(place.layer for place in places.values()) + 1
+    by_row, by_column = np.zeros((layers, rows), np.int64), np.zeros((layers, columns), np.int64)
+    for name, indices in chosen.items():
+        place = places[name]
+        by_row[place.layer] += np.bincount(indices // place.shape[1], minlength=rows)
+        by_column[place.layer] += np.bincount(indices % place.shape[1], minlength=columns)
+    return by_row, by_column
+
+
+def _side(tables: Sequence[Counts], most: int) -> dict[str, Any]:
+    """From weights by (layer, dimension): the observed table first, random ones after it."""
+    observed = tables[0]
+    weights, layers = observed.sum(0), (observed > 0).sum(0)
+    order = [place for place in np.lexsort((-weights, -layers))[:most] if weights[place]]
+    return {
+        "size": len(weights),
+        "used": int((weights > 0).sum()),
+        "gini": _beside_chance(*(table.sum(0) for table in tables)),
+        "layers_sharing": int(layers.max()),
+        "layers_sharing_by_chance": _mean([int((table > 0).sum(0).max()) for table in tables[1:]]),
+        "most": [
+            {"dimension": int(place), "layers": int(layers[place]), "weights": int(weights[place])} for place in order
+        ],
+    }
+
+
+def _beside_chance(observed: Counts, *random: Counts) -> dict[str, float | None]:
+    by_chance = [value for counts in random if (value := gini(counts)) is not None]
+    return {"value": gini(observed), "by_chance": _mean(by_chance)}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _sums(groups: Counts, counts: Counts, size: int) -> Counts:
+    """(size,): the counts of each group added up."""
+    return np.bincount(groups, weights=counts, minlength=size).astype(np.int64)
+
+
+def _of(counts: Counts, names: Sequence[str], members: Sequence[str]) -> Counts:
+    kept = set(members)
+    return counts[[name in kept for name in names]]
