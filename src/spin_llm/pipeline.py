@@ -47,7 +47,7 @@ from spin_llm.evaluate.search import Bench
 from spin_llm.evaluate.server import ServerCompleter, served, server_completer
 from spin_llm.evaluate.stability import ScoredExamples, measure_stability, stability_summary
 from spin_llm.files import read_json, sha256_file, write_json
-from spin_llm.models import Checkpoint, LoadedModel, editable_matrices, load, mlp_coverage, resolve, resolve
+from spin_llm.models import Checkpoint, LoadedModel, editable_matrices, load, mlp_coverage, resolve
 from spin_llm.models.adapters import adapter_base
 from spin_llm.patch import Patch, load_patch, make_patch, save_patch
 from spin_llm.progress import SILENT, Console

@@ -130,8 +130,21 @@ def information_table(experiment: Experiment, results: Results, model: str) -> l
     lines: list[str] = []
     for title, report in row["information"].items():
         for place, layers in report["places"].items():
-            head = ["layer", "HSIC before", "after", "p before", "p after", "CKA before", "after", "change of CKA, 95% band"]
-            lines += [f"{title}, {place.replace('_', ' ')}, {report['pairs']} pairs:", "", "| " + " | ".join(head) + " |"]
+            head = [
+                "layer",
+                "HSIC before",
+                "after",
+                "p before",
+                "p after",
+                "CKA before",
+                "after",
+                "change of CKA, 95% band",
+            ]
+            lines += [
+                f"{title}, {place.replace('_', ' ')}, {report['pairs']} pairs:",
+                "",
+                "| " + " | ".join(head) + " |",
+            ]
             lines += ["|" + " --- |" * len(head)]
             for layer in layers:
                 before, after, change = layer["before"], layer["after"], layer["change"]["cka"]
