@@ -32,7 +32,7 @@ from spin_llm.selection import Recipe, Selection, candidate_entries, random_like
 from spin_llm.settings import RunSettings, default_sources
 
 LIMITS = (0.01, 0.02, 0.05)
-RATIOS = tuple(step * 10**-power for power in (6, 5, 4) for step in (1, 2, 5))
+RATIOS = (2e-6, 1e-5, 5e-5, 1e-4, 5e-4)
 RULES = ("coupled", "coupled-signed", "signed")
 CONCEPTS = ("fairness", "privacy")
 KEPT = ("n", "base", "edited", "delta", "ci95", "p")
