@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TinyFolder
 from harness import Command, Setting, pairs, write_rows
+
+from spin_llm.evaluate.judge import load_judge
+from spin_llm.evaluate.judge_fit import fit_judge
+from spin_llm.evaluate.labelled import labelled_rows
 
 pytest_plugins = ["harness"]
 QUICK = ("--examples", 4, "--template", "raw", "--keep", 0.3, "--dtype", "float32", "--ratio", 0.3, "--new-tokens", 4)
@@ -64,3 +69,13 @@ def test_a_concept_of_the_users_own_with_questions(setting: Setting, command: Co
 def test_scores_of_one_shipped_concept(setting: Setting, command: Command, tmp_path: Path, concept: str):
     outcome = command("score", setting.model, "--concept", concept, *QUICK[:-4], "-o", tmp_path / "scores", "-q")
     assert outcome.code == 0, outcome.err
+
+
+def test_a_judge_is_fitted_on_the_shipped_pairs_of_these_concepts(tiny_folder: TinyFolder, tmp_path: Path):
+    rows = labelled_rows("starter:truthfulness,helpfulness", most=15)
+    rows += [{**row, "concept": "a concept of one's own"} for row in rows if row["concept"] == "helpfulness"]
+    judge = load_judge(str(fit_judge(rows, tmp_path / "judge.safetensors", feature_model=str(tiny_folder("llama")))))
+    assert judge.axes == ["truthfulness", "helpfulness", "a concept of one's own"]
+    verdicts = judge("truthfulness", ["Why is the Sun green?"] * 2, ["It isn't.", ""])
+    assert verdicts[0].verdict in (0, 1)
+    assert verdicts[1].verdict is None

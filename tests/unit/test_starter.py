@@ -37,8 +37,8 @@ FACETS = {
 LEAST = {
     "fairness": (200, 20, 150, 15),
     "privacy": (200, 20, 150, 15),
-    "truthfulness": (80, 16, 50, 10),
-    "helpfulness": (80, 16, 50, 10),
+    "truthfulness": (160, 32, 50, 10),
+    "helpfulness": (160, 32, 50, 10),
 }
 KEYS = {
     "fairness": {"prompt", "aware", "unaware", "facet"},
@@ -157,6 +157,13 @@ def test_evaluation_prompts_do_not_open_as_scoring_prompts_do(starter, concept):
         return {tuple(re.findall(r"[\w']+", row["prompt"].lower())[:4]) for row in starter[stem]}
 
     assert openings(concept) & openings(f"{concept}_questions") == set()
+
+
+@pytest.mark.parametrize("concept", FACETS)
+def test_the_length_of_a_response_does_not_tell_its_kind(starter, concept):
+    aware, unaware = ([len(row[key].split()) for row in starter[concept]] for key in ("aware", "unaware"))
+    above = sum((one > other) + 0.5 * (one == other) for one in aware for other in unaware)
+    assert 0.4 <= above / (len(aware) * len(unaware)) <= 0.61  # the AUC of the number of words
 
 
 @pytest.mark.parametrize(
