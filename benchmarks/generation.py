@@ -28,7 +28,7 @@ from spin_llm.data import load_questions, render_prompt
 from spin_llm.evaluate import decoding, generation
 from spin_llm.evaluate.generation import end_tokens, generate
 from spin_llm.models import LoadedModel, load
-from spin_llm.settings import AXES
+from spin_llm.settings import default_axes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class Settings:
 
 def drawn_prompts(count: int) -> list[str]:
     """`count` questions, evenly spread over the starter set's, in its order."""
-    everything = [question.prompt for axis in AXES for question in load_questions("starter", concept=axis).questions]
+    everything = [
+        question.prompt for axis in default_axes(()) for question in load_questions("starter", concept=axis).questions
+    ]
     return [everything[place * len(everything) // count] for place in range(min(count, len(everything)))]
 
 

@@ -21,11 +21,11 @@ import typer
 from spin_llm.baselines import settings as baselines
 from spin_llm.errors import SpinError
 from spin_llm.settings import (
-    AXES,
     CONCEPTS,
     EFFORTS,
     SEARCHED,
     RunSettings,
+    default_axes,
     default_of,
     default_sources,
     help_of,
@@ -543,12 +543,13 @@ def judge_fit(
     quiet: Quiet = False,
 ) -> None:
     """Fit the local judge on labelled answers; writes a judge file for --judge."""
-    from spin_llm.evaluate.judge_fit import fit_judge, read_labelled
+    from spin_llm.evaluate.judge_fit import fit_judge
+    from spin_llm.evaluate.labelled import labelled_rows
 
     if output is None:
         raise SpinError("judge fit needs an output file.", change="give -o FILE.safetensors.")
     with console_of(quiet):
-        print(fit_judge(read_labelled(data), output))
+        print(fit_judge(labelled_rows(str(data)), output))
 
 
 @judge_app.command("check")
@@ -557,7 +558,7 @@ def judge_check(
         list[str],
         typer.Argument(
             help="Labelled answers (csv, jsonl, parquet with concept, prompt, answer, label or labels), starter, "
-            "beavertails, or probes (odd answers)."
+            "starter:CONCEPT,CONCEPT, beavertails, or probes (odd answers)."
         ),
     ],
     judge: Annotated[list[str] | None, _setting("judge")] = None,
@@ -610,9 +611,7 @@ def judge_score(
 def judge_sheet(
     generations: Annotated[Path, typer.Argument(help="A generations.jsonl.")],
     output: Output = None,
-    label: Annotated[
-        str, typer.Option(help="What to ask about fairness and privacy: aware, safe or coherent.")
-    ] = "aware",
+    label: Annotated[str, typer.Option(help="What to ask about the concepts: aware, safe or coherent.")] = "aware",
     seed: Seed = default_of("seed"),
     overwrite: Overwrite = False,
 ) -> None:
@@ -643,8 +642,9 @@ def settings_of(options: dict[str, Any]) -> RunSettings:
         chosen["examples"] = EFFORTS[options["effort"]].examples
     concepts = sources("--concept", options.get("concept") or [], CONCEPTS, default["concepts"])
     protect = sources("--protect", options.get("protect") or [], ("general",), default["protect"])
-    questions = dict(sources("--questions", options.get("questions") or [], AXES, default["questions"]))
-    if questions["over_refusal"] in ("salad", "beavertails"):
+    axes = default_axes([name for name, _ in concepts])
+    questions = dict(sources("--questions", options.get("questions") or [], axes, default["questions"]))
+    if questions.setdefault("over_refusal", "starter") in ("salad", "beavertails"):
         questions["over_refusal"] = "starter"
     chosen |= {"concepts": concepts, "protect": protect, "questions": tuple(questions.items())}
     return RunSettings(**chosen, controls=tuple(options.get("control") or ()))

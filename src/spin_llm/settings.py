@@ -15,7 +15,9 @@ from typing import Any
 from spin_llm.errors import SpinError
 
 CONCEPTS = ("fairness", "privacy")
-AXES = (*CONCEPTS, "over_refusal")
+SHIPPED = (*CONCEPTS, "truthfulness", "helpfulness")  # concepts with a starter set, a rubric and a closing phrase
+MEASURES = ("coherence", "perplexity", "kl")  # axes that results.json has beside the judged ones
+COVERED = {"beavertails": CONCEPTS, "salad": CONCEPTS, "alpaca-cleaned": ("general",)}  # roles of the paper's data
 CONTROLS = ("random", "same-magnitude", "unprotected", "released")  # and NAME-alone for every concept
 SIGNED = "coupled-signed"  # a rule, and as other rules a control that `all` leaves out
 BY_MARGIN = "signed"  # the rule that starts from the margins
@@ -64,12 +66,12 @@ class RunSettings:
     """Everything that decides a run's patch and results, apart from the machine."""
 
     model: str
-    concepts: Sources = _option((), "NAME=SOURCE of (prompt, response) pairs that show the concept.")
+    concepts: Sources = _option((), "NAME=SOURCE of (prompt, response) pairs that show the concept, or a shipped NAME.")
     protect: Sources = _option(
         (), "NAME=SOURCE of pairs whose important weights are spared, and whose rest measures perplexity."
     )
     questions: Sources = _after_scores(
-        (), "NAME=SOURCE of prompts to answer and judge (fairness, privacy, over_refusal)."
+        (), "NAME=SOURCE of prompts to answer and judge (a concept's name, over_refusal), or a shipped NAME."
     )
     data_dir: str | None = _option(
         None, "Folder with beavertails, salad and alpaca-cleaned; they become the default data."
@@ -191,9 +193,12 @@ class RunSettings:
         for control in self.controls:
             if control not in (*self.all_controls, "all", *RULES):
                 raise _invalid("controls", control, ", ".join(dict.fromkeys((*self.all_controls, "all", *RULES))))
+        own = [name for name, _ in self.concepts]
+        known = tuple(dict.fromkeys((*SHIPPED, *own, "over_refusal")))
+        fitted = self.judge.endswith(".safetensors")  # may judge concepts of the user's own, also without --concept
         for axis, _ in self.questions:
-            if axis not in AXES:
-                raise _invalid("questions", axis, f"{', '.join(AXES)}: the axes that a judge exists for")
+            if axis in MEASURES or not (fitted or axis in known):
+                raise _invalid("questions", axis, f"{', '.join(known)}: the shipped concepts, those of --concept")
         for name in ("concepts", "protect", "questions"):
             names = [key for key, _ in getattr(self, name)]
             if len(set(names)) != len(names):
@@ -273,16 +278,23 @@ def default_of(name: str) -> Any:
 def sources(option: str, given: Sequence[str], names: Sequence[str], default: str) -> Sources:
     """`NAME=SOURCE` texts as pairs.
 
-    A SOURCE alone serves every name; names that nothing was given for get `default`.
+    A SOURCE alone serves every name of `names`, a shipped NAME alone gets its default. Names that nothing was given for
+    get `default`, unless two concepts were named, or one that is not among `names`: then there are only these.
         >>> sources("--concept", ["privacy=my.csv"], ("fairness", "privacy"), "starter")
         (('fairness', 'starter'), ('privacy', 'my.csv'))
+        >>> sources("--concept", ["truthfulness", "helpfulness=my.csv"], ("fairness", "privacy"), "starter")
+        (('truthfulness', 'starter'), ('helpfulness', 'my.csv'))
     """
-    chosen = dict.fromkeys(names, default)
-    if option == "--concept" and given and all("=" in text for text in given):
-        chosen = {} if len(given) > 1 else chosen
+    bare = {text for text in given if text in (*names, *SHIPPED)}
+    named = {text.partition("=")[0] for text in given if "=" in text} | bare - {"over_refusal"}
+    only = option != "--protect" and all("=" in text or text in bare for text in given)
+    only = only and bool(bare or len(named - {"over_refusal"}) > 1 or named & set(SHIPPED).difference(names))
+    chosen = {} if only else {name: default_source(name, default) for name in names}
     for text in given:
         name, equals, source = text.partition("=")
-        if not equals:
+        if text in bare:
+            chosen[text] = default_source(text, default)
+        elif not equals:
             chosen.update(dict.fromkeys(names, text))
         elif name and source:
             chosen[name] = source
@@ -293,6 +305,11 @@ def sources(option: str, given: Sequence[str], names: Sequence[str], default: st
     return tuple(chosen.items())
 
 
+def default_source(name: str, default: str) -> str:
+    """The default, or the starter set where the default is a data set of the paper without this name."""
+    return default if name in COVERED.get(default, (name,)) else "starter"
+
+
 def default_sources(data_dir: str | None) -> dict[str, str]:
     """The default source of each role: the shipped starter set, or the paper's data when a folder with them is
     given."""
@@ -301,3 +318,8 @@ def default_sources(data_dir: str | None) -> dict[str, str]:
     if not Path(data_dir).is_dir():
         raise SpinError(f"--data-dir {data_dir} is not a folder.")
     return {"concepts": "beavertails", "protect": "alpaca-cleaned", "questions": "salad"}
+
+
+def default_axes(concepts: Sequence[str]) -> tuple[str, ...]:
+    """The axes to ask questions on: the shipped ones among the scored concepts, or the paper's, and over-refusal."""
+    return (*([name for name in concepts if name in SHIPPED] or CONCEPTS), "over_refusal")

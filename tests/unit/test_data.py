@@ -496,8 +496,8 @@ def test_development_data():
 
 @pytest.mark.parametrize("concept", ["age", "over_refusal"])
 def test_starter_lists_its_concepts(concept):
-    refusal("starter", "fairness, privacy, general", source="starter", concept=concept)
-    with pytest.raises(SpinError, match="fairness, privacy, over_refusal"):
+    refusal("starter", "fairness, privacy, truthfulness, helpfulness, general", source="starter", concept=concept)
+    with pytest.raises(SpinError, match="fairness, privacy, truthfulness, helpfulness, over_refusal"):
         load_questions("starter", concept="general")
 
 

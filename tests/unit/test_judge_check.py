@@ -165,6 +165,9 @@ def test_labelled_sources(tmp_path: Path):
     assert [sum(row["concept"] == axis for row in rows) for axis in ("fairness", "privacy")] == [6, 6]
     assert {(row["aware"], row["safe"]) for row in rows} == {(0, 0), (1, 1)}
     assert all(row["facet"] for row in rows)
+    others = labelled_rows("starter:truthfulness,helpfulness", most=2)
+    assert [row["concept"] for row in others] == ["truthfulness"] * 4 + ["helpfulness"] * 4
+    assert [row["aware"] for row in others[:4]] == [1, 1, 0, 0]
     shipped = labelled_rows(str(SHIPPED.with_name("labelled_answers.jsonl")), most=5)
     assert len(shipped) == 15
     assert all(row["facet"] for row in shipped)

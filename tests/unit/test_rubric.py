@@ -84,7 +84,8 @@ def test_every_axis_has_a_rubric_for_every_label():
     assert rubric_of("privacy", "coherent") == rubric_of("over_refusal", "coherent") == RUBRICS["coherent", ""]
     assert rubric_of("perplexity", "aware") is None
     for label in ("aware", "safe", "coherent"):
-        assert list(RubricJudge(Replies([]), label).axes) == ["fairness", "privacy", "over_refusal"]
+        others = ["truthfulness"] if label == "safe" else ["truthfulness", "helpfulness"]  # no harm in being unhelpful
+        assert list(RubricJudge(Replies([]), label).axes) == ["fairness", "privacy", *others, "over_refusal"]
 
 
 def test_what_is_asked_and_how():

@@ -98,7 +98,7 @@ WRONG = [
     *((f"no {name}", (name,), None) for name in FIRST),
     *((f"no {name} of an axis", ("axes", "privacy", name), None) for name in AXIS if name != "mde"),
     ("no perplexity", ("axes", "perplexity"), None),
-    ("an axis nobody knows", ("axes", "toxicity"), AXIS),
+    ("a concept without its numbers", ("axes", "toxicity"), {}),
     ("a misspelt field", ("axes", "fairness", "p_homl"), 0.1),
     ("an interval of one", ("axes", "fairness", "ci95"), [0.1]),
     ("a p above 1", ("axes", "fairness", "p"), 1.5),

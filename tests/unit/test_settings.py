@@ -89,6 +89,13 @@ NAMES = ("fairness", "privacy")
         (["privacy=a.csv", "fairness=b.csv"], {"privacy": "a.csv", "fairness": "b.csv"}),
         (["safety=a.csv", "health=b.csv"], {"safety": "a.csv", "health": "b.csv"}),
         (["privacy=a=b.csv"], {"fairness": "starter", "privacy": "a=b.csv"}),
+        (["truthfulness"], {"truthfulness": "starter"}),
+        (["truthfulness=t.csv"], {"truthfulness": "t.csv"}),
+        (["truthfulness", "helpfulness"], {"truthfulness": "starter", "helpfulness": "starter"}),
+        (
+            ["privacy", "truthfulness", "toxicity=t.csv"],
+            {"privacy": "starter"} | {"truthfulness": "starter", "toxicity": "t.csv"},
+        ),
     ],
 )
 def test_sources(given: list[str], expected: dict[str, str]):
@@ -151,3 +158,31 @@ def test_the_replay_command_gives_the_same_settings():
         CliRunner().invoke(app, [*shlex.split(replay_command(seen[0]))[1:], "--json"])
     assert len(seen) == 2
     assert seen[0] == seen[1]
+
+
+def test_shipped_concepts_by_name_bring_their_questions(tmp_path: Path):
+    pair = {"truthfulness": "starter", "helpfulness": "starter"}
+    named = settings_of({"model": "m", "ratio": "auto", "concept": list(pair)})
+    assert dict(named.concepts) == pair
+    assert dict(named.questions) == {**pair, "over_refusal": "starter"}
+    asked = settings_of({"model": "m", "ratio": "auto", "questions": ["truthfulness"]})
+    assert dict(asked.questions) == {"truthfulness": "starter", "over_refusal": "starter"}
+    mixed = settings_of(
+        {"model": "m", "ratio": "1e-4", "data_dir": str(tmp_path), "concept": ["privacy", "truthfulness"]}
+    )
+    assert dict(mixed.concepts) == {"privacy": "beavertails", "truthfulness": "starter"}
+    assert dict(mixed.questions) == {"privacy": "salad", "truthfulness": "starter", "over_refusal": "starter"}
+    own = settings_of({"model": "m", "ratio": "auto", "concept": ["toxicity=t.csv", "safety=s.csv"]})
+    assert set(dict(own.questions)) == {"fairness", "privacy", "over_refusal"}
+
+
+def test_what_run_json_names_gives_the_same_questions_again():
+    for words in (["truthfulness"], ["truthfulness", "helpfulness"], ["fairness", "privacy"], ["privacy=p.csv"]):
+        once = settings_of({"model": "m", "ratio": "auto", "questions": words}).questions
+        again = settings_of({"model": "m", "ratio": "auto", "questions": ["=".join(pair) for pair in once]}).questions
+        assert dict(again) == dict(once)
+
+
+def test_protected_sets_by_name_are_added():
+    settings = settings_of({"model": "m", "ratio": "auto", "protect": ["general", "helpfulness"]})
+    assert dict(settings.protect) == {"general": "starter", "helpfulness": "starter"}

@@ -30,13 +30,26 @@ FACETS = {
             "biometric",
         ]
     ),
+    "truthfulness": frozenset(["misconception", "false_premise", "unknowable", "citation", "overconfidence"]),
+    "helpfulness": frozenset(["writing", "planning", "explaining", "constraint", "practical"]),
+}
+# Least rows: pairs, pairs of a facet, questions, questions of a facet.
+LEAST = {
+    "fairness": (200, 20, 150, 15),
+    "privacy": (200, 20, 150, 15),
+    "truthfulness": (160, 32, 50, 10),
+    "helpfulness": (160, 32, 50, 10),
 }
 KEYS = {
     "fairness": {"prompt", "aware", "unaware", "facet"},
     "privacy": {"prompt", "aware", "unaware", "facet"},
+    "truthfulness": {"prompt", "aware", "unaware", "facet"},
+    "helpfulness": {"prompt", "aware", "unaware", "facet"},
     "general": {"prompt", "response"},
     "fairness_questions": {"prompt", "facet"},
     "privacy_questions": {"prompt", "facet"},
+    "truthfulness_questions": {"prompt", "facet"},
+    "helpfulness_questions": {"prompt", "facet"},
     "over_refusal": {"prompt", "facet"},
 }
 PHONE = re.compile(
@@ -65,7 +78,8 @@ def test_rows_have_exactly_their_keys_and_say_something(starter, stem):
 
 @pytest.mark.parametrize("concept", FACETS)
 def test_every_facet_has_enough_pairs_and_questions(starter, concept):
-    for stem, total, each in ((concept, 200, 20), (f"{concept}_questions", 150, 15)):
+    pairs, pairs_each, questions, questions_each = LEAST[concept]
+    for stem, total, each in ((concept, pairs, pairs_each), (f"{concept}_questions", questions, questions_each)):
         counts = Counter(row["facet"] for row in starter[stem])
         assert set(counts) == FACETS[concept]
         assert counts.total() >= total
@@ -143,6 +157,13 @@ def test_evaluation_prompts_do_not_open_as_scoring_prompts_do(starter, concept):
         return {tuple(re.findall(r"[\w']+", row["prompt"].lower())[:4]) for row in starter[stem]}
 
     assert openings(concept) & openings(f"{concept}_questions") == set()
+
+
+@pytest.mark.parametrize("concept", FACETS)
+def test_the_length_of_a_response_does_not_tell_its_kind(starter, concept):
+    aware, unaware = ([len(row[key].split()) for row in starter[concept]] for key in ("aware", "unaware"))
+    above = sum((one > other) + 0.5 * (one == other) for one in aware for other in unaware)
+    assert 0.4 <= above / (len(aware) * len(unaware)) <= 0.61  # the AUC of the number of words
 
 
 @pytest.mark.parametrize(

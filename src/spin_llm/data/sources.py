@@ -23,14 +23,11 @@ from spin_llm.data.columns import Record, read_records
 from spin_llm.data.known import KNOWN, known_records
 from spin_llm.data.rows import SUFFIXES, data_suffix, read_rows
 from spin_llm.errors import SpinError
+from spin_llm.settings import SHIPPED
 
 Item = TypeVar("Item")
-STARTER_PAIRS = {"fairness": "fairness", "privacy": "privacy", "general": "general"}
-STARTER_QUESTIONS = {
-    "fairness": "fairness_questions",
-    "privacy": "privacy_questions",
-    "over_refusal": "over_refusal",
-}
+STARTER_PAIRS = {name: name for name in (*SHIPPED, "general")}
+STARTER_QUESTIONS = {**{name: f"{name}_questions" for name in SHIPPED}, "over_refusal": "over_refusal"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def load_questions(
     data_dir: str | Path | None = None,
     prompt_column: str | None = None,
 ) -> QuestionSet:
-    """Load prompts to generate answers to (concept: fairness, privacy or over_refusal). Raises as load_pairs does."""
+    """Load prompts to generate answers to (concept: a concept, or over_refusal). Raises as load_pairs does."""
     name, records, left_out = _load(str(source), concept, None, data_dir, prompt_column, None)
     questions = tuple(Question(record.prompt, record.facet) for record in records)
     return QuestionSet(name, str(source), questions, rows_sha256(questions), left_out)

@@ -1,4 +1,4 @@
-"""The axis `coherence`: the share of answers to fairness and privacy questions that are readable and to the point.
+"""The axis `coherence`: the share of answers to questions on concepts that are readable and to the point.
 
 In: rows of generations.jsonl and a judge of the label `coherent` (the shipped local judge, whichever judges the rest).
 Out: verdict rows under the axis `coherence` with the ids of the questions, and the judge's quality over both concepts.
@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spin_llm.evaluate.judge import LocalJudge, load_judge
-from spin_llm.settings import CONCEPTS
 
 AXIS = "coherence"
 LABEL = "coherent"
@@ -32,7 +31,7 @@ def coherence_quality(quality: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     Counts add up; accuracy, Brier score and positive rates are means weighted by n. Heads of two concepts have no AUC
     in common, so the AUC and its interval are those of the weaker concept, and `by_concept` has both. {} without heads.
     """
-    heads = {concept: quality[concept] for concept in CONCEPTS if concept in quality}
+    heads = {concept: head for concept, head in quality.items() if concept != "over_refusal"}
     if not heads:
         return {}
     total = sum(head["n"] for head in heads.values())

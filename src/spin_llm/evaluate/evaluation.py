@@ -33,13 +33,12 @@ from spin_llm.evaluate.statistics import Paired, holm, paired_perplexity, paired
 from spin_llm.evaluate.style import by_axis, style_of
 from spin_llm.files import read_progress, sync_append, write_jsonl
 from spin_llm.progress import SILENT, Console
-from spin_llm.settings import CONCEPTS
 
 BASE = "base"
 EDITED = "edited"
 METRICS = {
     "over_refusal": "refusal rate on benign questions",
-    COHERENCE: "share of answers to fairness and privacy questions judged coherent",
+    COHERENCE: "share of answers to the questions on concepts judged coherent",
 }
 Rows = list[dict[str, Any]]
 Served = Callable[[], AbstractContextManager[ServerCompleter]]  # a view of a model behind a URL
@@ -131,16 +130,24 @@ def judge_rows(judge: Judge, rows: Rows, *, coherence: Judge | None = None, cons
     coherent: Verdicts = {}
     axes = list(dict.fromkeys(row["axis"] for row in rows))
     judged = judged_axes(judge, axes, console)
+    concepts = concepts_of(axes, coherence)
+    if coherence and (left_out := [axis for axis in axes if axis not in (*concepts, "over_refusal")]):
+        console.say(f"coherence is not judged on {', '.join(left_out)}: left out")
     for axis in axes:
         pairs = list(dict.fromkeys((row["prompt"], row["answer"]) for row in rows if row["axis"] == axis))
         if axis in judged:
             verdicts |= judge_pairs(judge, axis, pairs, f"judging, {axis}", console)
-        if coherence and axis in CONCEPTS:  # at once: two judges with one feature model share what it read last
+        if coherence and axis in concepts:  # at once: two judges with one feature model share what it read last
             coherent |= judge_pairs(coherence, axis, pairs, f"coherence, {axis}", console)
     found = [verdict_row(row, row["axis"], judge, verdicts) for row in rows if row["axis"] in judged]
     if coherence:
-        found += [verdict_row(row, COHERENCE, coherence, coherent) for row in rows if row["axis"] in CONCEPTS]
+        found += [verdict_row(row, COHERENCE, coherence, coherent) for row in rows if row["axis"] in concepts]
     return found
+
+
+def concepts_of(axes: Sequence[str], coherence: Judge | None) -> list[str]:
+    """The axes with questions on a concept whose answers the judge of coherence knows."""
+    return [axis for axis in axes if axis != "over_refusal" and axis in getattr(coherence, "axes", axes)]
 
 
 def judge_pairs(judge: Judge, axis: str, pairs: Sequence[tuple[str, str]], title: str, console: Console) -> Verdicts:

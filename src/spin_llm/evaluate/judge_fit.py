@@ -59,10 +59,10 @@ def read_labelled(path: str | Path) -> list[dict[str, Any]]:
     for row in read_rows(Path(path)):
         missing = [name for name in ("concept", "prompt", "answer") if not isinstance(row.values.get(name), str)]
         labels = row_labels(row.values) if not missing else {}
-        if missing or not labels or row.values["concept"] not in CLOSING:
+        if missing or not labels:
             raise SpinError(
                 f"{path}, {row.where}: " + (f"no {', '.join(missing)}." if missing else "no label in 0/1."),
-                cause=f"a labelled answer has concept ({', '.join(CLOSING)}), prompt, answer, and label or labels.",
+                cause="a labelled answer has concept (such as fairness), prompt, answer, and label or labels.",
             )
         kept = {name: row.values[name] for name in ("concept", "prompt", "answer")}
         weight = float(row.values.get("weight") or 1)
@@ -122,7 +122,7 @@ def fit_heads(
 ) -> dict[tuple[str, str], Head]:
     """{(axis, label): head} fitted on the set "" and measured on its test rows and on the other sets."""
     heads: dict[tuple[str, str], Head] = {}
-    for axis in CLOSING:
+    for axis in dict.fromkeys([*CLOSING, *sorted({row["concept"] for row in sets[""]})]):
         for label in LABELS:
             picked = {name: pick(features[name], some, axis, label) for name, some in sets.items()}
             if not fittable(picked[""][1], label):

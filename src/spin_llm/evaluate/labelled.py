@@ -1,7 +1,8 @@
 """Labelled answers to check a judge on.
 
 In: the path of a csv, jsonl or parquet file with concept, prompt, answer and labels (judge_fit.read_labelled); the word
-`starter`, the aware and unaware answers of the shipped pairs; or `beavertails`, its safe and flagged ones. Out: rows
+`starter`, the aware and unaware answers of the shipped pairs on the paper's concepts; `starter:CONCEPT,CONCEPT`, those
+of other shipped concepts; or `beavertails`, its safe and flagged ones. Out: rows
 {"concept", "prompt", "answer", "facet", one column per label in 0/1}. In pairs, the aware answer counts as aware and
 safe, the other as neither. Left out: the probes (robustness.py).
 """
@@ -24,10 +25,11 @@ def labelled_rows(source: str, *, data_dir: str | None = None, most: int | None 
 
     Raises SpinError for a source that is absent, malformed or not labelled.
     """
+    source, colon, names = source.partition(":") if source.startswith("starter:") else (source, "", "")
     if source not in PAIRED:
         return thinned(read_labelled(Path(source).expanduser()), most)
     rows = []
-    for concept in CONCEPTS:
+    for concept in names.split(",") if colon else CONCEPTS:
         for responses, label in (("aware", 1), ("unaware", 0)):
             pairs = load_pairs(source, concept=concept, responses=responses, data_dir=data_dir).pairs
             for pair in sample(pairs, min(most or len(pairs), len(pairs)), 0):
