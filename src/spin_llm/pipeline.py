@@ -78,7 +78,6 @@ from spin_llm.settings import BY_MARGIN, SEARCHED, SIGNED, RunSettings, flag_of,
 
 ALONE = Ranks()
 ScoresByRole = Mapping[str, Mapping[str, Scores]]  # `concepts` and `protect`, then by name
-CONTRAST_PAIRS = 32  # of each kind and concept, at most, to search with
 LEAST_CONTRAST = 8
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
 NO_STABILITY = "the rule 'signed' has no top sets to select again from resampled examples"
@@ -245,7 +244,7 @@ def read_data(settings: RunSettings, console: Console = SILENT) -> RunData:
                 )
             unaware[name] = sample(others, settings.examples, settings.seed, f"the concept {name}, unaware")
         if settings.rule == SEARCHED:
-            contrasts[name] = held_back(name, concepts[name], unaware[name], pairs, others, settings.seed)
+            contrasts[name] = held_back(name, concepts[name], unaware[name], pairs, others, settings)
     protect, rest = {}, []
     for name, source in settings.protect:
         pairs = load_pairs(source, concept=name, **options).pairs
@@ -275,9 +274,9 @@ def held_back(
     scored_unaware: Sequence[Pair],
     aware: Sequence[Pair],
     unaware: Sequence[Pair],
-    seed: int,
+    settings: RunSettings,
 ) -> tuple[Sequence[Pair], Sequence[Pair]]:
-    """(aware, unaware) pairs to search with, `CONTRAST_PAIRS` of each at most: none has a prompt that was scored.
+    """(aware, unaware) pairs to search with, as many as the effort has at most: none has a prompt that was scored.
 
     Raises SpinError when fewer than 8 of a kind are left.
     """
@@ -289,7 +288,7 @@ def held_back(
             f"have prompts that nothing was scored on, and {LEAST_CONTRAST} of each are needed.",
             change="give fewer --examples, or more data; or --rule coupled, which needs none.",
         )
-    first, second = (sample(kind, min(len(kind), CONTRAST_PAIRS), seed) for kind in kinds)
+    first, second = (sample(kind, min(len(kind), settings.budget.pairs), settings.seed) for kind in kinds)
     return first, second
 
 
@@ -567,7 +566,7 @@ def expected_text(settings: RunSettings, data: RunData, scoring: float, tokens: 
         settings.budget,
         tokens / max(1, sum(map(len, (*data.concepts.values(), *data.unaware.values(), *data.protect.values())))),
     )
-    pairs = len(data.choose) + KL_PAIRS + sum(len(kind) for kinds in data.contrasts.values() for kind in kinds)
+    pairs = 2 * budget.pairs + KL_PAIRS + sum(len(kind) for kinds in data.contrasts.values() for kind in kinds)
     asked, search = (sum(map(len, questions.values())) for questions in (data.questions, data.search))
     answers = asked * (2 + len(settings.wanted_controls)) + search * (1.0 + 0.75 * budget.survivors + 0.5)
     seconds = {
@@ -642,7 +641,7 @@ def bench_of(
         name: Contrast(encode(settings, loaded, aware), encode(settings, loaded, unaware))
         for name, (aware, unaware) in data.contrasts.items()
     }
-    general = encode(settings, loaded, data.choose)
+    general = encode(settings, loaded, data.choose[: 2 * settings.budget.pairs])
     return Bench(loaded, scores["concepts"], scores["protect"], contrasts, general, settings.max_perplexity_increase)
 
 

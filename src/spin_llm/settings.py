@@ -30,10 +30,12 @@ Sources = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Effort:
-    """What a run with the rule `auto` spends: examples of each set, recipes tried, those whose answers are judged,
-    search questions of each axis, and final questions of each axis (None: all that are left)."""
+    """What a run with the rule `auto` spends: examples of each set, held-back pairs of each kind to try recipes on,
+    recipes tried, those whose answers are judged, search questions of each axis, and final questions of each axis
+    (None: all that are left)."""
 
     examples: int
+    pairs: int
     trials: int
     survivors: int
     search_questions: int
@@ -41,9 +43,9 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(64, 10, 3, 20, 60),
-    "standard": Effort(128, 32, 6, 80, None),
-    "thorough": Effort(128, 120, 12, 160, None),
+    "quick": Effort(64, 16, 10, 3, 20, 60),
+    "standard": Effort(128, 32, 32, 6, 80, None),
+    "thorough": Effort(128, 32, 120, 12, 160, None),
 }
 
 

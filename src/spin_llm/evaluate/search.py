@@ -49,7 +49,7 @@ from spin_llm.selection.signed import PENALTY
 from spin_llm.settings import BY_MARGIN, SIGNED
 
 SCREEN_PAIRS = 8  # a recipe that is hopeless on the first general pairs is not measured on all of them
-HOPELESS, HOPELESS_MARGIN = 5.0, 0.05  # hopeless: 5 times the allowed increase, and 5% on top
+HOPELESS, HOPELESS_MARGIN = 3.0, 0.02  # hopeless: 3 times the allowed increase, and 2% on top
 MAX_REFUSAL, MAX_INCOHERENCE = 0.02, 0.05  # rates; of the pick among survivors
 OPENING = (
     *((BY_MARGIN, ratio) for ratio in (5e-5, 1e-4, 2e-5, 2e-4, 1e-5, 5e-4)),
