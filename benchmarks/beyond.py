@@ -29,7 +29,7 @@ from spin_llm.patch import Patch, memory_patch
 from spin_llm.progress import Console
 from spin_llm.scores import score_concept
 from spin_llm.selection import Recipe, Selection, candidate_entries, random_like
-from spin_llm.settings import RunSettings, default_sources
+from spin_llm.settings import EFFORTS, RunSettings, default_sources
 
 LIMITS = (0.01, 0.02, 0.05)
 RATIOS = (2e-6, 1e-5, 5e-5, 1e-4, 5e-4)
@@ -38,7 +38,7 @@ CONCEPTS = ("fairness", "privacy")
 KEPT = ("n", "base", "edited", "delta", "ci95", "p")
 
 
-def settings_of(model: str, data_dir: str, seed: int, questions: int) -> RunSettings:
+def settings_of(model: str, data_dir: str, seed: int, questions: int, effort: str) -> RunSettings:
     sources = default_sources(data_dir)
     asked = (*((name, sources["questions"]) for name in CONCEPTS), ("over_refusal", "starter"))
     return RunSettings(
@@ -48,6 +48,8 @@ def settings_of(model: str, data_dir: str, seed: int, questions: int) -> RunSett
         questions=asked,
         data_dir=data_dir,
         seed=seed,
+        effort=effort,
+        examples=EFFORTS[effort].examples,
         max_questions=questions,
         max_perplexity_increase=LIMITS[0],
     )
@@ -104,7 +106,7 @@ def measured(bench: Bench, selection: Selection, base: Reference) -> dict[str, A
 
 
 def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]) -> dict[str, Any]:
-    settings = settings_of(arguments.model, arguments.data_dir, seed, arguments.questions)
+    settings = settings_of(arguments.model, arguments.data_dir, seed, arguments.questions, arguments.effort)
     folder = Path(arguments.work) / f"seed-{seed}"
     console = Console(lambda line: print(line, flush=True))
     pipeline.score(settings, folder, console=console)
@@ -134,7 +136,7 @@ def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]
     patches: dict[str, tuple[Patch, str]] = {}
     patches[EDITED] = (memory_patch(loaded.model, auto, scale=recipe.scale), recipe.words())
     for limit in limits:
-        for rule in RULES:
+        for rule in RULES if len(limits) > 1 else ("coupled", "signed"):
             best = ranked([trial for trial in grid if trial.recipe.rule == rule], CONCEPTS, limit)
             if best:
                 selection = best[0].recipe.select(bench.concepts, bench.protected)
@@ -183,6 +185,7 @@ def main() -> None:
     parser.add_argument("--work", required=True, help="folder for scores and answers")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--effort", default="standard")
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--survivors", type=int, default=5)
     parser.add_argument("--search", type=int, default=50, help="search questions an axis")

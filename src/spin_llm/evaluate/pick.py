@@ -182,8 +182,9 @@ def pick_answered(rows: Sequence[Answered], concepts: Sequence[str], *, fallback
     gains = ", ".join(
         f"{concept} {100 * best.gain(concept):+.1f} points" for concept in concepts if concept in best.rates
     )
+    edits = "one edit" if len(rows) == 1 else f"{len(rows)} edits"
     return best.trial, (
-        f"Of {len(rows)} edits in the last rung, {len(sound)} within the limits on over-refusal and coherence, it has "
+        f"Of {edits} in the last rung, {len(sound)} within the limits on over-refusal and coherence, it has "
         f"the largest smallest share of what any gained ({gains} on the search questions)."
     )
 
