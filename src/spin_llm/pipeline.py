@@ -714,6 +714,7 @@ def patch_of(
         "layers": recipe.layers,
         "at_least": recipe.at_least,
         "penalty": recipe.penalty,
+        "fractions": recipe.fractions,
         "places": {
             checkpoint.stored_name(name): {"shape": list(place.shape), "layer": place.layer, "kind": place.kind}
             for name, place in selection.places.items()

@@ -164,3 +164,29 @@ def test_layers():
     assert second.targeted_weights == 60
     with pytest.raises(SpinError, match="names no layer"):
         select(scores, general, rule="signed", ratio=0.2, layers=(2, 5))
+
+
+@pytest.mark.parametrize("rule", ["coupled", "signed"])
+def test_a_concept_with_a_larger_fraction_has_more_say(rule: str):
+    """`coupled` with a fraction is the intersection of top sets of two ratios; `signed` weighs the margin."""
+    scores, general = made(7)
+    plain = select(scores, {}, rule="coupled", ratio=0.2)
+    both = {
+        name: intersection([scores["c0"].matrices[name].indices[:24], scores["c1"].matrices[name].indices[:12]])
+        for name in NAMES
+    }
+    found = select(scores, {}, rule="coupled", ratio=0.2, fractions={"c0": 2.0})
+    assert {name: indices.tolist() for name, indices in found.indices.items()} == {
+        n: i.tolist() for n, i in both.items()
+    }
+    assert found.weights >= plain.weights
+    if rule == "signed":
+        one, other = (
+            select(scores, general, rule="signed", ratio=0.1, protect_ratio=0.02, fractions={"c1": part}).indices
+            for part in (1.0, 100.0)
+        )
+        mean = [
+            float(torch.cat([drawn(7, 2)[0][0][name].flatten()[i] for name, i in chosen.items()]).mean())
+            for chosen in (one, other)
+        ]
+        assert mean[1] > mean[0], "with the other concept easily satisfied, the first decides"

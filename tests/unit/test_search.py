@@ -12,7 +12,7 @@ import pytest
 from spin_llm.data import Question
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import search as searching
-from spin_llm.evaluate.pick import Answered, added, better_half, pick_answered
+from spin_llm.evaluate.pick import Answered, added, better_half, pick_answered, unbeaten
 from spin_llm.evaluate.proxy import Gain, Proxy
 from spin_llm.evaluate.search import Bench, Space, Trial, opening, ranked, search, survivors
 from spin_llm.pipeline import split_questions
@@ -178,6 +178,20 @@ def test_a_search_that_was_cut_off_goes_on_as_it_would_have(bench: Bench, made_u
     assert made_up == [*range(20), *range(20)], "nothing was done twice"
     assert len({t.recipe for t in whole}) > 12, "it does not repeat itself"
     assert any(t.recipe.layers for t in whole), "layers are searched"
+
+
+def test_what_is_searched_follows_the_user(bench: Bench, made_up: list[int], tmp_path: Path):
+    """With the target `all` the part is searched too; layers that were given are kept; concepts are weighted."""
+    usual = replace(USUAL, target="all", layers=(1, 3))
+    found = search(bench, usual, trials=40, journal=tmp_path / "journal.jsonl", seed=5)
+    assert {t.recipe.target for t in found} == {"all", "mlp", "attention"}
+    assert {t.recipe.layers for t in found} == {(1, 3)}
+    assert len({t.recipe.fractions for t in found}) > 2
+
+
+def test_survivors_that_no_other_beats():
+    rows = [answered(0, 0.2, 0.1), answered(1, 0.1, 0.2), answered(2, 0.1, 0.1), answered(3, 0.1, 0.1, refusal=-0.1)]
+    assert [unbeaten(row, rows, CONCEPTS) for row in rows] == [True, True, False, True]
 
 
 def test_a_trial_that_a_kill_cut_off_is_done_again(bench: Bench, made_up: list[int], tmp_path: Path, monkeypatch):

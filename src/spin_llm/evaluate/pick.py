@@ -96,7 +96,7 @@ def find_edit(
     record = {
         "trials": [trial.as_json() for trial in trials],
         "front": searching.front(trials, concepts),
-        "survivors": [row.as_json() for row in answered],
+        "survivors": [{**row.as_json(), "front": unbeaten(row, answered, concepts)} for row in answered],
         "importance": searching.settings_importance(trials, concepts),
         "max_increase": bench.max_increase,
         "pick": pick.number,
@@ -187,6 +187,18 @@ def pick_answered(rows: Sequence[Answered], concepts: Sequence[str], *, fallback
         f"Of {edits} in the last rung, {len(sound)} within the limits on over-refusal and coherence, it has "
         f"the largest smallest share of what any gained ({gains} on the search questions)."
     )
+
+
+def unbeaten(row: Answered, rows: Sequence[Answered], concepts: Sequence[str]) -> bool:
+    """Whether no other survivor is as good on every concept, on over-refusal and on perplexity, and better on one."""
+
+    def point(one: Answered) -> tuple[float, ...]:
+        gains = (one.gain(concept) for concept in concepts if concept in one.rates)
+        refusal = one.gain("over_refusal") if "over_refusal" in one.rates else 0.0
+        return (*gains, -refusal, -(one.trial.increase or 0.0))
+
+    own = point(row)
+    return not any(other != own and all(a >= b for a, b in zip(other, own, strict=True)) for other in map(point, rows))
 
 
 def table_text(trials: Sequence[Trial], concepts: Sequence[str]) -> str:

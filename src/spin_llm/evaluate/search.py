@@ -58,6 +58,7 @@ OPENING = (
 )
 SMALLEST, LARGEST = 1e-6, 2e-3  # ratios that are searched
 SCALES = (0.0, 0.25, 0.5, 0.75)
+BALANCES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of two concepts: the first's fraction, the other's being 1
 PENALTIES = (1.0, 1.5, 2.0, 3.0)
 
 
@@ -89,11 +90,12 @@ class Trial:
 @dataclass(frozen=True)
 class Space:
     """What bounds the recipes: the fraction `keep` of each matrix that the scores hold, the number of decoder `layers`,
-    and how much `wider` ratios are than for matrices of 100,000 weights and more."""
+    how much `wider` ratios are than for matrices of 100,000 weights and more, and the names of the concepts."""
 
     keep: float
     layers: int
     wider: float
+    concepts: tuple[str, ...] = ()
 
     @property
     def ratios(self) -> tuple[float, float]:
@@ -119,7 +121,7 @@ class Bench:
         places = [place for part in scores for place in part.matrices.values()]
         wider = max(1.0, 1e5 / min(place.size for place in places))
         keep = min(part.metadata["keep"] for part in scores)
-        return Space(keep, 1 + max(place.layer for place in places), wider)
+        return Space(keep, 1 + max(place.layer for place in places), wider, tuple(self.concepts))
 
 
 def opening(usual: Recipe, space: Space) -> list[Recipe]:
@@ -249,8 +251,11 @@ def distributions(space: Space, usual: Recipe) -> dict[str, Any]:
 
     by_row = usual.granularity == "row"
     rules = ("coupled", SIGNED) if by_row else ("coupled", SIGNED, BY_MARGIN)
+    targets = ("all", "mlp", "attention") if usual.target == "all" else (usual.target,)
     return {
         "rule": CategoricalDistribution(rules),
+        "target": CategoricalDistribution(targets),
+        "balance": CategoricalDistribution(BALANCES if len(space.concepts) == 2 else (1.0,)),
         "ratio": FloatDistribution(*space.ratios, log=True),
         "protect": CategoricalDistribution(("as many", "all kept")),
         "granularity": CategoricalDistribution(("row",) if by_row else ("matrix", "layer", "model")),
@@ -270,6 +275,8 @@ def parameters(recipe: Recipe, space: Space) -> dict[str, Any]:
         "protect": "all kept" if recipe.protect_ratio == space.keep else "as many",
         "granularity": recipe.granularity,
         "penalty": PENALTY,
+        "target": recipe.target,
+        "balance": 1.0,
         "scale": recipe.scale if recipe.scale in SCALES else 0.0,
         "first": 0,
         "last": space.layers - 1,
@@ -282,7 +289,8 @@ def recipe_from(chosen: Mapping[str, Any], usual: Recipe, space: Space) -> Recip
     everything = (first, last) == (0, space.layers - 1)
     return replace(
         usual,
-        **{name: chosen[name] for name in ("rule", "ratio", "granularity", "scale")},
+        **{name: chosen[name] for name in ("rule", "ratio", "granularity", "scale", "target")},
+        fractions=((space.concepts[0], chosen["balance"]),) if chosen["balance"] != 1 else (),
         protect_ratio=space.keep if chosen["protect"] == "all kept" else None,
         penalty=chosen["penalty"] if chosen["rule"] == BY_MARGIN else PENALTY,
         layers=usual.layers if everything or usual.layers else (first, last),
@@ -365,7 +373,7 @@ def settings_importance(trials: Sequence[Trial], concepts: Sequence[str]) -> dic
     spread = {"ratio": optuna.distributions.FloatDistribution(SMALLEST / 10, 1.0, log=True)}
     kinds = {
         name: optuna.distributions.CategoricalDistribution(sorted({described(t.recipe)[name] for t in measured}))
-        for name in ("rule", "protected", "granularity", "penalty", "scale", "layers")
+        for name in ("rule", "target", "protected", "granularity", "penalty", "balance", "scale", "layers")
     }
     kinds = {name: kind for name, kind in kinds.items() if len(kind.choices) > 1}
     for trial in measured:
@@ -386,6 +394,7 @@ def described(recipe: Recipe) -> dict[str, str]:
     protected = "as many" if recipe.protect_ratio is None else "all kept"
     return {
         **{"rule": recipe.rule, "protected": protected, "granularity": recipe.granularity},
+        **{"target": recipe.target, "balance": f"{dict(recipe.fractions) or 1}"},
         **{"penalty": f"{recipe.penalty:g}" if recipe.rule == BY_MARGIN else "none"},
         **{"scale": f"{recipe.scale:g}", "layers": span},
     }

@@ -117,6 +117,7 @@ def recipe_text(recipe: Mapping[str, Any]) -> str:
     parts = [f"{recipe['rule']}, ratio {recipe['ratio']:.2g} by {recipe['granularity']}"]
     if recipe["protect_ratio"] is not None:
         parts.append(f"protected {recipe['protect_ratio']:.2g}")
+    parts += [f"{name} x {part:g}" for name, part in recipe.get("fractions", ()) if part != 1]
     if recipe["layers"]:
         parts.append("layers {} to {}".format(*recipe["layers"]))
     if recipe["rule"] == "signed":

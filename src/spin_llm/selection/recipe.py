@@ -28,14 +28,15 @@ class Recipe:
     layers: Layers | None = None
     at_least: int | None = None
     penalty: float = PENALTY
+    fractions: tuple[tuple[str, float], ...] = ()
     scale: float = 0.0
 
     def select(
         self, concepts: Mapping[str, Scores], protected: Mapping[str, Scores], *, allow_empty: bool = False
     ) -> Selection:
         """`select` with these options; raises as it does."""
-        options = {name: value for name, value in asdict(self).items() if name != "scale"}
-        return select(concepts, protected, **options, allow_empty=allow_empty)
+        options = {name: value for name, value in asdict(self).items() if name not in ("scale", "fractions")}
+        return select(concepts, protected, **options, fractions=dict(self.fractions), allow_empty=allow_empty)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,6 +51,7 @@ class Recipe:
         if self.at_least is not None:
             parts.append(f"at least {self.at_least} concepts")
         parts += [f"penalty {self.penalty:g}"] if self.rule == BY_MARGIN and self.penalty != PENALTY else []
+        parts += [f"{name} x {part:.3g}" for name, part in self.fractions if part != 1]
         parts += [f"scale {self.scale:g}"] if self.scale else []
         return ", ".join([*parts, self.target])
 
@@ -58,4 +60,5 @@ def recipe_of(record: Mapping[str, Any]) -> Recipe:
     """A recipe from JSON, or from a patch's metadata, which has more; what older ones lack has its default."""
     known = {field.name: record[field.name] for field in fields(Recipe) if field.name in record}
     layers = known.get("layers")
-    return Recipe(**{**known, "layers": tuple(layers) if layers else None})
+    fractions = tuple((name, part) for name, part in known.get("fractions", ()))
+    return Recipe(**{**known, "layers": tuple(layers) if layers else None, "fractions": fractions})

@@ -174,12 +174,14 @@ def select(
     layers: Layers | None = None,
     at_least: int | None = None,
     penalty: float = PENALTY,
+    fractions: Mapping[str, float] | None = None,
     allow_empty: bool = False,
 ) -> Selection:
     """Apply a rule to every targeted matrix, or to those of the `layers` from the first to the last of two.
 
     `protect_ratio` None means the same as `ratio`; `at_least` None means all concepts; `penalty` is for
-    `signed`. Raises SpinError for an unknown rule, a ratio outside (0, 1) or
+    `signed`. `fractions` (by concept, 1 where not named) multiply a concept's ratio, at most to what its score file
+    keeps; for `signed` they multiply its margin. Raises SpinError for an unknown rule, a ratio outside (0, 1) or
     above what the score files keep, score files that do not belong together, and (unless `allow_empty`) a selection
     without a single weight, naming the smallest ratio that selects one.
     """
@@ -197,12 +199,15 @@ def select(
     if rule == BY_MARGIN:
         spared = {name: torch.cat([top[name] for top in protected_tops]) for name in names} if protected else {}
         options: dict[str, Any] = {"ratio": ratio, "granularity": granularity, "penalty": penalty}
-        indices, shared = choose_signed(concepts, protected, names, **options, at_least=at_least, spared=spared)
+        options |= {"at_least": at_least, "spared": spared, "fractions": fractions}
+        indices, shared = choose_signed(concepts, protected, names, **options)
         if not indices and not allow_empty:
             raise SpinError(f"The rule {rule!r} at ratio {ratio:g} by {granularity} selects no weight at all.")
         kept = sum(len(largest_margins("", first, name)[0]) for name in names)
         return Selection(indices, rule, ratio, protect_ratio, target, kept, shared, weights, places)
-    concept_tops = [top_sets(scores, names, ratio, granularity) for scores in concepts.values()]
+    part = {name: (fractions or {}).get(name, 1.0) for name in concepts}
+    ratios = {name: min(ratio * part[name], scores.metadata["keep"]) for name, scores in concepts.items()}
+    concept_tops = [top_sets(scores, names, ratios[name], granularity) for name, scores in concepts.items()]
     indices = choose(rule, concept_tops, protected_tops, concepts, at_least)
     candidates = sum(concept_tops[0][name].numel() for name in names)
     shared = sum(intersection([top[name] for top in concept_tops], at_least).numel() for name in names)

@@ -51,14 +51,21 @@ def largest_margins(concept: str, scores: Scores, name: str) -> tuple[torch.Tens
     return matrix.others["margin"].indices, matrix.others["margin"].values
 
 
-def gains(concepts: Mapping[str, Scores], entries: Tops, at_least: int | None = None) -> dict[str, torch.Tensor]:
-    """gain(i) of the `entries`, in their order, by matrix; concepts that do not keep an entry count as minus infinity
-    (their margin there is below what they keep)."""
+def gains(
+    concepts: Mapping[str, Scores],
+    entries: Tops,
+    at_least: int | None = None,
+    fractions: Mapping[str, float] | None = None,
+) -> dict[str, torch.Tensor]:
+    """gain(i) of the `entries`, in their order, by matrix, margins times the `fractions` of their concepts.
+
+    Concepts that do not keep an entry count as minus infinity (their margin there is below what they keep).
+    """
     rank = (len(concepts) if at_least is None else at_least) - 1
     scale = {}
     for concept, scores in concepts.items():
         kept = torch.cat([largest_margins(concept, scores, name)[1].clamp_min(0) for name in entries])
-        scale[concept] = float(kept.mean()) or 1.0
+        scale[concept] = (float(kept.mean()) or 1.0) / (fractions or {}).get(concept, 1.0)
     found = {}
     for name, wanted in entries.items():
         columns = []
@@ -120,6 +127,7 @@ def choose_signed(
     penalty: float = PENALTY,
     at_least: int | None = None,
     spared: Mapping[str, torch.Tensor] | None = None,
+    fractions: Mapping[str, float] | None = None,
 ) -> tuple[Tops, int]:
     """(the entries outside `spared` with the largest scores: floor(ratio * n) of each unit of n weights, sorted,
     matrices without any left out; how many candidates there were).
@@ -133,7 +141,7 @@ def choose_signed(
     entries = candidate_entries(concepts, names, at_least)
     if spared:
         entries = {name: found[~torch.isin(found, spared[name])] for name, found in entries.items()}
-    gain, cost = gains(concepts, entries, at_least), costs(protected, entries)
+    gain, cost = gains(concepts, entries, at_least, fractions), costs(protected, entries)
     scores = {name: signed(gain[name], cost[name], penalty) for name in names}
     places = next(iter(concepts.values())).matrices
     unit: dict[str, Callable[[str], object]] = {"matrix": lambda name: name, "layer": lambda name: places[name].layer}
