@@ -126,9 +126,13 @@ def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]
         seed=seed,
         console=console,
     )
+    rules = RULES if len(limits) > 1 else ("coupled", "signed")
     grid_file = folder / "grid.json"
     if not grid_file.is_file():
-        write_json(grid_file, [trial.as_json() for trial in tried_ratios(bench, RULES, settings.keep)])
+        write_json(
+            grid_file,
+            [trial.as_json() for trial in tried_ratios(replace(bench, max_increase=max(limits)), rules, settings.keep)],
+        )
     from spin_llm.evaluate.search import trial_of
 
     grid = [trial_of(row) for row in read_json(grid_file)]
@@ -136,7 +140,7 @@ def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]
     patches: dict[str, tuple[Patch, str]] = {}
     patches[EDITED] = (memory_patch(loaded.model, auto, scale=recipe.scale), recipe.words())
     for limit in limits:
-        for rule in RULES if len(limits) > 1 else ("coupled", "signed"):
+        for rule in rules:
             best = ranked([trial for trial in grid if trial.recipe.rule == rule], CONCEPTS, limit)
             if best:
                 selection = best[0].recipe.select(bench.concepts, bench.protected)

@@ -152,8 +152,13 @@ def search(
     done: list[Trial] = []
     for row in read_progress(journal):
         done.append(trial_of(row))
-        if list(row["proxy"]["gains"] if row["proxy"] else bench.concepts) != list(bench.concepts):
-            raise SpinError(f"{journal} is of a search with other concepts.", change="start anew with --overwrite.")
+        concepts = list(row["proxy"]["gains"] if row["proxy"] else bench.concepts)
+        if concepts != list(bench.concepts) or set(row["parameters"]) != set(study.distributions):
+            raise SpinError(
+                f"{journal} is of a search with other concepts or settings.",
+                cause="it was made with other data, or by another version.",
+                change="start anew with --overwrite.",
+            )
         study.tell(row["parameters"], objectives(done[-1], list(bench.concepts)))
     base = None
     journal.parent.mkdir(parents=True, exist_ok=True)
