@@ -183,7 +183,7 @@ def plan(settings: RunSettings, loaded: LoadedModel, matrices: Sequence[Matrix])
     }
     try:
         settings = with_rule(settings)
-        data, statistics = read_data(settings), settings.wanted_statistics
+        data, statistics = read_data(settings, search=False), settings.wanted_statistics
         sets = [
             (encode(settings, loaded, rows), encode(settings, loaded, data.unaware.get(name, ())))
             for name, rows in {**data.concepts, **data.protect}.items()

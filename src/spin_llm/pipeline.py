@@ -224,8 +224,8 @@ def load_model(settings: RunSettings, console: Console = SILENT) -> LoadedModel:
     )
 
 
-def read_data(settings: RunSettings, console: Console = SILENT) -> RunData:
-    """Load and sample every source.
+def read_data(settings: RunSettings, console: Console = SILENT, *, search: bool = True) -> RunData:
+    """Load and sample every source; without `search` not what a search needs beside the scores.
 
     General pairs that nothing is scored on are halved: one half chooses the ratio, one reports.
     """
@@ -243,7 +243,7 @@ def read_data(settings: RunSettings, console: Console = SILENT) -> RunData:
                     change="give data with the columns prompt, aware and unaware, or --rule coupled.",
                 )
             unaware[name] = sample(others, settings.examples, settings.seed, f"the concept {name}, unaware")
-        if settings.rule == SEARCHED:
+        if search and settings.rule == SEARCHED:
             contrasts[name] = held_back(name, concepts[name], unaware[name], pairs, others, settings)
     protect, rest = {}, []
     for name, source in settings.protect:
@@ -256,16 +256,16 @@ def read_data(settings: RunSettings, console: Console = SILENT) -> RunData:
         used = {pair.prompt for pairs in protect.values() for pair in pairs}
         rest = [pair for pair in rest if pair.prompt not in used]
     kept = sample(rest, min(len(rest), 2 * GENERAL_PAIRS), settings.seed)
-    questions, search = {}, {}
+    questions, searched = {}, {}
     for axis, source in settings.questions:
         asked = load_questions(
             source, concept=axis, data_dir=settings.data_dir, prompt_column=settings.prompt_column
         ).questions
         if settings.searches_answers:
-            search[axis], asked = split_questions(asked, settings.budget.search_questions, settings.seed)
+            searched[axis], asked = split_questions(asked, settings.budget.search_questions, settings.seed)
         most = settings.max_questions or (settings.budget.final_questions if settings.searches else None)
         questions[axis] = sample(asked, min(len(asked), most or len(asked)), settings.seed)
-    return RunData(concepts, protect, kept[::2], kept[1::2], questions, unaware, contrasts, search)
+    return RunData(concepts, protect, kept[::2], kept[1::2], questions, unaware, contrasts, searched)
 
 
 def held_back(
@@ -982,7 +982,7 @@ def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, conso
     with joined_ranks() as ranks:
         console = console if ranks.first else SILENT
         settings = with_rule(settings, console)
-        data = read_data(settings, console)
+        data = read_data(settings, console, search=False)
         check_folder(settings, folder, overwrite=overwrite)
         loaded = load_model(settings, console)
         model = model_record(settings, loaded)

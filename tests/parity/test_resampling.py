@@ -19,7 +19,7 @@ from spin_llm.errors import SpinError
 from spin_llm.evaluate import stability
 from spin_llm.evaluate.stability import ScoredExamples, fitting_candidates, measure_stability
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
-from spin_llm.pipeline import control_patches, make_selection, patch_of
+from spin_llm.pipeline import control_patches, patch_of, usual_recipe
 from spin_llm.progress import Console
 from spin_llm.scores import Scores, gather, reweighted, score_concept
 from spin_llm.scores.resampling import gradient_at, load_per_example, save_per_example
@@ -269,8 +269,9 @@ def test_a_control_that_is_the_edit_or_selects_nothing_is_left_out(tiny_model: T
     sources = (("fairness", "f.csv"), ("privacy", "p.csv"))
     for rule, left_out in (("coupled", set()), ("released", {"released"})):
         settings = RunSettings("gpt2", concepts=sources, rule=rule, controls=("all",), keep=KEEP, protect_ratio=0.03)
-        selection = make_selection(settings, sides, RATIO)
-        patch = patch_of(settings, loaded.checkpoint, selection, sides)
+        recipe = usual_recipe(settings, rule, RATIO)
+        selection = recipe.select(sides["concepts"], sides["protect"])
+        patch = patch_of(settings, loaded.checkpoint, selection, sides, recipe)
         said: list[str] = []
         before = weights_of(loaded)
         made, why = control_patches(settings, loaded.checkpoint, sides, selection, patch, Console(said.append))
