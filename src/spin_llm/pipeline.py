@@ -81,7 +81,7 @@ ScoresByRole = Mapping[str, Mapping[str, Scores]]  # `concepts` and `protect`, t
 LEAST_CONTRAST = 8
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
 NO_STABILITY = "the rule 'signed' has no top sets to select again from resampled examples"
-PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn")
+PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "optuna")
 ARTEFACTS = (
     *("scores", "patch.safetensors", "search.json", "search", "progress", "generations.jsonl", "verdicts.jsonl"),
     *("capabilities.jsonl", "stability.json", "results.json", "report.html", "report.md", "figures", "run.json"),
