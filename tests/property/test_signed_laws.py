@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from spin_llm.errors import SpinError
 from spin_llm.scores import CANDIDATES, MatrixScores, Scores, count
 from spin_llm.scores.storage import Kept, top_entries
-from spin_llm.selection import candidate_entries, intersection, select
+from spin_llm.selection import Recipe, candidate_entries, control_selection, intersection, select
 from spin_llm.selection.signed import FLOOR, PENALTY, choose_signed
 
 NAMES = ("a", "b")
@@ -190,3 +190,30 @@ def test_a_concept_with_a_larger_fraction_has_more_say(rule: str):
             for chosen in (one, other)
         ]
         assert mean[1] > mean[0], "with the other concept easily satisfied, the first decides"
+
+
+def test_every_control_stands_beside_a_signed_edit():
+    """Chosen over the model, with all that is kept protected: the controls that go by matrix still apply."""
+    scores, general = made(11, concepts=2)
+    recipe = Recipe("signed", 0.1, protect_ratio=0.02, granularity="model")
+    selection = recipe.select(scores, general)
+    assert selection.weights == 12
+
+    def control(name: str):
+        return control_selection(name, selection, recipe, scores, general, lambda matrix: drawn(11, 2)[0][0][matrix])
+
+    chosen = {name: set(indices.tolist()) for name, indices in selection.indices.items()}
+    for name in ("random", "same-magnitude"):
+        assert control(name).weights == 12
+    for concept_name in scores:
+        alone = control(f"{concept_name}-alone")
+        assert alone.weights
+        for matrix, indices in alone.indices.items():
+            assert not set(indices.tolist()) & chosen[matrix], "none of the edit's weights"
+            own = scores[concept_name].matrices[matrix].others["margin"].indices
+            assert set(indices.tolist()) <= set(own.tolist())
+    assert control("unprotected").weights == 12
+    for rule in ("coupled", "released"):
+        beside = control(rule)
+        assert beside.indices.keys() <= set(NAMES)
+        assert (beside.rule, beside.protect_ratio) == (rule, 0.1)

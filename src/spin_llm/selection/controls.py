@@ -46,6 +46,8 @@ def control_selection(
     if control == "unprotected":
         return recipe.select(concepts, {})
     if control in RULES:
+        if recipe.rule == BY_MARGIN:  # the others are defined by matrix, and protect as much as they choose from
+            recipe = replace(recipe, granularity="matrix", protect_ratio=None)
         return replace(recipe, rule=control).select(concepts, protected)
     return alone(selection, control.removesuffix("-alone"), concepts, protected, recipe.granularity)
 
@@ -121,7 +123,7 @@ def alone(
     """
     scores, names = concepts[concept], list(selection.places)
     if selection.rule == BY_MARGIN:
-        return _alone_by_margin(selection, concept, concepts, protected, granularity)
+        return _alone_by_margin(selection, concept, concepts, protected)
     spared = [top_sets(other, names, selection.protect_ratio, granularity) for other in protected.values()]
     spared += [top_sets(other, names, selection.ratio, granularity) for n, other in concepts.items() if n != concept]
     indices: Tops = {}
@@ -141,10 +143,9 @@ def _alone_by_margin(
     concept: str,
     concepts: Mapping[str, Scores],
     protected: Mapping[str, Scores],
-    granularity: str,
 ) -> Selection:
     names = list(selection.places)
-    spared = [top_sets(other, names, selection.protect_ratio, granularity) for other in protected.values()]
+    spared = [top_sets(other, names, selection.protect_ratio) for other in protected.values()]
     others = {name: scores for name, scores in concepts.items() if name != concept}
     indices: Tops = {}
     for name, chosen in selection.indices.items():
