@@ -84,10 +84,11 @@ def find_edit(
     pick, found = order[0], searching.is_found(order[0], len(trials))
     why = "The proxy alone decided: no answers were judged in this search."
     answered: list[Answered] = []
+    dropped: list[Answered] = []
     if questions and effort.survivors and any(axis in concepts for axis in questions.questions):
         best = searching.survivors(order, effort.survivors)
         judge, coherence = judges()
-        answered = answer(bench.loaded, bench, best, questions, folder, judge, coherence, console)
+        answered, dropped = answer(bench.loaded, bench, best, questions, folder, judge, coherence, console)
         pick, why = pick_answered(answered, concepts, fallback=pick)
     if not found:
         why += " No edit raised the margins of all concepts by more than chance: this is the best of what was tried, "
@@ -96,7 +97,7 @@ def find_edit(
     record = {
         "trials": [trial.as_json() for trial in trials],
         "front": searching.front(trials, concepts),
-        "survivors": [{**row.as_json(), "front": unbeaten(row, answered, concepts)} for row in answered],
+        "survivors": [{**row.as_json(), "front": unbeaten(row, answered, concepts)} for row in (*answered, *dropped)],
         "importance": searching.settings_importance(trials, concepts),
         "max_increase": bench.max_increase,
         "pick": pick.number,
@@ -118,14 +119,16 @@ def answer(
     judge: Judge,
     coherence: Judge | None,
     console: Console,
-) -> list[Answered]:
-    """Successive halving in two rungs; those of the second rung first."""
+) -> tuple[list[Answered], list[Answered]]:
+    """Successive halving: (those of the second rung, those that the first one dropped)."""
     first, second = (
         {axis: asked[rung::2] for axis, asked in questions.questions.items() if len(asked) > rung} for rung in (0, 1)
     )
-    rows = [Answered(trial, {}) for trial in trials]
+    rows, dropped = [Answered(trial, {}) for trial in trials], []
     for rung, asked in (("1", first), ("2", second)):
-        rows = rows if rung == "1" else better_half(rows, list(bench.concepts))
+        if rung == "2":
+            every, rows = rows, better_half(rows, list(bench.concepts))
+            dropped = [row for row in every if row not in rows]
         if not asked:
             break
         views: dict[str, View] = {BASE: lambda: nullcontext(loaded)}
@@ -136,7 +139,7 @@ def answer(
         measured = evaluate(views, part, judge, folder / f"rung-{rung}", coherence=coherence, console=console)
         tables = [measured["axes"], *(control["axes"] for control in measured["controls"].values())]
         rows = [Answered(row.trial, added(row.rates, axes)) for row, axes in zip(rows, tables, strict=True)]
-    return rows
+    return rows, dropped
 
 
 def trial_view(bench: Bench, trial: Trial) -> View:
