@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from spin_llm.models import LoadedModel
+from spin_llm.models.reft import generating
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ def decode(
     greedy = GenerationConfig(
         do_sample=False, max_new_tokens=new_tokens, pad_token_id=0, eos_token_id=list(ends) or None
     )
-    with torch.inference_mode(), contiguous_head(loaded.model), plain_generation(loaded.model):
+    with (
+        torch.inference_mode(),
+        contiguous_head(loaded.model),
+        plain_generation(loaded.model),
+        generating(loaded.model),
+    ):
         rows = loaded.model.generate(
             input_ids=ids, attention_mask=mask, generation_config=greedy, logits_processor=[see_first]
         )[:, ids.shape[1] :].tolist()

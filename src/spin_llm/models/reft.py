@@ -70,9 +70,10 @@ class Reft(nn.Module):
             {f"{layer}-{part}": Loreft(config.hidden, config.rank) for layer in config.layers for part in parts}
         )
         self.lengths: Sequence[int] | None = None  # of the prompts of a batch padded on the right, where they are told
+        self.generating = False  # whether prompts come padded on the left, then their answers token by token
         self.places: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def find_places(self, width: int, mask: torch.Tensor | None, cache: Any) -> None:
+    def find_places(self, width: int, mask: torch.Tensor | None) -> None:
         """Set `places` for the batch that comes: (rows, columns) of the prefix and of the suffix tokens.
 
         The prompts are `lengths` where they are told, else, when generation starts, all that the mask shows. SpinError
@@ -81,16 +82,16 @@ class Reft(nn.Module):
         self.places = {}
         if self.lengths is not None:
             spans = [(0, length) for length in self.lengths]
-        elif cache is None:
+        elif not self.generating:
             raise SpinError(
                 "A model with ReFT has to be told where the prompts end.",
                 cause="it was asked for likelihoods by code that knows nothing of prompts, such as an lm-eval task.",
                 change="leave out --capabilities for this model.",
             )
-        elif cache.get_seq_length():  # an answer's tokens
-            return
         else:
             assert mask is not None
+            if mask.shape[1] != width:  # an answer's tokens: the mask shows the prompts too
+                return
             spans = list(zip(mask.argmax(1).tolist(), mask.sum(1).tolist(), strict=True))
         assert all(start + length <= width for start, length in spans)
         for part in ("prefix", "suffix"):
@@ -123,7 +124,7 @@ def attach(model: Any, reft: Reft) -> list[Any]:
 
     def before(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         tokens = args[0] if args else options["input_ids"]
-        reft.find_places(tokens.shape[1], options.get("attention_mask"), options.get("past_key_values"))
+        reft.find_places(tokens.shape[1], options.get("attention_mask"))
 
     def after(layer: int) -> Any:
         def edit(module: nn.Module, args: Any, output: Any) -> Any:
@@ -152,6 +153,20 @@ def applied(model: Any, folder: Path) -> Iterator[None]:
         yield
     finally:
         detach(model, hooks)
+
+
+@contextmanager
+def generating(model: Any) -> Iterator[None]:
+    """Inside, prompts come padded on the left, then their answers; without ReFT this changes nothing."""
+    reft = getattr(model, "reft", None)
+    if reft is None:
+        yield
+        return
+    reft.generating = True
+    try:
+        yield
+    finally:
+        reft.generating = False
 
 
 @contextmanager
