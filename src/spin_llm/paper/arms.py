@@ -48,17 +48,29 @@ class Work:
         return replace(self.settings, **arm.options)
 
     def key(self, arm: Arm) -> str:
-        """A name that says what decides the arm's answers: short for people, with a hash of the rest."""
-        shared = {name: value for name, value in self.settings.as_json().items() if scope_of(name) != "volatile"}
-        decided: list[Any] = [shared, self.loaded.checkpoint.fingerprint]
+        """A name that says what decides the arm's answers: a word for people, then a hash of the rest. Arms of the same
+        content have the same key, whatever an experiment calls them; what is at its default counts for nothing."""
+        decided: dict[str, Any] = {"model": self.loaded.checkpoint.fingerprint, **told(self.settings)}
         if arm.kind == "base":
             return f"base-{sha256_json(decided)[:12]}"
-        more = [arm.kind, dict(arm.options), self.limit, dict(self.training) if arm.kind == "train" else {}]
-        return f"{slug(arm.name)}-{sha256_json([*decided, *more])[:12]}"
+        if arm.kind == "edit":
+            decided |= {"edit": told(self.settings_of(arm))}
+            word = arm.options.get("rule", self.settings.rule)
+        else:
+            options = {name: value for name, value in arm.options.items() if (name, value) != ("mix", 1.0)}
+            decided |= {"train": {**self.training, **options}}
+            word = arm.options["method"]
+        return f"{word}-{sha256_json(decided)[:12]}"
 
 
-def slug(name: str) -> str:
-    return "".join(character if character.isalnum() else "-" for character in name.lower()).strip("-")
+def told(settings: RunSettings) -> dict[str, Any]:
+    """What decides a result and is not at its default."""
+    defaults = RunSettings("").as_json()
+    return {
+        name: value
+        for name, value in settings.as_json().items()
+        if scope_of(name) != "volatile" and value != defaults[name] and name != "model"
+    }
 
 
 def make_view(work: Work, arm: Arm) -> tuple[View | None, dict[str, Any]]:
@@ -165,7 +177,7 @@ def arm_results(work: Work, arm: Arm) -> dict[str, Any]:
     """What the arm is, and its axes, style and phrases against the base on the same questions; from disk when done."""
     file = work.folder / "arms" / f"{work.key(arm)}.json"
     if file.is_file():
-        return dict(read_json(file))
+        return {**read_json(file), "name": arm.name}
     view, about = make_view(work, arm)
     found: dict[str, Any] = {"name": arm.name, "kind": arm.kind, "about": about}
     if view is not None:

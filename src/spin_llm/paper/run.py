@@ -62,7 +62,13 @@ def shared_settings(settings: RunSettings, limit: int | None) -> RunSettings:
     if limit is None:
         return settings
     few = min(settings.examples, limit)
-    return replace(settings, examples=few, max_questions=limit, trials=min(12, limit), survivors=min(2, limit))
+    return replace(
+        settings,
+        examples=few,
+        max_questions=min(limit, settings.max_questions or limit),
+        trials=min(12, limit),
+        survivors=min(2, limit),
+    )
 
 
 def plan_text(wanted: Sequence[Experiment], work: Work) -> str:
@@ -113,7 +119,7 @@ def task_results(work: Work, arm: Arm) -> dict[str, Any]:
     """The arm's lm-eval tasks against the base's."""
     file = work.folder / "arms" / f"{work.key(arm)}-tasks.json"
     if file.is_file():
-        return dict(read_json(file))
+        return {**read_json(file), "name": arm.name}
     view, about = make_view(work, arm)
     found: dict[str, Any] = {"name": arm.name, "kind": arm.kind, "about": about}
     if view is not None:
@@ -150,7 +156,7 @@ def information_results(work: Work, arm: Arm) -> dict[str, Any]:
 
     file = work.folder / "arms" / f"{work.key(arm)}-information.json"
     if file.is_file():
-        return dict(read_json(file))
+        return {**read_json(file), "name": arm.name}
     data = pipeline.read_data(work.settings)
     pairs = {name: data.concepts[name] for name in list(data.concepts)[:2]}
     recipe, selection, _ = make_selection(work, arm)
