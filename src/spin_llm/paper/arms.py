@@ -105,6 +105,7 @@ def make_selection(work: Work, arm: Arm) -> tuple[Recipe, Selection, pipeline.Sc
     decides_scores = {name: value for name, value in settings.as_json().items() if scope_of(name) == "all"}
     scored = work.folder / "scores" / sha256_json({**decides_scores, "statistics": settings.wanted_statistics})[:12]
     data = pipeline.read_data(settings)
+    data = pipeline.with_own_answers(settings, scored, work.loaded, data, work.console)
     if not all(pipeline.score_file(scored, name).is_file() for name in (*data.concepts, *data.protect)):
         pipeline.score_missing(
             settings,
