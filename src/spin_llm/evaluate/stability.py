@@ -65,7 +65,7 @@ def measure_stability(
     )
     matrices = editable_matrices(loaded.model, target)
     found: dict[str, PerExample] = {}
-    for name, (scores, _) in job.sets().items():
+    for name, scores in job.scores.items():
         part = examples[name]
         key = sha256_json(
             [
@@ -93,7 +93,7 @@ def measure_stability(
         "rule": job.selection.rule,
         "ratio": job.selection.ratio,
         "protect_ratio": job.selection.protect_ratio,
-        "granularity": job.granularity,
+        "granularity": job.recipe.granularity,
         "examples": {name: len(part.aware) for name, part in examples.items()},
     }
 
@@ -104,11 +104,11 @@ def fitting_candidates(
     """(multiple, candidates): the largest of MULTIPLE, half of it, ... whose importances fit the budget, and what the
     score files keep. SpinError below 2."""
     budget = int(free_memory(torch.device("cpu")) * DEFAULT_SHARE) if budget is None else budget
-    kept = min(scores.metadata["keep"] / ratio for scores, ratio in job.sets().values())
+    kept = min(scores.metadata["keep"] / ratio for scores, ratio in job.rankings.values())
     multiple = min(MULTIPLE, kept)
     needed = 0
     while multiple >= 2:
-        entries = candidates(job.sets(), job.names, job.granularity, multiple)
+        entries = candidates(job.rankings, job.names, job.recipe.granularity, multiple)
         needed = _bytes_of(entries, examples)
         if needed <= budget:
             return multiple, entries
