@@ -12,9 +12,9 @@ entries cannot be selected from a resample. `edge` says when it could matter.
 
 What `signed` needs of entries that are no candidates stays as it is on all examples: the means that it divides by, the
 smallest margin that a concept keeps of a matrix, the smallest importance in a matrix's protected top set. They are
-means over, and quantiles of, a hundredth of a matrix and more, which single examples hardly move; means over the
-candidates alone would be of entries that were chosen for their scores. A factor that is common to the concepts changes
-no order of gains. Left out: the second pass over the model.
+means over, and quantiles of, many entries, which single examples hardly move; means over the candidates alone would be
+of entries that were chosen for their scores. A factor that is common to the concepts changes no order of gains. Left
+out: the second pass over the model.
 """
 
 from __future__ import annotations
