@@ -332,9 +332,9 @@ def test_what_cannot_be_resampled(tiny_model: TinyModel):
     with pytest.raises(SpinError, match=r"'wanda' are no mean(.|\n)*taylor or gradient"):
         gather(loaded, editable_matrices(loaded.model), {}, tiny.examples(), selector="wanda")
     examples, scores = scored(loaded)
-    one = {**examples, "privacy": ScoredExamples(tiny.examples()[:1])}
-    with pytest.raises(SpinError, match="'privacy' has one example"):
-        measure_stability(loaded, one, job_of(scores), target="mlp", resamples=2)
+    for part in (ScoredExamples(tiny.examples()[:1]), ScoredExamples(tiny.examples(), tiny.examples()[:1])):
+        with pytest.raises(SpinError, match="'privacy' has one example of a kind"):
+            measure_stability(loaded, {**examples, "privacy": part}, job_of(scores), target="mlp", resamples=2)
 
 
 def test_a_set_s_importances_go_through_a_file(tiny_model: TinyModel, tmp_path: Path):

@@ -50,13 +50,13 @@ def measure_stability(
     """Score every set again, example by example, and select from `resamples` bootstrap resamples.
 
     `job` comes without importances. `budget` is in bytes of RAM (None: most of what is free). Sets that are done are
-    kept in `folder`. Raises SpinError when a set has fewer than two examples, when its scores cannot be resampled, and
-    when twice the top sets do not fit.
+    kept in `folder`. Raises SpinError when a set has one example, or one unaware one, when its scores cannot be
+    resampled, and when twice the top sets do not fit.
     """
     for name, part in examples.items():
-        if len(part.aware) < 2:
+        if 1 in (len(part.aware), len(part.unaware)):
             raise SpinError(
-                f"The set {name!r} has one example: nothing can be resampled.", change="score more of them."
+                f"The set {name!r} has one example of a kind: nothing can be resampled.", change="score more of them."
             )
     multiple, entries = fitting_candidates(job, examples, budget)
     console.say(
