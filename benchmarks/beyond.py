@@ -4,12 +4,14 @@ In: a folder of data (BeaverTails, Alpaca-cleaned, SALAD-Bench), seeds. Out: `re
 the search tried; for each rule the best edit by the proxy at each limit of perplexity; `auto`, the edit that the search
 picked by its answers at the first limit; a random control of auto's size; all of them answering the same held-back
 questions, with intervals against the base. The first seed has all limits, and the rounds (score, edit, score again).
-A run that is cut off continues. Left out: prompts and answers, which stay in --work.
+A run that is cut off continues. `--table` prints what is in the results, at the first limit and over the seeds, as
+Markdown; it needs no model. Left out: prompts and answers, which stay in --work.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +38,7 @@ RATIOS = (2e-6, 1e-5, 5e-5, 1e-4, 5e-4)
 RULES = ("coupled", "coupled-signed", "signed")
 CONCEPTS = ("fairness", "privacy")
 KEPT = ("n", "base", "edited", "delta", "ci95", "p")
+AXES = (*CONCEPTS, "over_refusal", "coherence", "perplexity")
 
 
 def settings_of(model: str, data_dir: str, seed: int, questions: int, effort: str) -> RunSettings:
@@ -183,10 +186,56 @@ def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]
     return found
 
 
-def main() -> None:
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The edits at the first limit, a row for each edit and seed, then their mean over the seeds with its range; and
+    what each seed's search said of its pick.
+
+    Differences from the base with 95% intervals, bold where the interval is on one side of 0: points, and percent of
+    the base's for perplexity. Rules that a seed did not try have no row there.
+    """
+    limit = f" at {LIMITS[0]:.0%}"
+    titles = [axis.replace("_", "-") for axis in AXES]
+    rows = [["edit", "seed", "recipe", "weights", *titles], ["---"] * (len(AXES) + 4)]
+    for name in ("auto", *(rule + limit for rule in RULES), "random"):
+        rule = name.removesuffix(limit)
+        having = [found for found in results if name in found["edits"]]
+        for found in results:
+            if found in having:
+                edit = found["edits"][name]
+                cells = [cell(axis, edit["axes"][axis]) for axis in AXES]
+                rows.append([rule, str(found["seed"]), edit["recipe"], f"{edit['weights']:,}", *cells])
+            elif any(trial["recipe"]["rule"] == rule for trial in found["grid"]):
+                rows.append([rule, str(found["seed"]), "none fits", *[""] * (len(AXES) + 1)])
+        if len(having) > 1:
+            every = [[part(axis, found["edits"][name]["axes"][axis], "delta") for found in having] for axis in AXES]
+            cells = [f"{with_sign(sum(v) / len(v))} ({with_sign(min(v))} to {with_sign(max(v))})" for v in every]
+            rows.append([rule, f"mean of {len(having)} (range)", "", "", *cells])
+    said = [
+        f"- seed {r['seed']}: `found` is {str(r['search']['found']).lower()}. {r['search']['why']}" for r in results
+    ]
+    return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", *said])
+
+
+def cell(axis: str, row: Mapping[str, Any]) -> str:
+    low, high = (part(axis, {"base": row["base"], "end": end}, "end") for end in row["ci95"])
+    text = f"{with_sign(part(axis, row, 'delta'))} ({with_sign(low)} to {with_sign(high)})"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def with_sign(number: float) -> str:
+    return f"{number:+.1f}" if round(number, 1) else "0.0"
+
+
+def part(axis: str, row: Mapping[str, Any], name: str) -> float:
+    """A difference in points; of perplexity in percent of the base's."""
+    return 100 * row[name] / (row["base"] if axis == "perplexity" else 1)
+
+
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--work", required=True, help="folder for scores and answers")
+    parser.add_argument("--table", action="store_true", help="print the results of the seeds and do nothing else")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--work", help="folder for scores and answers")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--effort", default="standard")
@@ -195,11 +244,16 @@ def main() -> None:
     parser.add_argument("--search", type=int, default=50, help="search questions an axis")
     parser.add_argument("--questions", type=int, default=150, help="held-back questions an axis, at most")
     parser.add_argument("--rounds", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
+    if arguments.table:
+        print(table([read_json(RESULTS / f"beyond-{seed}.json") for seed in arguments.seeds]))
+        return
+    if not (arguments.data_dir and arguments.work):
+        parser.error("--data-dir and --work are needed, or --table")
     for place, seed in enumerate(arguments.seeds):
         file = RESULTS / f"beyond-{seed}.json"
         found = one_seed(arguments, seed, LIMITS if place == 0 else LIMITS[:1])
-        told = {name: value for name, value in vars(arguments).items() if name not in ("work", "data_dir")}
+        told = {name: value for name, value in vars(arguments).items() if name not in ("work", "data_dir", "table")}
         write_json(file, {**machine(torch.get_num_threads()), "arguments": told, **found})
         print(file, flush=True)
         for name, edit in found["edits"].items():

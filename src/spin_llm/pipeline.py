@@ -82,7 +82,6 @@ ALONE = Ranks()
 ScoresByRole = Mapping[str, Mapping[str, Scores]]  # `concepts` and `protect`, then by name
 LEAST_CONTRAST = 8
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
-NO_STABILITY = "the rule 'signed' has no top sets to select again from resampled examples"
 PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "optuna")
 ARTEFACTS = (
     *("own", "scores", "patch.safetensors", "search.json", "search", "progress", "generations.jsonl", "verdicts.jsonl"),
@@ -151,11 +150,14 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
         return dict(read_json(folder / "results.json"))
     check_capabilities(settings)
     loaded, data, scores, patch = edit_stages(settings, folder, data, console, overwrite=overwrite)
-    if settings.resamples and patch.metadata["rule"] == BY_MARGIN:
-        console.say(f"stability is left out: {NO_STABILITY}")
-    elif settings.resamples:
+    if settings.resamples:
         options: dict[str, Any] = {"resamples": settings.resamples, "seed": settings.seed}
-        stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
+        try:
+            stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
+        except SpinError as error:
+            if settings.rule != SEARCHED:  # else the ratio was not the user's choice: the run goes on
+                raise
+            console.say(f"stability is left out: {error}")
     results = evaluate_stage(settings, folder, loaded, data, scores, patch, console)
     report = write_report(folder)
     console.say(f"report {report}")
@@ -937,19 +939,17 @@ def stability_stage(
         before = dict(read_json(path))
         if (before["resamples"], before["seed"]) == (resamples, seed):
             return before
+    recipe = recipe_of(patch.metadata)
+    unaware = data.unaware if recipe.rule in (SIGNED, BY_MARGIN) else {}
     examples = {
-        name: ScoredExamples(
-            encode(settings, loaded, pairs),
-            encode(settings, loaded, data.unaware.get(name, ()) if patch.metadata["rule"] == SIGNED else ()),
-        )
+        name: ScoredExamples(encode(settings, loaded, pairs), encode(settings, loaded, unaware.get(name, ())))
         for name, pairs in {**data.concepts, **data.protect}.items()
     }
-    recipe = recipe_of(patch.metadata)
     selection = recipe.select(scores["concepts"], scores["protect"])
     result = measure_stability(
         loaded,
         examples,
-        Job(selection, scores["concepts"], scores["protect"], {}, recipe.granularity),
+        Job(selection, scores["concepts"], scores["protect"], recipe),
         target=settings.target,
         resamples=resamples,
         seed=seed,
@@ -984,10 +984,10 @@ def stability(
                 f"{folder / 'stability.json'} has {before['resamples']} resamples, seed {before['seed']}.",
                 change="give --overwrite to replace it.",
             )
-    settings = replace(settings, questions=(), dtype=record["model"]["dtype"])
+    settings = replace(settings, dtype=record["model"]["dtype"])
+    if not settings.asks_own:  # whose prompts are those that no question has
+        settings = replace(settings, questions=())
     patch = _patch_of_run(settings, folder / "patch.safetensors")
-    if patch.metadata["rule"] == BY_MARGIN:
-        raise SpinError(f"Stability cannot be measured here: {NO_STABILITY}.")
     data = read_data(settings, console)
     loaded = load_model(settings, console)
     model = model_record(settings, loaded)

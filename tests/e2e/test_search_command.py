@@ -76,6 +76,51 @@ def test_a_run_with_its_defaults_searches(words: list[str], command: Command, tm
     assert "is complete" in again.err
 
 
+def test_a_searched_run_says_whether_its_edit_holds(words: list[str], command: Command, tmp_path: Path):
+    outcome = command("run", *words, "--resamples", "6", "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    check_results(results)
+    measured = json.loads((tmp_path / "run" / "stability.json").read_text())
+    assert (measured["rule"], measured["reproduced"]) == (results["edit"]["rule"], 1.0)
+    assert results["stability"]["weights"] == results["edit"]["weights"]
+    assert results["stability"]["resamples"] == 6
+    assert "The selection was repeated on 6 resamples" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_the_stability_of_signed(words: list[str], command: Command, tmp_path: Path):
+    """In the run, and by the command afterwards: the same; weights are chosen over the model."""
+    given = ("--rule", "signed", "--ratio", "0.002", "--granularity", "model", "--max-questions", "2")
+    outcome = command("run", *words, *given, "--resamples", "8", "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    before = (tmp_path / "run" / "stability.json").read_bytes()
+    measured = json.loads(before)
+    assert (measured["rule"], measured["granularity"], measured["reproduced"]) == ("signed", "model", 1.0)
+    assert measured["size"] == dict.fromkeys(("mean", "low", "high"), measured["weights"])
+    assert 0 < measured["jaccard"]["mean"] < 1
+    assert measured["top_sets"] == {"signed": pytest.approx(measured["jaccard"]["mean"])}
+    assert sum(len(part["frequency"]) for part in measured["frequency"].values()) == measured["weights"]
+    again = command("stability", tmp_path / "run", "--resamples", "8", "--overwrite", "-q")
+    assert again.code == 0, again.err
+    assert (tmp_path / "run" / "stability.json").read_bytes() == before
+    assert "stability" in json.loads((tmp_path / "run" / "results.json").read_text())
+
+
+def test_a_pick_that_cannot_be_resampled_does_not_end_the_run(
+    words: list[str], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The ratio was the search's choice; with a ratio of the user's own it is an error."""
+    monkeypatch.setattr("spin_llm.evaluate.stability.free_memory", lambda device: 1000)
+    outcome = command("run", *words, "--resamples", "6", "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "stability is left out: The importances of each example need" in outcome.err
+    assert "stability" not in json.loads((tmp_path / "run" / "results.json").read_text())
+    given = ("--rule", "signed", "--ratio", "0.002", "--granularity", "model", "--resamples", "6")
+    refused = command("run", *words, *given, "-o", tmp_path / "other")
+    assert refused.code == 2
+    assert "raise --memory-budget" in refused.err
+
+
 def test_a_search_killed_on_the_way_ends_with_the_same_patch(words: list[str], command: Command, tmp_path: Path):
     whole = command("run", *words, "-o", tmp_path / "whole")
     assert whole.code == 0, whole.err

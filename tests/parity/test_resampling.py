@@ -21,10 +21,11 @@ from spin_llm.evaluate.stability import ScoredExamples, fitting_candidates, meas
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
 from spin_llm.pipeline import control_patches, patch_of, usual_recipe
 from spin_llm.progress import Console
-from spin_llm.scores import Scores, gather, reweighted, score_concept
+from spin_llm.scores import CANDIDATES, Scores, gather, reweighted, score_concept
 from spin_llm.scores.resampling import gradient_at, load_per_example, save_per_example
-from spin_llm.selection import Job, select
+from spin_llm.selection import Job, Recipe, candidate_entries
 from spin_llm.selection.resampled import all_examples, select_again
+from spin_llm.selection.signed import FLOOR, PENALTY
 from spin_llm.settings import RunSettings
 
 FLOAT32 = TOLERANCE[torch.float32]
@@ -131,42 +132,153 @@ def test_a_resample_s_scores_are_those_of_scoring_the_resampled_examples(name: s
     ), "the resample changes something"
 
 
-def scored(loaded: LoadedModel, granularity: str = "matrix") -> tuple[dict[str, ScoredExamples], dict[str, Scores]]:
+def scored(
+    loaded: LoadedModel, granularity: str = "matrix", at_least: int | None = None
+) -> tuple[dict[str, ScoredExamples], dict[str, Scores]]:
     names = ("fairness", "privacy", "general")
     examples = {name: ScoredExamples(tiny.examples(i), tiny.examples(i + 9)[:6]) for i, name in enumerate(names)}
     examples["general"] = ScoredExamples(tiny.examples(2))
-    scores = {}
+    return examples, scores_of(loaded, examples, granularity, at_least=at_least)
+
+
+def scores_of(
+    loaded: LoadedModel,
+    examples: dict[str, ScoredExamples],
+    granularity: str = "matrix",
+    keep: float = KEEP,
+    at_least: int | None = None,
+) -> dict[str, Scores]:
+    scores: dict[str, Scores] = {}
     for name, part in examples.items():
-        statistics = ("taylor", "margin") if part.unaware else ("taylor",)
-        options: dict[str, Any] = {"statistics": statistics, "keep": KEEP, "granularity": granularity}
-        scores[name] = score_concept(loaded, part.aware, part.unaware, **options)
-    return examples, scores
+        options: dict[str, Any] = {"statistics": ("taylor", "margin") if part.unaware else ("taylor",), "keep": keep}
+        if name == "general":
+            options["candidates"] = candidate_entries(scores, list(scores["fairness"].matrices), at_least)
+        scores[name] = score_concept(loaded, part.aware, part.unaware, granularity=granularity, **options)
+    return scores
 
 
-def job_of(scores: dict[str, Scores], rule: str = "coupled", granularity: str = "matrix") -> Job:
+def job_of(
+    scores: dict[str, Scores], rule: str = "coupled", granularity: str = "matrix", ratio: float = RATIO, **more: Any
+) -> Job:
     concepts, protected = {n: scores[n] for n in ("fairness", "privacy")}, {"general": scores["general"]}
-    options: dict[str, Any] = {"ratio": RATIO, "protect_ratio": 0.03, "granularity": granularity}
-    return Job(select(concepts, protected, rule=rule, **options), concepts, protected, {}, granularity)
+    recipe = Recipe(rule, ratio, protect_ratio=0.03, granularity=granularity, **more)
+    return Job(recipe.select(concepts, protected), concepts, protected, recipe)
 
 
-CASES = [("gpt2", "coupled", "matrix"), ("gpt_neox", "released", "matrix"), ("qwen3_moe", "coupled-signed", "matrix")]
-CASES += [("llama", "coupled", granularity) for granularity in ("row", "layer", "model")]
-
-
-@pytest.mark.parametrize(("name", "rule", "granularity"), CASES)
-def test_all_examples_once_select_the_selection(name: str, rule: str, granularity: str, tiny_model: TinyModel):
-    loaded = tiny_model(name)
-    examples, scores = scored(loaded, granularity)
-    job = job_of(scores, rule, granularity)
-    matrices = editable_matrices(loaded.model)
+def with_examples(loaded: LoadedModel, job: Job, examples: dict[str, ScoredExamples]) -> Job:
+    """The job after its second pass, with as many candidates as there are."""
     multiple, entries = fitting_candidates(job, examples)
+    matrices = editable_matrices(loaded.model)
     parts = {k: gather(loaded, matrices, entries, part.aware, part.unaware) for k, part in examples.items()}
-    again = select_again(
-        replace(job, per_example=parts, multiple=multiple), all_examples(replace(job, per_example=parts))
-    )
+    return replace(job, per_example=parts, multiple=multiple)
+
+
+CASES: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("gpt2", "coupled", "matrix", {}),
+    ("gpt_neox", "released", "matrix", {}),
+    ("qwen3_moe", "coupled-signed", "matrix", {}),
+    ("gemma3", "coupled", "matrix", {"at_least": 1, "fractions": (("fairness", 0.4),)}),
+    *(("llama", "coupled", granularity, {}) for granularity in ("row", "layer", "model")),
+    *(("llama", "signed", granularity, {"ratio": 0.01}) for granularity in ("matrix", "layer", "model")),
+    ("qwen3_moe", "signed", "model", {"ratio": 0.01}),
+    ("gpt2", "signed", "model", {"ratio": 0.02, "at_least": 1, "fractions": (("privacy", 0.5),), "penalty": 1.0}),
+]
+
+
+@pytest.mark.parametrize(("name", "rule", "granularity", "more"), CASES)
+def test_all_examples_once_select_the_selection(
+    name: str, rule: str, granularity: str, more: dict[str, Any], tiny_model: TinyModel
+):
+    loaded = tiny_model(name)
+    examples, scores = scored(loaded, granularity, more.get("at_least"))
+    job = with_examples(loaded, job_of(scores, rule, granularity, **more), examples)
+    again = select_again(job, all_examples(job))
     assert again.chosen.keys() == job.selection.indices.keys()
     assert all(torch.equal(again.chosen[name], indices) for name, indices in job.selection.indices.items())
     assert job.selection.weights > 5
+
+
+def drawn_examples(examples: dict[str, ScoredExamples], seed: int) -> tuple[Any, dict[str, ScoredExamples]]:
+    """(how often each example of each set was drawn, the sets with each example as often), in the order of batches."""
+    generator = torch.Generator().manual_seed(seed)
+    counts, repeated = {}, {}
+    for name, part in examples.items():
+        sides, numbers = [], []
+        for side in (part.aware, part.unaware):
+            rows = in_batch_order(side)
+            picked = torch.randint(max(len(rows), 1), (len(rows),), generator=generator)
+            numbers.append(picked.bincount(minlength=len(rows)).float() if rows else torch.ones(0))
+            sides.append([rows[number] for number in picked.tolist()])
+        counts[name], repeated[name] = (numbers[0], numbers[1]), ScoredExamples(*sides)
+    return counts, repeated
+
+
+def textbook(
+    job: Job, scores: dict[str, Scores], candidates: dict[str, torch.Tensor] | None = None
+) -> set[tuple[str, int]]:
+    """What `signed` selects over the model from scores that keep everything, entry by entry, among the `candidates`
+    (None: all entries); what it divides by, and the limits of what is kept and spared, are those of the job."""
+    found = []
+    for name, place in job.selection.places.items():
+        gain = torch.full((place.size,), torch.inf)
+        for concept, before in job.concepts.items():
+            kept = [matrix.others["margin"].values.clamp_min(0) for matrix in before.matrices.values()]
+            now = scores[concept].matrices[name].others["margin"]
+            margin = torch.empty(place.size)
+            margin[now.indices] = now.values
+            least = float(before.matrices[name].others["margin"].values[-1])
+            margin[margin < least] = -torch.inf
+            gain = torch.minimum(gain, margin / torch.cat(kept).mean())
+        importance = torch.empty(place.size)
+        importance[scores["general"].matrices[name].indices] = scores["general"].matrices[name].values
+        level = job.protected["general"].matrices[name].values[int(0.03 * place.size) - 1]
+        score = gain / (importance / mean_cost(job) + FLOOR) ** PENALTY
+        score[importance >= level] = -torch.inf
+        among = range(place.size) if candidates is None else candidates.get(name, torch.empty(0)).tolist()
+        found += [(float(score[entry]), name, entry) for entry in among if score[entry] > 0]
+    most = int(job.recipe.ratio * sum(place.size for place in job.selection.places.values()))
+    return {(name, entry) for _, name, entry in sorted(found, key=lambda row: -row[0])[:most]}
+
+
+def mean_cost(job: Job) -> float:
+    """Of the entries with a positive margin that all concepts keep, and that the protected top set has not."""
+    total = []
+    for name, place in job.selection.places.items():
+        margins = [scores.matrices[name].others["margin"] for scores in job.concepts.values()]
+        kept = [set(margin.indices[margin.values > 0].tolist()) for margin in margins]
+        general = job.protected["general"].matrices[name]
+        spared = set(general.indices[: int(0.03 * place.size)].tolist())
+        cost = dict(
+            zip(general.others[CANDIDATES].indices.tolist(), general.others[CANDIDATES].values.tolist(), strict=True)
+        )
+        total += [cost[entry] for entry in set.intersection(*kept) - spared]
+    return sum(total) / len(total)
+
+
+def entries_of(chosen: dict[str, torch.Tensor]) -> set[tuple[str, int]]:
+    return {(name, entry) for name, indices in chosen.items() for entry in indices.tolist()}
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe"])
+def test_signed_selects_from_a_resample_as_from_scoring_it(name: str, tiny_model: TinyModel):
+    """The candidates are all that the files have of both concepts."""
+    loaded = tiny_model(name)
+    examples, scores = scored(loaded)
+    job = job_of(scores, "signed", "model", ratio=0.01)
+    entries = {n: m.indices.sort().values for n, m in job.rankings["signed"][0].matrices.items() if len(m.indices)}
+    matrices = editable_matrices(loaded.model)
+    parts = {k: gather(loaded, matrices, entries, part.aware, part.unaware) for k, part in examples.items()}
+    job = replace(job, per_example=parts)
+    own = entries_of(job.selection.indices)
+    for seed in range(3):
+        counts, repeated = drawn_examples(examples, seed)
+        found = entries_of(select_again(job, counts).chosen)
+        everything = scores_of(loaded, repeated, keep=1.0)
+        assert found == textbook(job, everything, entries)
+        assert found != own, "the resample changes something"
+        # with other entries let in, none of the selection comes back: what is measured can only be too stable
+        assert textbook(job, everything) & own <= found
+        assert len(found) == len(own) > 50
 
 
 def test_a_second_pass_measures_and_goes_on_where_it_was_killed(
@@ -220,9 +332,9 @@ def test_what_cannot_be_resampled(tiny_model: TinyModel):
     with pytest.raises(SpinError, match=r"'wanda' are no mean(.|\n)*taylor or gradient"):
         gather(loaded, editable_matrices(loaded.model), {}, tiny.examples(), selector="wanda")
     examples, scores = scored(loaded)
-    one = {**examples, "privacy": ScoredExamples(tiny.examples()[:1])}
-    with pytest.raises(SpinError, match="'privacy' has one example"):
-        measure_stability(loaded, one, job_of(scores), target="mlp", resamples=2)
+    for part in (ScoredExamples(tiny.examples()[:1]), ScoredExamples(tiny.examples(), tiny.examples()[:1])):
+        with pytest.raises(SpinError, match="'privacy' has one example of a kind"):
+            measure_stability(loaded, {**examples, "privacy": part}, job_of(scores), target="mlp", resamples=2)
 
 
 def test_a_set_s_importances_go_through_a_file(tiny_model: TinyModel, tmp_path: Path):

@@ -14,7 +14,7 @@ from spin_llm.errors import SpinError
 from spin_llm.scores import CANDIDATES, MatrixScores, Scores, count
 from spin_llm.scores.storage import Kept, top_entries
 from spin_llm.selection import Recipe, candidate_entries, control_selection, intersection, select
-from spin_llm.selection.signed import FLOOR, PENALTY, choose_signed
+from spin_llm.selection.signed import FLOOR, PENALTY
 
 NAMES = ("a", "b")
 SHAPE = (6, 10)
@@ -111,7 +111,8 @@ def test_a_higher_penalty_chooses_cheaper_entries():
     _, cost = drawn(3, 2)
 
     def mean_cost(penalty: float) -> float:
-        chosen, _ = choose_signed(scores, general, NAMES, ratio=0.1, penalty=penalty)
+        options = {"rule": "signed", "ratio": 0.1, "protect_ratio": 0.01, "granularity": "model", "penalty": penalty}
+        chosen = select(scores, general, **options).indices
         return float(torch.cat([cost[name].flatten()[indices] for name, indices in chosen.items()]).mean())
 
     assert mean_cost(8.0) < mean_cost(1.0) < mean_cost(0.0)
@@ -126,7 +127,7 @@ def test_without_margins_or_their_costs_it_says_so():
     with pytest.raises(SpinError, match="do not say what the candidates"):
         select(scores, {"general": protected(cost, None)}, rule="signed", ratio=0.1, protect_ratio=0.02)
     with pytest.raises(SpinError, match="by row"):
-        choose_signed(scores, general, NAMES, ratio=0.1, granularity="row")
+        select(scores, general, rule="signed", ratio=0.1, granularity="row")
 
 
 @given(

@@ -20,7 +20,7 @@ from spin_llm.models import editable_matrices
 from spin_llm.scores import importance
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("common", "baselines", "work", "scoring", "precision", "generation")
+NAMES = ("common", "baselines", "work", "scoring", "precision", "generation", "beyond")
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +167,40 @@ def test_the_generation_benchmark_compares_the_same_answers(
         assert all(len(row["tokens_a_second"]["rounds"]) == 2 for row in section["rates"].values())
         assert len(section["ours_times"]) == 2
     assert "ours / one at a time" in capsys.readouterr().out
+
+
+def test_the_comparison_s_table_is_made_of_the_committed_results(
+    benchmarks: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    """Remade here from the files, entry by entry; and it is the one that the page shows."""
+    benchmarks["beyond"].main(["--table"])
+    printed = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in printed.splitlines() if "|" in line]
+    results = [
+        json.loads((FOLDER / "results" / f"beyond-{seed}.json").read_text(encoding="utf-8")) for seed in range(3)
+    ]
+    shown = {(row[0], row[1]): row for row in rows}
+    for found in results:
+        for name, rule in (("auto", "auto"), ("signed at 1%", "signed"), ("random", "random")):
+            edit, row = found["edits"][name], shown[rule, str(found["seed"])]
+            assert row[2:4] == [edit["recipe"], f"{edit['weights']:,}"]
+            low, high = edit["axes"]["privacy"]["ci95"]
+            assert row[5].startswith("**") == (low > 0 or high < 0)
+            numbers = [float(word.strip("*()")) for word in row[5].split() if word != "to"]
+            assert numbers == pytest.approx([100 * n for n in (edit["axes"]["privacy"]["delta"], low, high)], abs=0.051)
+            cost = edit["axes"]["perplexity"]
+            assert float(row[8].strip("*").split()[0]) == pytest.approx(100 * cost["delta"] / cost["base"], abs=0.051)
+        assert ("coupled", str(found["seed"])) in shown
+        assert f"- seed {found['seed']}: `found` is {str(found['search']['found']).lower()}. " in printed
+    privacy = [100 * found["edits"]["signed at 1%"]["axes"]["privacy"]["delta"] for found in results]
+    mean = shown["signed", "mean of 3 (range)"][5]
+    wanted = [sum(privacy) / 3, min(privacy), max(privacy)]
+    assert [float(word.strip("()")) for word in mean.split() if word != "to"] == pytest.approx(wanted, abs=0.051)
+    page = (FOLDER.parent / "docs" / "beyond.md").read_text(encoding="utf-8")
+    assert printed.strip() in page, "the page shows what the command prints"
+
+
+def test_the_comparison_needs_data_or_its_results(benchmarks: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        benchmarks["beyond"].main(["--seeds", "0"])
+    assert "--data-dir and --work are needed, or --table" in capsys.readouterr().err

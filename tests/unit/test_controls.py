@@ -169,7 +169,8 @@ def job(importance: dict[str, list[list[float]]], ratio: float = 0.2, multiple: 
         parts[name] = PerExample({UP: torch.arange(10)}, {UP: values})
     concepts = {name: part for name, part in scores.items() if name != "general"}
     protected = {name: part for name, part in scores.items() if name == "general"}
-    return Job(select(concepts, protected, ratio=ratio), concepts, protected, parts, "matrix", multiple)
+    recipe = Recipe("coupled", ratio)
+    return Job(recipe.select(concepts, protected), concepts, protected, recipe, parts, multiple)
 
 
 STEADY = [[float(10 - entry) for entry in range(10)]] * 8

@@ -114,13 +114,16 @@ def answered(number: int, fairness: float, privacy: float, refusal: float = 0.0,
 def test_the_pick_neither_refuses_nor_falls_apart():
     rows = [answered(0, 0.5, 0.5, refusal=0.03), answered(1, 0.4, 0.4, coherence=-0.06), answered(2, 0.1, 0.1)]
     assert [row.sound for row in rows] == [False, False, True]
-    pick, why = pick_answered(rows, CONCEPTS, fallback=rows[0].trial)
+    pick, why = pick_answered(rows, [], CONCEPTS)
     assert pick.number == 2
     assert "+10.0 points" in why
     assert answered(0, 0, 0, refusal=0.02, coherence=-0.05).sound, "the limits themselves are allowed"
-    pick, why = pick_answered(rows[:2], CONCEPTS, fallback=rows[1].trial)
-    assert pick.number == 1
+    pick, why = pick_answered(rows[:1], rows[1:2], CONCEPTS)
+    assert (pick.number, rows[0].excess < rows[1].excess) == (0, False), "1 point above a limit each: the first"
+    pick, why = pick_answered([answered(0, 0.5, 0.5, refusal=0.3)], rows[1:2], CONCEPTS)
+    assert pick.number == 1, "the one that exceeds the limits least, also when an earlier rung dropped it"
     assert "No survivor" in why
+    assert "by 1.0 points" in why
 
 
 def test_the_better_half_is_sound_first():

@@ -41,11 +41,16 @@ class Answered:
         return edited - base if n else 0.0
 
     @property
-    def sound(self) -> bool:
-        """Whether it refuses and falls apart no more than the pick may."""
+    def excess(self) -> float:
+        """By how much (a rate) it refuses and falls apart more than the pick may; 0 within the limits."""
         limits = {"over_refusal": searching.MAX_REFUSAL, "coherence": searching.MAX_INCOHERENCE}
         signs = {"over_refusal": 1, "coherence": -1}
-        return all(signs[axis] * self.gain(axis) <= limits[axis] + 1e-9 for axis in limits if axis in self.rates)
+        return sum(max(0.0, signs[a] * self.gain(a) - limit - 1e-9) for a, limit in limits.items() if a in self.rates)
+
+    @property
+    def sound(self) -> bool:
+        """Whether it refuses and falls apart no more than the pick may."""
+        return self.excess == 0
 
     def as_json(self) -> dict[str, Any]:
         rates = {axis: dict(zip(("n", "base", "edited"), row, strict=True)) for axis, row in self.rates.items()}
@@ -81,7 +86,7 @@ def find_edit(
             cause="the smallest edit that the scores allow already costs more, or the rules select nothing.",
             change="raise --max-perplexity-increase; or give --rule and --ratio yourself.",
         )
-    pick, found = order[0], searching.is_found(order[0], len(trials))
+    pick = order[0]
     why = "The proxy alone decided: no answers were judged in this search."
     answered: list[Answered] = []
     dropped: list[Answered] = []
@@ -89,10 +94,14 @@ def find_edit(
         best = searching.survivors(order, effort.survivors)
         judge, coherence = judges()
         answered, dropped = answer(bench.loaded, bench, best, questions, folder, judge, coherence, console)
-        pick, why = pick_answered(answered, concepts, fallback=pick)
-    if not found:
-        why += " No edit raised the margins of all concepts by more than chance: this is the best of what was tried, "
-        why += "not a recommendation."
+        pick, why = pick_answered(answered, dropped, concepts)
+    raised, sound = searching.is_found(pick, len(trials)), not answered or any(row.sound for row in answered)
+    if not raised:
+        others = any(searching.is_found(trial, len(trials)) for trial in order)
+        why += " It does not raise the margins of all concepts by more than chance"
+        why += ", though an edit that was not picked does" if others else ", and no other allowed edit does"
+    if not (raised and sound):
+        why = f"{why.removesuffix('.')}: this is the best of what was tried, not a recommendation."
     console.say(f"picked edit {pick.number} of {len(trials)}: {pick.recipe.words()}; {pick.weights:,} weights. {why}")
     record = {
         "trials": [trial.as_json() for trial in trials],
@@ -101,7 +110,7 @@ def find_edit(
         "importance": searching.settings_importance(trials, concepts),
         "max_increase": bench.max_increase,
         "pick": pick.number,
-        "found": found,
+        "found": raised and sound,
         "why": why,
         "questions": {
             axis: len(asked) for axis, asked in (questions.questions if answered and questions else {}).items()
@@ -173,13 +182,15 @@ def better_half(rows: Sequence[Answered], concepts: Sequence[str]) -> list[Answe
     return [rows[place] for place in order[: (len(rows) + 1) // 2]]
 
 
-def pick_answered(rows: Sequence[Answered], concepts: Sequence[str], *, fallback: Trial) -> tuple[Trial, str]:
-    """(the pick among the survivors of the last rung, the reason in words)."""
+def pick_answered(rows: Sequence[Answered], dropped: Sequence[Answered], concepts: Sequence[str]) -> tuple[Trial, str]:
+    """(the pick among the survivors of the last rung, the reason in words); where none is within the limits, of all
+    that answered the one that exceeds them least."""
     sound = [row for row in rows if row.sound]
     if not sound:
-        return (
-            fallback,
-            "No survivor stayed within the limits on over-refusal and coherence: the proxy's best is taken.",
+        nearest = min((*rows, *dropped), key=lambda row: row.excess)
+        return nearest.trial, (
+            "No survivor stayed within the limits on over-refusal and coherence: the one that exceeds them least is "
+            f"taken (by {100 * nearest.excess:.1f} points)."
         )
     best = better_half(sound, concepts)[0]
     gains = ", ".join(

@@ -50,13 +50,13 @@ def measure_stability(
     """Score every set again, example by example, and select from `resamples` bootstrap resamples.
 
     `job` comes without importances. `budget` is in bytes of RAM (None: most of what is free). Sets that are done are
-    kept in `folder`. Raises SpinError when a set has fewer than two examples, when its scores cannot be resampled, and
-    when twice the top sets do not fit.
+    kept in `folder`. Raises SpinError when a set has one example, or one unaware one, when its scores cannot be
+    resampled, and when twice the top sets do not fit.
     """
     for name, part in examples.items():
-        if len(part.aware) < 2:
+        if 1 in (len(part.aware), len(part.unaware)):
             raise SpinError(
-                f"The set {name!r} has one example: nothing can be resampled.", change="score more of them."
+                f"The set {name!r} has one example of a kind: nothing can be resampled.", change="score more of them."
             )
     multiple, entries = fitting_candidates(job, examples, budget)
     console.say(
@@ -65,7 +65,7 @@ def measure_stability(
     )
     matrices = editable_matrices(loaded.model, target)
     found: dict[str, PerExample] = {}
-    for name, (scores, _) in job.sets().items():
+    for name, scores in job.scores.items():
         part = examples[name]
         key = sha256_json(
             [
@@ -93,7 +93,7 @@ def measure_stability(
         "rule": job.selection.rule,
         "ratio": job.selection.ratio,
         "protect_ratio": job.selection.protect_ratio,
-        "granularity": job.granularity,
+        "granularity": job.recipe.granularity,
         "examples": {name: len(part.aware) for name, part in examples.items()},
     }
 
@@ -104,11 +104,11 @@ def fitting_candidates(
     """(multiple, candidates): the largest of MULTIPLE, half of it, ... whose importances fit the budget, and what the
     score files keep. SpinError below 2."""
     budget = int(free_memory(torch.device("cpu")) * DEFAULT_SHARE) if budget is None else budget
-    kept = min(scores.metadata["keep"] / ratio for scores, ratio in job.sets().values())
+    kept = min(scores.metadata["keep"] / ratio for scores, ratio in job.rankings.values())
     multiple = min(MULTIPLE, kept)
     needed = 0
     while multiple >= 2:
-        entries = candidates(job.sets(), job.names, job.granularity, multiple)
+        entries = candidates(job.rankings, job.names, job.recipe.granularity, multiple)
         needed = _bytes_of(entries, examples)
         if needed <= budget:
             return multiple, entries

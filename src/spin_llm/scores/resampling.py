@@ -25,7 +25,7 @@ from spin_llm.errors import SpinError
 from spin_llm.files import writing
 from spin_llm.models import LoadedModel, Matrix
 from spin_llm.scores.engine import Batch, Progress, backward_passes, factors, make_batches
-from spin_llm.scores.storage import MatrixScores, Scores
+from spin_llm.scores.storage import CANDIDATES, Kept, MatrixScores, Scores
 
 CHUNK = 2**22  # products of one example formed at a time
 # what |dL/dW| is multiplied by, in the statistics that are means over examples
@@ -125,21 +125,37 @@ def reweighted(scores: Scores, per_example: PerExample, aware: torch.Tensor, una
     """The scores with example s counted `aware[s]` times, unaware ones `unaware[s]` times, at the candidates alone.
 
     Counts are non-negative float32, shapes (examples,) and (unaware examples,). Matrices, shapes and metadata are those
-    of `scores`; matrices without a candidate are empty.
+    of `scores`; matrices without a candidate are empty. Of the margins are kept those that the file of `scores` would
+    keep: at least the smallest that it does, since how many are larger elsewhere is not known here. What a protected
+    set's file says of entries that others chose, this says of all candidates.
     """
     place = f"margin@{scores.metadata['selector']}"
     matrices = {}
     for name, matrix in scores.matrices.items():
-        indices, values, at = matrix.indices[:0], matrix.values[:0], {}
+        indices, values, others, at = matrix.indices[:0], matrix.values[:0], {}, {}
+        for kept in matrix.others.keys() & {"margin", CANDIDATES}:
+            others[kept] = Kept(indices, values)
         if name in per_example.indices:
             mean = (aware / aware.sum()) @ per_example.importance[name]
+            if CANDIDATES in others:
+                others[CANDIDATES] = Kept(per_example.indices[name], mean)
             order = mean.argsort(descending=True, stable=True)  # candidates are sorted: ties by the lower index
             indices, values = per_example.indices[name][order], mean[order]
             if per_example.signed:
                 share = torch.cat([aware / aware.sum(), -unaware / unaware.sum()])
-                at = {place: (share @ per_example.signed[name])[order]}
-        matrices[name] = MatrixScores(indices, values, matrix.shape, matrix.layer, matrix.kind, {}, at)
+                margin = share @ per_example.signed[name]
+                at = {place: margin[order]}
+                if "margin" in others:
+                    others["margin"] = _still_kept(matrix.others["margin"], per_example.indices[name], margin)
+        matrices[name] = MatrixScores(indices, values, matrix.shape, matrix.layer, matrix.kind, others, at)
     return replace(scores, matrices=matrices)
+
+
+def _still_kept(before: Kept, indices: torch.Tensor, margin: torch.Tensor) -> Kept:
+    """The entries whose `margin` is no smaller than all that was kept `before`, largest first."""
+    order = margin.argsort(descending=True, stable=True)
+    order = order[margin[order] >= before.values[-1]]
+    return Kept(indices[order], margin[order])
 
 
 def save_per_example(path: Path, per_example: PerExample, key: str) -> None:

@@ -6,23 +6,34 @@ many examples as it has, with replacement, and the rule selects again at the sam
 
     Jaccard(A, B) = |A and B| / |A or B|      of the selection with each resample's, and between random halves
 
-The candidates are the entries in any set's top set at `multiple` times its ratio. That is an approximation: other
-entries cannot enter a resampled top set. `edge` says when it could matter. Left out: the second pass over the model.
+What a rule takes tops of are its rankings: every set's scores, or for `signed` the one score that it makes of them. The
+candidates are the entries in the top of any ranking at `multiple` times its ratio. That is an approximation: other
+entries cannot be selected from a resample. `edge` says when it could matter.
+
+What `signed` needs of entries that are no candidates stays as it is on all examples: the means that it divides by, the
+smallest margin that a concept keeps of a matrix, the smallest importance in a matrix's protected top set. They are
+means over, and quantiles of, many entries, which single examples hardly move; means over the candidates alone would be
+of entries that were chosen for their scores. A factor that is common to the concepts changes no order of gains. Left
+out: the second pass over the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from spin_llm.scores import MatrixScores, Scores
+from spin_llm.scores import MatrixScores, Scores, count
 from spin_llm.scores.resampling import PerExample, reweighted
-from spin_llm.selection.rules import Selection, choose, top_sets
-from spin_llm.selection.signed import Tops
+from spin_llm.selection.recipe import Recipe
+from spin_llm.selection.rules import Selection, choose, concept_ratios, sorted_tops, spared_entries, top_sets
+from spin_llm.selection.signed import Means, Tops, candidate_entries, means_of, outside, signed_scores
+from spin_llm.settings import BY_MARGIN
 
+Rankings = dict[str, tuple[Scores, float]]  # what a rule takes a top set of, and the ratio, by name
 MULTIPLE = 8.0  # of the ratio, for candidates
 MOST = 95  # percent of the resamples
 Counts = dict[str, tuple[torch.Tensor, torch.Tensor]]  # how often each aware and each unaware example of a set counts
@@ -30,28 +41,64 @@ Counts = dict[str, tuple[torch.Tensor, torch.Tensor]]  # how often each aware an
 
 @dataclass(frozen=True)
 class Job:
-    """A selection, what it was made from, and the importances per example of every concept and protected set."""
+    """A selection, what it was made from and how, and the importances per example of every concept and protected
+    set."""
 
     selection: Selection
     concepts: Mapping[str, Scores]
     protected: Mapping[str, Scores]
-    per_example: Mapping[str, PerExample]
-    granularity: str = "matrix"
+    recipe: Recipe
+    per_example: Mapping[str, PerExample] = field(default_factory=dict)
     multiple: float = MULTIPLE
 
     @property
     def names(self) -> list[str]:
         return list(self.selection.places)
 
-    def sets(self) -> dict[str, tuple[Scores, float]]:
-        """(scores, ratio) of every concept, then of every protected set."""
-        concepts = {name: (scores, self.selection.ratio) for name, scores in self.concepts.items()}
-        return concepts | {name: (scores, self.selection.protect_ratio) for name, scores in self.protected.items()}
+    @property
+    def scores(self) -> dict[str, Scores]:
+        return {**self.concepts, **self.protected}
+
+    @cached_property
+    def means(self) -> Means:
+        """What `signed` divides by."""
+        spared = spared_entries(self.protected, self.names, self.selection.protect_ratio)
+        entries = outside(candidate_entries(self.concepts, self.names, self.recipe.at_least), spared)
+        return means_of(self.concepts, self.protected, entries)
+
+    @cached_property
+    def rankings(self) -> Rankings:
+        """Those of all examples; `signed` has its candidates among what it spares too, as a resample may not."""
+        return self.rankings_of(self.scores, {})
+
+    def rankings_of(self, scores: Mapping[str, Scores], spared: Tops) -> Rankings:
+        """Of other `scores` of the same sets; `spared` is for `signed`."""
+        recipe, fractions = self.recipe, dict(self.recipe.fractions)
+        concepts, protected = ({name: scores[name] for name in side} for side in (self.concepts, self.protected))
+        if recipe.rule == BY_MARGIN:
+            options: dict[str, Any] = {"penalty": recipe.penalty, "at_least": recipe.at_least, "means": self.means}
+            options |= {"spared": spared, "fractions": fractions}
+            return {recipe.rule: (signed_scores(concepts, protected, self.names, **options), recipe.ratio)}
+        ratios = concept_ratios(concepts, recipe.ratio, fractions)
+        ratios |= dict.fromkeys(protected, self.selection.protect_ratio)
+        return {name: (scores[name], ratio) for name, ratio in ratios.items()}
+
+    def spared_again(self, scores: Mapping[str, Scores]) -> Tops:
+        """The candidates whose resampled importance for a protected set is one of its top set on all examples."""
+        found: Tops = {}
+        for concept, before in self.protected.items():
+            for name in self.names:
+                most = count(self.selection.protect_ratio, before.matrices[name].size)
+                matrix = scores[concept].matrices[name]
+                least = before.matrices[name].values[most - 1] if most else torch.inf
+                inside = matrix.indices[(matrix.values >= least) & (matrix.values > 0)]
+                found[name] = torch.cat([found.get(name, inside[:0]), inside])
+        return found
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What one weighting of the examples gives: the chosen weights, and every set's top set and scores."""
+    """What one weighting of the examples gives: the chosen weights, and every ranking's top set and scores."""
 
     chosen: Tops
     tops: Mapping[str, Tops]
@@ -59,11 +106,11 @@ class Draw:
 
 
 def candidates(
-    sets: Mapping[str, tuple[Scores, float]], names: Sequence[str], granularity: str, multiple: float
+    rankings: Mapping[str, tuple[Scores, float]], names: Sequence[str], granularity: str, multiple: float
 ) -> Tops:
-    """Entries in the top set of any (scores, ratio) at `multiple` times the ratio, or of all that was kept where that
-    is less: sorted flat indices by matrix name; matrices without any left out."""
-    tops = [_wide_top(scores, ratio * multiple, names, granularity) for scores, ratio in sets.values()]
+    """Entries in the top of any (scores, ratio) at `multiple` times the ratio, or of all that was kept where that is
+    less: sorted flat indices by matrix name; matrices without any left out."""
+    tops = [_wide_top(scores, ratio * multiple, names, granularity) for scores, ratio in rankings.values()]
     found = {name: torch.cat([top[name] for top in tops]).unique() for name in names}
     return {name: indices for name, indices in found.items() if indices.numel()}
 
@@ -74,15 +121,20 @@ def _wide_top(scores: Scores, ratio: float, names: Sequence[str], granularity: s
 
 def select_again(job: Job, counts: Counts) -> Draw:
     """The selection with each example counted so often."""
-    sets = job.sets()
-    scores = {name: reweighted(old, job.per_example[name], *counts[name]) for name, (old, _) in sets.items()}
+    scores = {name: reweighted(old, job.per_example[name], *counts[name]) for name, old in job.scores.items()}
+    by_margin = job.recipe.rule == BY_MARGIN
+    rankings = job.rankings_of(scores, job.spared_again(scores) if by_margin else {})
     tops = {
-        name: top_sets(scores[name], job.names, ratio, job.granularity, decided=False)
-        for name, (_, ratio) in sets.items()
+        name: top_sets(ranked, job.names, ratio, job.recipe.granularity, decided=False)
+        for name, (ranked, ratio) in rankings.items()
     }
+    ranked = {name: ranking for name, (ranking, _) in rankings.items()}
+    if by_margin:
+        return Draw(sorted_tops(tops[BY_MARGIN]), tops, ranked)
     concepts = {name: scores[name] for name in job.concepts}
     protected = [tops[name] for name in job.protected]
-    return Draw(choose(job.selection.rule, [tops[name] for name in concepts], protected, concepts), tops, scores)
+    chosen = choose(job.recipe.rule, [tops[name] for name in concepts], protected, concepts, job.recipe.at_least)
+    return Draw(chosen, tops, ranked)
 
 
 def all_examples(job: Job) -> Counts:
@@ -179,11 +231,11 @@ def _ids(job: Job, tops: Tops) -> torch.Tensor:
 
 
 def _limits(job: Job) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """By set: the smallest score of its own candidates in each unit, on all examples; the better half of them."""
+    """By ranking: the smallest score of its own candidates in each unit, on all examples; the better half of them."""
     limits = {}
-    for name, (scores, ratio) in job.sets().items():
-        wide = _wide_top(scores, ratio * job.multiple, job.names, job.granularity)
-        inner = _wide_top(scores, ratio * job.multiple / 2, job.names, job.granularity)
+    for name, (scores, ratio) in job.rankings.items():
+        wide = _wide_top(scores, ratio * job.multiple, job.names, job.recipe.granularity)
+        inner = _wide_top(scores, ratio * job.multiple / 2, job.names, job.recipe.granularity)
         limits[name] = (_smallest(job, scores, wide), _ids(job, inner))
     return limits
 
@@ -211,10 +263,10 @@ def _smallest(job: Job, scores: Scores, tops: Tops) -> torch.Tensor:
         matrix = scores.matrices[name]
         inside = torch.isin(matrix.indices, tops[name])
         found.append(matrix.values[inside])
-        units.append(_unit(job.granularity, place, number, first, matrix.indices[inside]))
+        units.append(_unit(job.recipe.granularity, place, number, first, matrix.indices[inside]))
         first += place.shape[0]
     unit = torch.cat(units)
-    size = {"row": first, "matrix": len(tops), "model": 1}.get(job.granularity, _layers(job))
+    size = {"row": first, "matrix": len(tops), "model": 1}.get(job.recipe.granularity, _layers(job))
     return torch.full((size,), torch.inf).scatter_reduce(0, unit, torch.cat(found), "amin")
 
 

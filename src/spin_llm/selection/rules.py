@@ -23,7 +23,7 @@ import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.scores import MatrixScores, Scores, count
-from spin_llm.selection.signed import PENALTY, Tops, at_entries, choose_signed, largest_margins
+from spin_llm.selection.signed import PENALTY, Tops, at_entries, largest_margins, signed_scores
 from spin_llm.settings import BY_MARGIN, SIGNED
 
 Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], int | None], torch.Tensor]
@@ -194,19 +194,18 @@ def select(
     first = next(iter(concepts.values()))
     places = {name: first.matrices[name] for name in names}
     weights = sum(place.size for place in places.values())
-    by = "matrix" if rule == BY_MARGIN else granularity  # `signed` chooses over matrices, and spares each one's top
-    protected_tops = [top_sets(scores, names, protect_ratio, by) for scores in protected.values()]
     if rule == BY_MARGIN:
-        spared = {name: torch.cat([top[name] for top in protected_tops]) for name in names} if protected else {}
-        options: dict[str, Any] = {"ratio": ratio, "granularity": granularity, "penalty": penalty}
-        options |= {"at_least": at_least, "spared": spared, "fractions": fractions}
-        indices, shared = choose_signed(concepts, protected, names, **options)
+        spared = spared_entries(protected, names, protect_ratio)
+        options: dict[str, Any] = {"penalty": penalty, "at_least": at_least, "fractions": fractions}
+        scored = signed_scores(concepts, protected, names, spared=spared, **options)
+        indices = sorted_tops(top_sets(scored, names, ratio, granularity, decided=False))
         if not indices and not allow_empty:
             raise SpinError(f"The rule {rule!r} at ratio {ratio:g} by {granularity} selects no weight at all.")
         kept = sum(len(largest_margins("", first, name)[0]) for name in names)
+        shared = sum(len(matrix.indices) for matrix in scored.matrices.values())
         return Selection(indices, rule, ratio, protect_ratio, target, kept, shared, weights, places)
-    part = {name: (fractions or {}).get(name, 1.0) for name in concepts}
-    ratios = {name: min(ratio * part[name], scores.metadata["keep"]) for name, scores in concepts.items()}
+    protected_tops = [top_sets(scores, names, protect_ratio, granularity) for scores in protected.values()]
+    ratios = concept_ratios(concepts, ratio, fractions or {})
     concept_tops = [top_sets(scores, names, ratios[name], granularity) for name, scores in concepts.items()]
     indices = choose(rule, concept_tops, protected_tops, concepts, at_least)
     candidates = sum(concept_tops[0][name].numel() for name in names)
@@ -216,6 +215,22 @@ def select(
             raise SpinError(f"The rule {rule!r} at ratio {ratio:g} by {granularity} selects no weight at all.")
         raise _nothing_selected(concepts, protected, names, rule, ratio, given_protect_ratio, at_least)
     return Selection(indices, rule, ratio, protect_ratio, target, candidates, shared, weights, places)
+
+
+def concept_ratios(concepts: Mapping[str, Scores], ratio: float, fractions: Mapping[str, float]) -> dict[str, float]:
+    """The ratio of each concept's top set: times its fraction, at most what its score file keeps."""
+    return {name: min(ratio * fractions.get(name, 1.0), s.metadata["keep"]) for name, s in concepts.items()}
+
+
+def spared_entries(protected: Mapping[str, Scores], names: Sequence[str], protect_ratio: float) -> Tops:
+    """What `signed` spares, by matrix, whatever it chooses over: the protected sets' top sets of each matrix."""
+    tops = [top_sets(scores, names, protect_ratio) for scores in protected.values()]
+    return {name: torch.cat([top[name] for top in tops]) for name in names} if tops else {}
+
+
+def sorted_tops(tops: Tops) -> Tops:
+    """The same entries, sorted; matrices without any left out."""
+    return {name: top.sort().values for name, top in tops.items() if top.numel()}
 
 
 def targeted(scores: Mapping[str, Scores], target: str, layers: Layers | None = None) -> list[str]:
@@ -263,6 +278,10 @@ def _check(
         raise SpinError(f"Unknown granularity {granularity!r}.", change=f"give {', '.join(GRANULARITIES)}.")
     if rule == "released" and granularity != "matrix":
         raise SpinError("The rule 'released' is defined matrix by matrix.", change="give --granularity matrix.")
+    if rule == BY_MARGIN and granularity == "row":
+        raise SpinError(
+            f"The rule {rule!r} does not choose by row.", change="give --granularity model, layer or matrix."
+        )
     if rule not in (*RULES, BY_MARGIN):
         raise SpinError(f"Unknown rule {rule!r}.", change=f"--rule takes one of {', '.join((*RULES, BY_MARGIN))}.")
     if not concepts:

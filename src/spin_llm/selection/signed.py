@@ -7,23 +7,34 @@ matrix, sorted. For the entries that are among the largest margins of at least M
     cost(i)  = the sum over the protected P of importance_P(i) / its mean over the candidates
     score(i) = gain(i) / (cost(i) + 0.2) ** penalty
 
-The edit takes the largest scores. The gain is a first-order change in nats (scores/statistics.py), the cost the mean
-size of the first-order change of the general loss; the quotient is what a budget of the second buys of the first
-(docs/method.md). Left out: top sets (rules.py), which look at sizes and not at signs.
+The edit takes the largest scores (rules.py). The gain is a first-order change in nats (scores/statistics.py), the cost
+the mean size of the first-order change of the general loss; the quotient is what a budget of the second buys of the
+first (docs/method.md). The means are units of measure, which selecting again from resampled examples keeps (`Means`).
+Left out: top sets by importance (rules.py), which look at sizes and not at signs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.scores import CANDIDATES, MatrixScores, Scores, count
+from spin_llm.scores import CANDIDATES, MatrixScores, Scores
 
 Tops = dict[str, torch.Tensor]  # flat indices (int64) by matrix name
 PENALTY = 2.0
 FLOOR = 0.2  # of the mean cost: entries that cost nothing measurable are not infinitely good
+
+
+@dataclass(frozen=True)
+class Means:
+    """What margins and importances are divided by: a concept's mean kept margin in nats per response token, a protected
+    set's mean importance over the candidates; by name. A mean of 0 is 1."""
+
+    margin: Mapping[str, float]
+    importance: Mapping[str, float]
 
 
 def candidate_entries(concepts: Mapping[str, Scores], names: Sequence[str], at_least: int | None = None) -> Tops:
@@ -51,9 +62,30 @@ def largest_margins(concept: str, scores: Scores, name: str) -> tuple[torch.Tens
     return matrix.others["margin"].indices, matrix.others["margin"].values
 
 
+def means_of(concepts: Mapping[str, Scores], protected: Mapping[str, Scores], entries: Tops) -> Means:
+    """The means over what the concepts keep in the matrices of `entries`, negative margins as 0, and over the `entries`
+    themselves."""
+    margin = {
+        concept: torch.cat([largest_margins(concept, scores, name)[1].clamp_min(0) for name in entries])
+        for concept, scores in concepts.items()
+    }
+    importance = {
+        name: torch.cat(
+            [stored_importance(name, scores.matrices[matrix], wanted) for matrix, wanted in entries.items()]
+        )
+        for name, scores in protected.items()
+    }
+
+    def mean(values: torch.Tensor) -> float:
+        return (float(values.mean()) if len(values) else 0.0) or 1.0
+
+    return Means(*({name: mean(values) for name, values in part.items()} for part in (margin, importance)))
+
+
 def gains(
     concepts: Mapping[str, Scores],
     entries: Tops,
+    means: Mapping[str, float],
     at_least: int | None = None,
     fractions: Mapping[str, float] | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -62,10 +94,7 @@ def gains(
     Concepts that do not keep an entry count as minus infinity (their margin there is below what they keep).
     """
     rank = (len(concepts) if at_least is None else at_least) - 1
-    scale = {}
-    for concept, scores in concepts.items():
-        kept = torch.cat([largest_margins(concept, scores, name)[1].clamp_min(0) for name in entries])
-        scale[concept] = (float(kept.mean()) or 1.0) / (fractions or {}).get(concept, 1.0)
+    scale = {concept: means[concept] / (fractions or {}).get(concept, 1.0) for concept in concepts}
     found = {}
     for name, wanted in entries.items():
         columns = []
@@ -76,16 +105,15 @@ def gains(
     return found
 
 
-def costs(protected: Mapping[str, Scores], entries: Tops) -> dict[str, torch.Tensor]:
+def costs(protected: Mapping[str, Scores], entries: Tops, means: Mapping[str, float]) -> dict[str, torch.Tensor]:
     """cost(i) of the `entries`, in their order, by matrix; 0 everywhere without a protected set.
 
     Raises SpinError when a protected set's importance there was not stored.
     """
     total = {name: torch.zeros(len(wanted)) for name, wanted in entries.items()}
     for concept, scores in protected.items():
-        values = {name: stored_importance(concept, scores.matrices[name], wanted) for name, wanted in entries.items()}
-        mean = float(torch.cat(list(values.values())).mean()) if any(map(len, values.values())) else 0.0
-        total = {name: total[name] + part / (mean or 1.0) for name, part in values.items()}
+        for name, wanted in entries.items():
+            total[name] = total[name] + stored_importance(concept, scores.matrices[name], wanted) / means[concept]
     return total
 
 
@@ -117,43 +145,38 @@ def signed(gain: torch.Tensor, cost: torch.Tensor, penalty: float = PENALTY) -> 
     return gain / (cost + FLOOR) ** penalty
 
 
-def choose_signed(
+def outside(entries: Tops, spared: Mapping[str, torch.Tensor]) -> Tops:
+    """The `entries` that are not `spared`; matrices that are not named there keep theirs."""
+    return {
+        name: found[~torch.isin(found, spared[name])] if name in spared else found for name, found in entries.items()
+    }
+
+
+def signed_scores(
     concepts: Mapping[str, Scores],
     protected: Mapping[str, Scores],
     names: Sequence[str],
     *,
-    ratio: float,
-    granularity: str = "model",
     penalty: float = PENALTY,
     at_least: int | None = None,
     spared: Mapping[str, torch.Tensor] | None = None,
     fractions: Mapping[str, float] | None = None,
-) -> tuple[Tops, int]:
-    """(the entries outside `spared` with the largest scores: floor(ratio * n) of each unit of n weights, sorted,
-    matrices without any left out; how many candidates there were).
+    means: Means | None = None,
+) -> Scores:
+    """score(i) of every candidate outside `spared`, as scores are kept: largest first, ties by the lower index. Their
+    `keep` is the fraction of the weights that are candidates.
 
-    The unit is the matrix, the layer or the whole model. Raises SpinError for `row`, and on scores without margins.
+    `means` None are those of the candidates themselves. Raises SpinError on scores without margins.
     """
-    if granularity == "row":
-        raise SpinError(
-            "The rule 'signed' does not choose by row.", change="give --granularity model, layer or matrix."
-        )
-    entries = candidate_entries(concepts, names, at_least)
-    if spared:
-        entries = {name: found[~torch.isin(found, spared[name])] for name, found in entries.items()}
-    gain, cost = gains(concepts, entries, at_least, fractions), costs(protected, entries)
-    scores = {name: signed(gain[name], cost[name], penalty) for name in names}
+    entries = outside(candidate_entries(concepts, names, at_least), spared or {})
+    means = means or means_of(concepts, protected, entries)
+    gain = gains(concepts, entries, means.margin, at_least, fractions)
+    cost = costs(protected, entries, means.importance)
     places = next(iter(concepts.values())).matrices
-    unit: dict[str, Callable[[str], object]] = {"matrix": lambda name: name, "layer": lambda name: places[name].layer}
-    units: dict[object, list[str]] = {}
-    for name in names:
-        units.setdefault(unit.get(granularity, lambda name: 0)(name), []).append(name)
-    chosen: Tops = {}
-    for members in units.values():
-        most = count(ratio, sum(places[name].size for name in members))
-        values = torch.cat([scores[name] for name in members])
-        taken = torch.zeros(len(values), dtype=torch.bool)
-        taken[values.argsort(descending=True, stable=True)[:most]] = True
-        parts = taken.split([len(scores[name]) for name in members])
-        chosen |= {name: entries[name][part] for name, part in zip(members, parts, strict=True) if part.any()}
-    return {name: chosen[name] for name in names if name in chosen}, sum(map(len, entries.values()))
+    matrices = {}
+    for name, wanted in entries.items():
+        score, place = signed(gain[name], cost[name], penalty), places[name]
+        order = score.argsort(descending=True, stable=True)
+        matrices[name] = MatrixScores(wanted[order], score[order], place.shape, place.layer, place.kind)
+    keep = sum(map(len, entries.values())) / sum(places[name].size for name in names)
+    return Scores(matrices, {"keep": keep})
