@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,10 @@ def test_table1_has_all_methods_and_ours_below_the_line(words: list[str], comman
     assert outcome.code == 0, outcome.err
     text = (folder / "table1.md").read_text()
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][2:]
-    assert rows == ["origin", "FFT", "LoRA", "DoRA", "ReFT", "SPIN", "*auto (ours)* (not the paper's)"]
+    assert rows == ["origin", "FFT", "LoRA", "DoRA", "ReFT", "SPIN", "auto (ours), not the paper's"]
     assert "What differs from the paper" in text
-    assert "to do: 4 to fine-tune, 2 to edit" in outcome.err
+    assert "to do: 4 to fine-tune, 2 to edit, 7 to answer 24 questions" in outcome.err
+    assert re.search(r"about \d+ minutes on this machine: fine-tuning \d", outcome.err)
     results = json.loads((folder / "table1.json").read_text())["results"]
     base, *others = (row["axes"]["fairness"] for row in results)
     assert base["delta"] == 0
@@ -63,6 +65,7 @@ def test_table1_has_all_methods_and_ours_below_the_line(words: list[str], comman
     again = command("paper", "table1", *words, "-o", folder)
     assert "7 of them done; to do: 0 to fine-tune, 0 to edit" in again.err
     assert "answers" not in again.err, "nothing is answered twice"
+    assert "minutes" not in again.err, "nothing is left to do"
     assert (folder / "table1.md").read_text() == text
 
 
@@ -106,8 +109,24 @@ def test_information(words: list[str], command: Command, folder: Path):
     assert outcome.code == 0, outcome.err
     report = json.loads((folder / "information.json").read_text())["results"][1]
     assert set(report["information"]) == {"SPIN, shuffled pairs", "SPIN, framed pairs", "random, framed pairs"}
-    assert report["location"]["agreement"]
-    assert "HSIC before" in (folder / "information.md").read_text()
+    text = (folder / "information.md").read_text()
+    assert "HSIC before" in text
+    location = report["location"]
+    assert list(location["selections"])[:3] == ["SPIN", "random", "released"]
+    assert location["agreement"]["weights"][0][0] == 1
+    selectors = {f"selector {name}" for name in ("wanda", "sparsegpt", "magnitude", "random")}
+    assert selectors | {"unaware responses", "seed 1", "0.5 x the ratio"} <= set(location["about"])
+    for name in location["about"]:
+        row = next(line for line in text.splitlines() if line.startswith(f"| {name} | "))
+        chosen = location["selections"].get(name, {"weights": 0})["weights"]
+        assert chosen or "selects nothing" in row or "not kept" in row, "an empty selection is said"
+    own = location["selections"]["SPIN"]
+    assert sum(own["layers"]) == own["weights"] > 0
+    assert "Gini coefficient of SPIN's weights over layers" in text
+    assert "dimensions that recur" in text
+    assert (folder / "information.png").is_file()
+    again = command("paper", "information", *words, "-o", folder)
+    assert "scoring" not in again.err, "scores and places are kept"
 
 
 def test_table2_runs_a_task(words: list[str], command: Command, tmp_path: Path):
