@@ -60,7 +60,8 @@ def run_paper(
             pages = write_pages(list(known.values()), folder, settings.model)
     if failed:
         raise SpinError(
-            f"Not run: {', '.join(failed)}. The other {len(wanted) - len(failed)} experiments are done: {pages[-1]}.",
+            f"Not run: {', '.join(failed)}. {'The rest is done' if len(failed) < len(wanted) else 'None was run'}: "
+            f"{pages[-1]}.",
             cause=next(iter(failed.values())),
             change="mend what each section of the report says, and give the same command: what is done is kept.",
         )
