@@ -62,7 +62,7 @@ def run_paper(
         raise SpinError(
             f"Not run: {', '.join(failed)}. {'The rest is done' if len(failed) < len(wanted) else 'None was run'}: "
             f"{pages[-1]}.",
-            cause=next(iter(failed.values())),
+            cause=next(iter(failed.values())).splitlines()[0],
             change="mend what each section of the report says, and give the same command: what is done is kept.",
         )
     return [*(folder / f"{experiment.name}.md" for experiment in wanted), *pages]
