@@ -12,7 +12,7 @@ import math
 import platform
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -28,6 +28,7 @@ from spin_llm.data import (
     Question,
     encode_all,
     load_pairs,
+    load_prompts,
     load_questions,
     resolve_template,
     rows_sha256,
@@ -41,6 +42,7 @@ from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.evaluation import Served
 from spin_llm.evaluate.judging import refuse_fingerprint, refuse_model_under_edit
 from spin_llm.evaluate.likelihood import View
+from spin_llm.evaluate.own import PROMPTS_PER_EXAMPLE, own_pairs
 from spin_llm.evaluate.pick import find_edit
 from spin_llm.evaluate.proxy import KL_PAIRS, Contrast
 from spin_llm.evaluate.search import Bench
@@ -74,7 +76,7 @@ from spin_llm.selection import (
     overlap,
     recipe_of,
 )
-from spin_llm.settings import BY_MARGIN, SEARCHED, SIGNED, RunSettings, flag_of, scope_of
+from spin_llm.settings import BY_MARGIN, OWN, SEARCHED, SIGNED, RunSettings, flag_of, scope_of
 
 ALONE = Ranks()
 ScoresByRole = Mapping[str, Mapping[str, Scores]]  # `concepts` and `protect`, then by name
@@ -83,7 +85,7 @@ GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for th
 NO_STABILITY = "the rule 'signed' has no top sets to select again from resampled examples"
 PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "optuna")
 ARTEFACTS = (
-    *("scores", "patch.safetensors", "search.json", "search", "progress", "generations.jsonl", "verdicts.jsonl"),
+    *("own", "scores", "patch.safetensors", "search.json", "search", "progress", "generations.jsonl", "verdicts.jsonl"),
     *("capabilities.jsonl", "stability.json", "results.json", "report.html", "report.md", "figures", "run.json"),
 )
 
@@ -92,7 +94,7 @@ ARTEFACTS = (
 class RunData:
     """What a run reads, sampled: pairs by concept and by protected set, general pairs to choose and to report on,
     questions by axis; and for a search (aware, unaware) pairs by concept that nothing is scored on, and questions to
-    search with, none of which is among the others."""
+    search with, none of which is among the others; and the prompts that the model answers itself, to be scored on."""
 
     concepts: Mapping[str, Sequence[Pair]]
     protect: Mapping[str, Sequence[Pair]]
@@ -102,6 +104,7 @@ class RunData:
     unaware: Mapping[str, Sequence[Pair]]
     contrasts: Mapping[str, tuple[Sequence[Pair], Sequence[Pair]]]
     search: Mapping[str, Sequence[Question]]
+    own: Mapping[str, Sequence[Question]]
 
     def record(self, settings: RunSettings) -> list[dict[str, Any]]:
         """Role, name, source, size and SHA-256 of everything used, for run.json."""
@@ -125,6 +128,8 @@ class RunData:
             more.append(("search by margins", name, "rows that nothing is scored on", (*pairs[0], *pairs[1])))
         for axis, asked in self.search.items():
             more.append(("search questions", axis, "rows that nothing is reported on", asked))
+        for name, asked in self.own.items():
+            more.append(("own answers", name, "prompts that the model answers to be scored on", asked))
         return rows + [
             {"role": role, "name": name, "source": source, "examples": len(items), "sha256": rows_sha256(items)}
             for role, name, source, items in more
@@ -145,7 +150,7 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
         write_report(folder)
         return dict(read_json(folder / "results.json"))
     check_capabilities(settings)
-    loaded, scores, patch = edit_stages(settings, folder, data, console, overwrite=overwrite)
+    loaded, data, scores, patch = edit_stages(settings, folder, data, console, overwrite=overwrite)
     if settings.resamples and patch.metadata["rule"] == BY_MARGIN:
         console.say(f"stability is left out: {NO_STABILITY}")
     elif settings.resamples:
@@ -175,8 +180,8 @@ def sweep(settings: RunSettings, folder: Path, *, overwrite: bool = False, conso
 
 def edit_stages(
     settings: RunSettings, folder: Path, data: RunData, console: Console, *, overwrite: bool
-) -> tuple[LoadedModel, dict[str, dict[str, Scores]], Patch]:
-    """From the model to its patch: (model, scores, patch)."""
+) -> tuple[LoadedModel, RunData, dict[str, dict[str, Scores]], Patch]:
+    """From the model to its patch: (model, the data that were scored, scores, patch)."""
     loaded = load_model(settings, console)
     template = resolve_template(loaded.tokenizer, settings.template)
     console.say(
@@ -185,8 +190,9 @@ def edit_stages(
         f"{mlp_coverage(loaded.model):.0%} of the MLP weights can be edited"
     )
     write_record(settings, folder, model_record(settings, loaded), data, overwrite=overwrite)
+    data = with_own_answers(settings, folder, loaded, data, console)
     scores = score_stage(settings, folder, loaded, data, console)
-    return loaded, scores, select_stage(settings, folder, loaded, data, scores, console)
+    return loaded, data, scores, select_stage(settings, folder, loaded, data, scores, console)
 
 
 def with_rule(settings: RunSettings, console: Console = SILENT) -> RunSettings:
@@ -197,7 +203,7 @@ def with_rule(settings: RunSettings, console: Console = SILENT) -> RunSettings:
     columns = {"prompt_column": settings.prompt_column, "response_column": settings.response_column}
     options: dict[str, Any] = {"data_dir": settings.data_dir, **columns}
     why = "the data are unaware responses alone" if settings.responses == "unaware" else ""
-    for name, source in settings.concepts if not why else ():
+    for name, source in settings.concepts if not why and settings.responses != OWN else ():
         aware, unaware = (load_pairs(source, concept=name, responses=r, **options) for r in ("aware", "unaware"))
         if aware.pairs == unaware.pairs:
             why = f"{source} has one kind of response for {name}"
@@ -231,9 +237,14 @@ def read_data(settings: RunSettings, console: Console = SILENT, *, search: bool 
     """
     columns = {"prompt_column": settings.prompt_column, "response_column": settings.response_column}
     options: dict[str, Any] = {"data_dir": settings.data_dir, **columns}
-    concepts, unaware, contrasts = {}, {}, {}
+    concepts: dict[str, Sequence[Pair]] = {}
+    unaware: dict[str, Sequence[Pair]] = {}
+    contrasts = {}
     for name, source in settings.concepts:
-        pairs = load_pairs(source, concept=name, responses=settings.responses, **options).pairs
+        if settings.responses == OWN:  # the data's own responses are not looked at: there need not be any
+            concepts[name] = unaware[name] = ()
+            continue
+        pairs = load_pairs(source, concept=name, responses=settings.given_responses, **options).pairs
         concepts[name] = sample(pairs, settings.examples, settings.seed, f"the concept {name}")
         if "margin" in settings.wanted_statistics:
             others = load_pairs(source, concept=name, responses="unaware", **options).pairs
@@ -243,7 +254,7 @@ def read_data(settings: RunSettings, console: Console = SILENT, *, search: bool 
                     change="give data with the columns prompt, aware and unaware, or --rule coupled.",
                 )
             unaware[name] = sample(others, settings.examples, settings.seed, f"the concept {name}, unaware")
-        if search and settings.rule == SEARCHED:
+        if search and settings.searches:
             contrasts[name] = held_back(name, concepts[name], unaware[name], pairs, others, settings)
     protect, rest = {}, []
     for name, source in settings.protect:
@@ -265,7 +276,55 @@ def read_data(settings: RunSettings, console: Console = SILENT, *, search: bool 
             searched[axis], asked = split_questions(asked, settings.budget.search_questions, settings.seed)
         most = settings.max_questions or (settings.budget.final_questions if settings.searches else None)
         questions[axis] = sample(asked, min(len(asked), most or len(asked)), settings.seed)
-    return RunData(concepts, protect, kept[::2], kept[1::2], questions, unaware, contrasts, searched)
+    own = own_prompts(settings, {q.prompt for asked in (questions, searched) for part in asked.values() for q in part})
+    return RunData(concepts, protect, kept[::2], kept[1::2], questions, unaware, contrasts, searched, own)
+
+
+def own_prompts(settings: RunSettings, others: Collection[str]) -> dict[str, Sequence[Question]]:
+    """Prompts by concept that the model answers itself to be scored on; none of them is in `others`, what is searched
+    and reported on."""
+    found: dict[str, Sequence[Question]] = {}
+    columns: dict[str, Any] = {"data_dir": settings.data_dir, "prompt_column": settings.prompt_column}
+    for name, source in settings.concepts if settings.asks_own else ():
+        asked = [q for q in load_prompts(source, concept=name, **columns) if q.prompt not in others]
+        found[name] = sample(asked, min(len(asked), PROMPTS_PER_EXAMPLE * settings.examples), settings.seed)
+    return found
+
+
+def with_own_answers(
+    settings: RunSettings, folder: Path, loaded: LoadedModel, data: RunData, console: Console
+) -> RunData:
+    """The data with the model's own answers in the place of the responses that were read, where these settings ask for
+    them and there are enough of both kinds. They are kept in `folder`/own."""
+    if not data.own:
+        return data
+    judge, coherence = judge_of(settings, loaded), load_coherence_judge()
+    patient, axes = settings.responses == OWN, getattr(judge, "axes", tuple(data.own))
+    pairs: Any = f"the judge {judge.name} does not judge " + ", ".join(name for name in data.own if name not in axes)
+    if set(data.own) <= set(axes):
+        pairs = own_pairs(
+            loaded,
+            data.own,
+            (judge, coherence),
+            folder / OWN,
+            asked=Evaluation({}, (), settings.template, settings.new_tokens, settings.seed),
+            told={"judge": settings.judge, "tokens": settings.new_tokens}
+            | {name: rows_sha256(asked) for name, asked in data.own.items()},
+            patient=patient,
+            console=console,
+        )
+    if isinstance(pairs, str):
+        if patient:
+            raise SpinError(f"The model's own answers cannot be scored: {pairs}.", change="give --responses aware.")
+        console.say(f"scored on the responses of the data, not on the model's own answers: {pairs}")
+        return data
+    parts = {name: part.divided(settings.examples, settings.budget.pairs) for name, part in pairs.items()}
+    return replace(
+        data,
+        concepts={name: part[0] for name, part in parts.items()},
+        unaware={name: part[1] for name, part in parts.items() if "margin" in settings.wanted_statistics},
+        contrasts={name: (part[2], part[3]) for name, part in parts.items()} if settings.searches else {},
+    )
 
 
 def held_back(
@@ -933,6 +992,7 @@ def stability(
     loaded = load_model(settings, console)
     model = model_record(settings, loaded)
     check_same_inputs(folder, record, model, data.record(settings), ("concept", "protect"))
+    data = with_own_answers(settings, folder, loaded, data, console)
     scores = stored_scores(settings, folder)
     options: dict[str, Any] = {"resamples": resamples, "seed": seed, "anew": overwrite}
     result = stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
@@ -989,7 +1049,9 @@ def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, conso
         ranks.wait()
         if ranks.first:
             write_record(settings, folder, model, data, overwrite=overwrite)
+            with_own_answers(settings, folder, loaded, data, console)  # the others read what the first one wrote
         ranks.wait()
+        data = with_own_answers(settings, folder, loaded, data, SILENT)
         score_stage(settings, folder, loaded, data, console, ranks)
     if not ranks.first:
         return []

@@ -25,6 +25,8 @@ RULES = ("coupled", SIGNED, BY_MARGIN, "released")
 SEARCHED = "auto"  # instead of a rule: the search decides
 SELECTORS = ("taylor", "wanda", "magnitude", "gradient", "sparsegpt", "random")
 STATISTICS = (*SELECTORS, "fisher", "margin")
+OWN = "own"  # responses: the model's own answers
+RESPONSES = ("auto", "aware", "unaware", OWN)
 Sources = tuple[tuple[str, str], ...]
 
 
@@ -80,7 +82,11 @@ class RunSettings:
     )
     prompt_column: str | None = _option(None, "Name of the prompt column, when it is not a usual one.")
     response_column: str | None = _option(None, "Name of the response column, when it is not a usual one.")
-    responses: str = _option("aware", "Which responses locate the weights: aware or unaware.")
+    responses: str = _option(
+        "auto",
+        "Which responses locate the weights: aware, unaware, own (the model's own answers to the prompts, judged), or "
+        "auto: for --rule auto own where the judge finds enough of both kinds, else aware.",
+    )
     examples: int = _option(128, "Examples for each concept and protected set.")
     max_questions: int | None = _after_scores(None, "At most this many questions for each axis (default: all).")
     template: str = _option("auto", "Tokens of an example: auto, chat, raw or released.")
@@ -176,7 +182,7 @@ class RunSettings:
             raise _invalid("max_perplexity_increase", self.max_perplexity_increase, "0 or more")
         if not math.isfinite(self.scale):
             raise _invalid("scale", self.scale, "a finite factor")
-        choices = {"responses": ("aware", "unaware"), "template": ("auto", "chat", "raw", "released")}
+        choices: dict[str, tuple[str, ...]] = {"responses": RESPONSES, "template": ("auto", "chat", "raw", "released")}
         choices |= {"dtype": ("auto", "float32", "bfloat16"), "target": ("mlp", "attention", "all")}
         choices |= {
             "rule": (SEARCHED, *RULES),
@@ -207,6 +213,16 @@ class RunSettings:
                 raise _invalid(name, ", ".join(names), "each name once")
         if both := {name for name, _ in self.concepts} & {name for name, _ in self.protect}:
             raise _invalid("protect", ", ".join(sorted(both)), "a protected set another name than a concept's")
+
+    @property
+    def given_responses(self) -> str:
+        """Which responses of the data are read: aware, or unaware."""
+        return "unaware" if self.responses == "unaware" else "aware"
+
+    @property
+    def asks_own(self) -> bool:
+        """Whether the model's own answers are asked for to be scored."""
+        return bool(self.concepts) and (self.responses == OWN or (self.responses == "auto" and self.searches))
 
     @property
     def wanted_statistics(self) -> tuple[str, ...]:

@@ -98,6 +98,17 @@ def load_questions(
     return QuestionSet(name, str(source), questions, rows_sha256(questions), left_out)
 
 
+def load_prompts(
+    source: str | Path, *, concept: str, data_dir: str | Path | None = None, prompt_column: str | None = None
+) -> tuple[Question, ...]:
+    """The distinct prompts of a source of pairs, whatever their responses; a file may have prompts alone. Raises as
+    load_pairs does."""
+    known = str(source) in ("starter", *KNOWN)
+    kinds = ("aware", "unaware") if known else (None,)
+    records = [r for kind in kinds for r in _load(str(source), concept, kind, data_dir, prompt_column, None)[1]]
+    return tuple({record.prompt: Question(record.prompt, record.facet) for record in records}.values())
+
+
 def rows_sha256(rows: Sequence[Pair] | Sequence[Question]) -> str:
     """SHA-256 of the rows in order, whatever file or format they came from."""
     return files.sha256_json([astuple(row) for row in rows])

@@ -51,10 +51,12 @@ from spin_llm.settings import BY_MARGIN, SIGNED
 SCREEN_PAIRS = 8  # a recipe that is hopeless on the first general pairs is not measured on all of them
 HOPELESS, HOPELESS_MARGIN = 3.0, 0.02  # hopeless: 3 times the allowed increase, and 2% on top
 MAX_REFUSAL, MAX_INCOHERENCE = 0.02, 0.05  # rates; of the pick among survivors
-OPENING = (
-    *((BY_MARGIN, ratio) for ratio in (5e-5, 1e-4, 2e-5, 2e-4, 1e-5, 5e-4)),
-    *((SIGNED, ratio) for ratio in (1e-4, 1e-5, 1e-3)),
-    *(("coupled", ratio) for ratio in (1e-5, 1e-4, 1e-6)),
+OPENING = (  # rule, ratio, penalty
+    *((BY_MARGIN, ratio, PENALTY) for ratio in (5e-5, 1e-4, 2e-5)),
+    *((BY_MARGIN, ratio, 3.0) for ratio in (1e-4, 2e-4)),  # the same margin at less perplexity, from more weights
+    *((BY_MARGIN, ratio, PENALTY) for ratio in (2e-4, 1e-5)),
+    *((SIGNED, ratio, PENALTY) for ratio in (1e-4, 1e-5, 1e-3)),
+    *(("coupled", ratio, PENALTY) for ratio in (1e-5, 1e-4)),
 )
 SMALLEST, LARGEST = 1e-6, 2e-3  # ratios that are searched
 SCALES = (0.0, 0.25, 0.5, 0.75)
@@ -131,12 +133,12 @@ def opening(usual: Recipe, space: Space) -> list[Recipe]:
     """
     by_row, keep = usual.granularity == "row", space.keep
     made = []
-    for rule, small in OPENING:
+    for rule, small, penalty in OPENING:
         ratio = small * space.wider
         if ratio > keep or (rule == BY_MARGIN and by_row):
             continue
         more: dict[str, Any] = {"granularity": "model", "protect_ratio": keep} if rule == BY_MARGIN else {}
-        made.append(replace(usual, rule=rule, ratio=ratio, **more))
+        made.append(replace(usual, rule=rule, ratio=ratio, penalty=penalty, **more))
     return made
 
 
@@ -279,7 +281,7 @@ def parameters(recipe: Recipe, space: Space) -> dict[str, Any]:
         "ratio": min(max(recipe.ratio, low), high),
         "protect": "all kept" if recipe.protect_ratio == space.keep else "as many",
         "granularity": recipe.granularity,
-        "penalty": PENALTY,
+        "penalty": recipe.penalty,
         "target": recipe.target,
         "balance": 1.0,
         "scale": recipe.scale if recipe.scale in SCALES else 0.0,

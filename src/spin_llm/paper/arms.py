@@ -110,6 +110,12 @@ def score_folder(work: Work, settings: RunSettings) -> Path:
     return work.folder / "scores" / sha256_json({**decides_scores, "statistics": settings.wanted_statistics})[:12]
 
 
+def scored_data(work: Work, settings: RunSettings) -> pipeline.RunData:
+    """The data that these settings score: with the model's own answers where they ask for them."""
+    data = pipeline.read_data(settings)
+    return pipeline.with_own_answers(settings, score_folder(work, settings), work.loaded, data, work.console)
+
+
 def make_scores(work: Work, settings: RunSettings, data: pipeline.RunData) -> pipeline.ScoresByRole:
     """The scores by role; read when they are there."""
     folder = score_folder(work, settings)
@@ -122,7 +128,7 @@ def make_scores(work: Work, settings: RunSettings, data: pipeline.RunData) -> pi
 def make_selection(work: Work, arm: Arm) -> tuple[Recipe, Selection, pipeline.ScoresByRole]:
     """(recipe, selection, scores by role) of an edit, from scores that arms with the same data share."""
     settings = work.settings_of(arm)
-    data = pipeline.read_data(settings)
+    data = scored_data(work, settings)
     scores = make_scores(work, settings, data)
     done = work.folder / "edits" / work.key(arm) / "patch.safetensors"
     if done.is_file():

@@ -14,7 +14,7 @@ from typing import Any
 from spin_llm import pipeline
 from spin_llm.analysis import location_report
 from spin_llm.models import editable_matrices
-from spin_llm.paper.arms import Work, make_scores
+from spin_llm.paper.arms import Work, make_scores, scored_data
 from spin_llm.paper.specs import SELECTORS, SPIN_SHOTS, Arm
 from spin_llm.selection import Recipe, Selection, random_like
 
@@ -60,10 +60,10 @@ def others(
         name, kept = f"{factor:g} x the ratio", ratio <= keep
         why = "" if kept else f": not kept, the scores hold the top {keep:g}"
         yield name, chosen(replace(recipe, ratio=ratio), scores) if kept else None, f"ratio {ratio:.3g}{why}"
-    own = pipeline.read_data(work.settings_of(arm))
+    own = scored_data(work, work.settings_of(arm))
     for other in located(arm, work):
         settings = work.settings_of(other)
-        data = pipeline.read_data(settings)
+        data = scored_data(work, settings)
         found = chosen(recipe, make_scores(work, settings, data))
         yield other.name, found, described(other.name, own, data)
 

@@ -26,7 +26,7 @@ from spin_llm.paper.arms import Work, score_folder
 from spin_llm.paper.location import located
 from spin_llm.paper.specs import Arm, Experiment
 from spin_llm.scores.losses import response_losses
-from spin_llm.settings import SEARCHED, RunSettings
+from spin_llm.settings import OWN, SEARCHED, RunSettings
 
 WITH_GRADIENTS = 3  # forward passes
 ANSWER_TOKEN, VERDICT = 4, 60  # tokens of a forward pass
@@ -133,7 +133,8 @@ def answer_tokens(work: Work, key: str) -> float:
 
 
 def choosing_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
-    """The search of `auto` (as pipeline.expected_text counts it), or the ratio by perplexity."""
+    """The search of `auto` (as pipeline.expected_text counts it) and the own answers that it scores, or the ratio by
+    perplexity."""
     if arm.kind != "edit" or (work.folder / "edits" / key / "patch.safetensors").is_file():
         return 0.0
     settings = work.settings_of(arm)
@@ -143,6 +144,8 @@ def choosing_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
     budget = settings.budget
     pairs = 2 * budget.pairs + KL_PAIRS + sum(len(side) for sides in data.contrasts.values() for side in sides)
     answers = sum(map(len, data.search.values())) * (1.5 + 0.75 * budget.survivors)
+    if not (score_folder(work, settings) / OWN).is_dir():
+        answers += sum(map(len, data.own.values()))
     return budget.trials * pairs * pair + answers * (ANSWER_TOKEN * settings.new_tokens + VERDICT)
 
 

@@ -1,0 +1,180 @@
+"""The model's own answers as the pairs that are scored: on-policy margins.
+
+In: the unedited model, prompts of each concept, the judges. Out: per concept the prompts with the model's own answers,
+aware ones and the others apart. For an answer y to a prompt, drawn from the model, and its verdict A(y) in {0, 1}, the
+rate of awareness p = E[A] changes with the weights as
+
+    grad p = E[A grad log pi(y)] = p (1 - p) (E[grad log pi | A = 1] - E[grad log pi | A = 0])
+
+because E[grad log pi] = 0 (the score-function identity behind REINFORCE, Williams 1992). The bracket is the gradient of
+the margin between these very answers, so that a weight's `margin` (scores/statistics.py) is, up to the factor p (1 - p)
+and the answers' length, the first-order change of the rate itself when the weight is suppressed. Margins between
+answers that somebody else wrote are not: the model does not give them (docs/beyond.md). What is asked is the greedy
+answer, which is what is evaluated; the identity holds for drawn ones. An answer counts as aware when it is judged aware
+and coherent. Left out: prompts that the run asks again (pipeline.py), which are never among these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spin_llm.data import Pair, Question
+from spin_llm.errors import SpinError
+from spin_llm.evaluate.coherence import AXIS as COHERENCE
+from spin_llm.evaluate.evaluation import BASE, Evaluation, answers, judge_rows
+from spin_llm.evaluate.judge import Judge
+from spin_llm.evaluate.judging import remembering
+from spin_llm.files import read_json, read_jsonl, write_json, write_jsonl
+from spin_llm.models import LoadedModel
+from spin_llm.progress import SILENT, Console
+
+PROMPTS_PER_EXAMPLE = 4  # prompts asked for each example wanted: the rarer kind of answer is often one in four
+PROBE = 48  # prompts of each concept that say whether it is worth asking the others
+LEAST_SCORED, LEAST_HELD_BACK = 24, 8  # of each kind
+
+
+@dataclass(frozen=True)
+class OwnPairs:
+    """A concept's prompts with the model's own answers, by verdict."""
+
+    aware: tuple[Pair, ...]
+    unaware: tuple[Pair, ...]
+
+    @property
+    def rarer(self) -> int:
+        return min(len(self.aware), len(self.unaware))
+
+    def divided(self, examples: int, held_back: int) -> tuple[tuple[Pair, ...], ...]:
+        """(aware, unaware, held-back aware, held-back unaware): at most `held_back` of a kind, and no more than a
+        quarter of it, are kept from scoring; of the others at most `examples` are scored."""
+        parts = []
+        for kind in (self.aware, self.unaware):
+            least = max(min(held_back, len(kind) // 4), LEAST_HELD_BACK)
+            parts.append((kind[least : least + examples], kind[:least]))
+        (aware, held_aware), (unaware, held_unaware) = parts
+        return aware, unaware, held_aware, held_unaware
+
+
+def own_pairs(
+    loaded: LoadedModel,
+    prompts: Mapping[str, Sequence[Question]],
+    judges: tuple[Judge, Judge | None],
+    folder: Path,
+    *,
+    asked: Evaluation,
+    told: Mapping[str, Any],
+    patient: bool,
+    console: Console = SILENT,
+) -> dict[str, OwnPairs] | str:
+    """Own pairs by concept; or, unless `patient`, why there are too few, which a first PROBE prompts of each concept
+    show.
+
+    `asked` gives template, new tokens and seed. What is done is kept in `folder` (answers.jsonl, why.json) beside what
+    decides it (`told`), and read when it is there. Raises SpinError when that differs; with `patient`, when there are
+    too few.
+    """
+    if (folder / "told.json").is_file() and read_json(folder / "told.json") != told:
+        raise SpinError(
+            f"{folder} holds answers that were made or judged in another way.",
+            cause="another --judge, --new-tokens or other questions were given since the scores began.",
+            change="give the same options again, or start anew with --overwrite.",
+        )
+    write_json(folder / "told.json", dict(told))
+    rows = read_jsonl(folder / "answers.jsonl") if (folder / "answers.jsonl").is_file() else []
+    why = "" if rows else read_json(folder / "why.json")["why"] if (folder / "why.json").is_file() else ""
+    if not rows and not patient:
+        why = why or too_few_prompts(prompts)
+    if not rows and not why:
+        for part, first in (("probe", 0), ("rest", PROBE)):
+            wanted = {name: tuple(part_of(asks, first)) for name, asks in prompts.items()}
+            wanted = {name: asks for name, asks in wanted.items() if asks}
+            rows += judged_answers(loaded, wanted, judges, folder / part, asked, console) if wanted else []
+            why = "" if patient else too_few(divide(rows, prompts), prompts)
+            if why:
+                break
+        if not why:
+            write_jsonl(folder / "answers.jsonl", rows)
+    pairs = divide(rows, prompts)
+    why = why or too_few(pairs, {})
+    if patient and why:
+        raise SpinError(
+            f"The model's own answers cannot be scored: {why}",
+            cause="the model answers nearly all prompts in one way, or the judge says so.",
+            change="give more or other prompts with --concept, or --responses aware to score given responses.",
+        )
+    if why:
+        write_json(folder / "why.json", {"why": why})
+        return why
+    for name, own in pairs.items():
+        console.say(f"{name}: {len(own.aware)} own answers are aware and coherent, {len(own.unaware)} are not")
+    return pairs
+
+
+def part_of(asks: Sequence[Question], first: int) -> Sequence[Question]:
+    """The probe (first = 0), or what follows it."""
+    return asks[:PROBE] if first == 0 else asks[first:]
+
+
+def judged_answers(
+    loaded: LoadedModel,
+    prompts: Mapping[str, Sequence[Question]],
+    judges: tuple[Judge, Judge | None],
+    folder: Path,
+    asked: Evaluation,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """One row per prompt: concept, prompt, answer, whether it is aware and coherent (None: a verdict is lacking)."""
+    part = Evaluation(prompts, (), asked.template, asked.new_tokens, asked.seed)
+    rows = answers(BASE, lambda: nullcontext(loaded), part, folder, console=console)
+    judge, coherence = judges
+    judged = judge_rows(remembering(judge, folder / "judged.jsonl"), rows, coherence=coherence, console=console)
+    verdicts = {(row["id"], row["axis"]): row["verdict"] for row in judged}
+    found = []
+    for row in rows:
+        said = [verdicts.get((row["id"], axis), 1 if axis == COHERENCE else None) for axis in (row["axis"], COHERENCE)]
+        aware = None if None in said else all(verdict == 1 for verdict in said)
+        found.append({"concept": row["axis"], "prompt": row["prompt"], "answer": row["answer"], "aware": aware})
+    return found
+
+
+def divide(rows: Sequence[Mapping[str, Any]], concepts: Mapping[str, Any] | Sequence[str]) -> dict[str, OwnPairs]:
+    """Own pairs by concept from judged rows; answers without text or without a verdict belong to neither kind."""
+    kept = [row for row in rows if row["answer"].strip() and row["aware"] is not None]
+    return {
+        name: OwnPairs(
+            *(
+                tuple(
+                    Pair(row["prompt"], row["answer"]) for row in kept if (row["concept"], row["aware"]) == (name, kind)
+                )
+                for kind in (True, False)
+            )
+        )
+        for name in concepts
+    }
+
+
+def too_few_prompts(prompts: Mapping[str, Sequence[Question]]) -> str:
+    """Why these prompts are too few however they are answered; "" when they are not."""
+    needed = 2 * (LEAST_SCORED + LEAST_HELD_BACK)
+    short = [f"{len(asks)} of {name}" for name, asks in prompts.items() if len(asks) < needed]
+    return f"there are {' and '.join(short)} prompts, and {needed} are the least" if short else ""
+
+
+def too_few(pairs: Mapping[str, OwnPairs], prompts: Mapping[str, Sequence[Question]]) -> str:
+    """Why these pairs are too few, "" when they are not. With `prompts` the pairs are those of a probe, and twice their
+    share of all prompts must be enough."""
+    needed = LEAST_SCORED + LEAST_HELD_BACK
+    for name, part in pairs.items():
+        asked = len(part.aware) + len(part.unaware)
+        total = len(prompts.get(name, ()))
+        expected = 2 * part.rarer * total / max(asked, 1) if total > asked else part.rarer
+        if expected < needed:
+            return (
+                f"of {asked} own answers to prompts of {name} {len(part.aware)} were aware and coherent and "
+                f"{len(part.unaware)} not, and {needed} of each kind are needed"
+            )
+    return ""

@@ -1,0 +1,123 @@
+"""`--responses own`: the model answers the concept's prompts itself, the judge divides them, that is what is scored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from harness import WORDS, Command, write_rows
+
+from spin_llm.evaluate import own
+from spin_llm.scores import load_scores
+
+pytest_plugins = ["harness"]
+PROMPTS = 80
+
+
+@pytest.fixture(scope="module")
+def words(tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A quick search whose concepts are prompts alone, two of which are also asked at the end."""
+    data = tmp_path_factory.mktemp("own")
+    asked = [{"prompt": f"Who is {w} {i}?"} for i in range(3) for w in WORDS]
+    write_rows(data / "questions.csv", asked)
+    for name in ("fairness", "privacy"):
+        prompts = [{"prompt": f"{name} {i}: {WORDS[i % len(WORDS)]}?"} for i in range(PROMPTS)]
+        write_rows(data / f"{name}.csv", [*asked[:2], *prompts])
+    general = [{"prompt": f"Tell of {word} {i}.", "response": f"{word} {i}."} for i in range(4) for word in WORDS]
+    write_rows(data / "general.csv", general)
+    sources = [
+        *(word for name in ("fairness", "privacy") for word in ("--concept", f"{name}={data / name}.csv")),
+        *("--protect", f"general={data / 'general.csv'}", "--questions", str(data / "questions.csv")),
+    ]
+    limits = "--examples 24 --template raw --dtype float32 --keep 0.1 --new-tokens 6 --max-perplexity-increase 0.3"
+    return [str(tiny_folder("llama")), *sources, *limits.split(), "--trials", "6", "--survivors", "1"]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer answers of a kind are enough: the made-up judge divides a tiny model's answers as it likes."""
+    for name, value in {"LEAST_SCORED": 4, "LEAST_HELD_BACK": 8, "PROBE": 40}.items():
+        monkeypatch.setattr(own, name, value)
+
+
+@pytest.mark.usefixtures("small")
+def test_own_answers_are_what_is_scored(words: list[str], command: Command, tmp_path: Path):
+    outcome = command("run", *words, "--responses", "own", "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    rows = [json.loads(line) for line in (tmp_path / "run" / "own" / "answers.jsonl").read_text().splitlines()]
+    final = [json.loads(line) for line in (tmp_path / "run" / "generations.jsonl").read_text().splitlines()]
+    for name in ("fairness", "privacy"):
+        mine = [row for row in rows if row["concept"] == name]
+        assert len(mine) == PROMPTS, "the two prompts that are asked at the end are not scored on"
+        aware = sum(row["aware"] for row in mine)
+        assert 0 < aware < PROMPTS, "both kinds"
+        assert f"{name}: {aware} own answers are aware" in outcome.err
+        about = load_scores(tmp_path / "run" / "scores" / f"{name}.safetensors").metadata
+        held_aware, held_unaware = (max(8, min(32, kind // 4)) for kind in (aware, PROMPTS - aware))
+        assert about["examples"] == min(24, aware - held_aware)
+        assert about["unaware_examples"] == min(24, PROMPTS - aware - held_unaware)
+    assert not {row["prompt"] for row in rows} & {row["prompt"] for row in final}
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [row["examples"] for row in record["data"] if row["role"] == "own answers"] == [PROMPTS, PROMPTS]
+
+    scores = {path: path.read_bytes() for path in (tmp_path / "run" / "scores").iterdir()}
+    patch = (tmp_path / "run" / "patch.safetensors").read_bytes()
+    for name in ("patch.safetensors", "results.json", "scores/fairness.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    again = command("run", *words, "--responses", "own", "-o", tmp_path / "run")
+    assert again.code == 0, again.err
+    assert {path: path.read_bytes() for path in scores} == scores, "the stored answers are scored again to the bit"
+    assert (tmp_path / "run" / "patch.safetensors").read_bytes() == patch
+
+
+@pytest.mark.usefixtures("small")
+def test_answers_judged_in_another_way_are_not_mixed_in(words: list[str], command: Command, tmp_path: Path):
+    assert command("score", *score_words(words), "--responses", "own", "-o", tmp_path / "run").code == 0
+    (tmp_path / "run" / "own" / "told.json").write_text('{"judge": "another"}')
+    outcome = command("score", *score_words(words), "--responses", "own", "-o", tmp_path / "run")
+    assert outcome.code == 2
+    assert "made or judged in another way" in outcome.err
+
+
+def score_words(words: list[str]) -> list[str]:
+    """The words of a run that `score` knows too."""
+    dropped = {"--questions", "--new-tokens", "--max-perplexity-increase", "--trials", "--survivors"}
+    kept, skip = [], False
+    for word in words:
+        if not skip and word not in dropped:
+            kept.append(word)
+        skip = word in dropped
+    return kept
+
+
+def test_too_few_of_a_kind_is_an_error_with_numbers(
+    words: list[str], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(own, "LEAST_SCORED", PROMPTS)
+    outcome = command("run", *words, "--responses", "own", "-o", tmp_path / "run")
+    assert outcome.code == 2
+    assert "were aware and coherent" in outcome.err
+    assert "--responses aware" in outcome.err
+
+
+def test_auto_falls_back_to_given_responses_and_says_so(
+    words: list[str], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data = tmp_path / "pairs"
+    data.mkdir()
+    given = [*words]
+    for name in ("fairness", "privacy"):
+        rows = [
+            {"prompt": f"{name} {i}?", "aware": f"I would rather not {i % 5}.", "unaware": f"Sure, {i % 3}."}
+            for i in range(PROMPTS)
+        ]
+        write_rows(data / f"{name}.csv", rows)
+        place = next(i for i, word in enumerate(given) if word.startswith(f"{name}="))
+        given[place] = f"{name}={data / name}.csv"
+    monkeypatch.setattr(own, "LEAST_SCORED", PROMPTS)
+    outcome = command("run", *given, "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "scored on the responses of the data" in outcome.err
+    assert not (tmp_path / "run" / "own" / "answers.jsonl").exists()
+    assert load_scores(tmp_path / "run" / "scores" / "fairness.safetensors").metadata["examples"] == 24
