@@ -129,6 +129,7 @@ def test_information(words: list[str], command: Command, folder: Path):
         assert chosen or "selects nothing" in row or "not kept" in row, "an empty selection is said"
     own = location["selections"]["SPIN"]
     assert sum(own["layers"]) == own["weights"] > 0
+    assert own["gini_layers"]["by_chance"] is not None, "a Gini stands beside its chance"
     assert "Gini coefficient of SPIN's weights over layers" in text
     assert "dimensions that recur" in text
     assert (folder / "information.png").is_file()

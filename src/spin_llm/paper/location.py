@@ -45,7 +45,10 @@ def location_results(
             selections[name] = other
             about[name] += "" if other.weights else f": {EMPTY}"
     transposed = any(matrix.transposed for matrix in editable_matrices(work.loaded.model, recipe.target))
-    return {"about": about, **location_report(selections, transposed=transposed, seed=work.settings.seed)}
+    report = location_report(selections, draws=0, transposed=transposed)
+    own = location_report({arm.name: selection}, transposed=transposed, seed=work.settings.seed)  # chance is for SPIN's
+    report["selections"] |= own["selections"]
+    return {"about": about, **report}
 
 
 def others(

@@ -182,6 +182,8 @@ def location_tables(name: str, report: Mapping[str, Any]) -> list[Part]:
         Table(f"{name}, weights by layer and matrix", ("layer", *kinds, "all"), layers),
         f"Gini coefficient of {name}'s weights {ginis}: 0 is evenly spread; by chance, as many weights at random.",
         Table(f"{name}, dimensions that recur over the layers", head, dimensions, words=2),
+        "That a dimension recurs means something on the residual stream's side alone: inputs of gate and up, outputs "
+        "of down, in most models.",
         agreement_table(name, report),
     ]
 
