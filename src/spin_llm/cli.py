@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +28,7 @@ from spin_llm.settings import (
     default_axes,
     default_of,
     default_sources,
+    flag_of,
     help_of,
     sources,
 )
@@ -440,6 +441,7 @@ def stability(
 
 @app.command()
 def paper(
+    context: typer.Context,
     experiment: Annotated[
         str, typer.Argument(help="table1, table2, malicious, few-shot, mixing, ratio, modules, ...; all.")
     ],
@@ -449,7 +451,14 @@ def paper(
         int | None, typer.Option(min=4, help="A small version: at most so many questions, examples and training pairs.")
     ] = None,
     also: Annotated[list[str] | None, typer.Option("--also", help="For sizes: a further model; repeat it.")] = None,
-    preset: Annotated[bool, typer.Option("--preset", help="The paper's settings: ratio 5e-7, raw prompts.")] = False,
+    preset: Annotated[
+        bool,
+        typer.Option(
+            "--preset",
+            help="The paper's settings: ratio 5e-7, the released template, 128 examples, MLP matrices. "
+            "Another --ratio, --template or --examples beside it is an error; --limit makes a small version of it.",
+        ),
+    ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the fine-tuning baselines.")] = None,
     concept: Concept = None,
     protect: Protect = None,
@@ -476,7 +485,7 @@ def paper(
     """Run an experiment of the paper: its table or figure, beside the printed numbers; what is done is kept."""
     options = locals()
     if preset:
-        options |= {"ratio": "5e-7", "template": "released"}
+        options |= preset_options(options)
     settings = settings_of(options)
     folder = output or Path("runs") / f"{slug(model)}-paper"
     with console_of(quiet) as console:
@@ -648,6 +657,25 @@ def settings_of(options: dict[str, Any]) -> RunSettings:
         questions["over_refusal"] = "starter"
     chosen |= {"concepts": concepts, "protect": protect, "questions": tuple(questions.items())}
     return RunSettings(**chosen, controls=tuple(options.get("control") or ()))
+
+
+def flag_and(name: str, value: object) -> str:
+    return f"{flag_of(name)} {value:g}" if isinstance(value, float) else f"{flag_of(name)} {value}"
+
+
+def preset_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the paper fixes, as options; SpinError where the command line says another value of one."""
+    from spin_llm.paper.specs import PRESET
+
+    for name, value in PRESET.items():
+        source = options["context"].get_parameter_source(name)
+        own = parse_ratio(options[name]) if name == "ratio" else options.get(name)
+        if source is not None and source.name != "DEFAULT" and own != value:
+            raise SpinError(
+                f"--preset fixes {flag_and(name, value)}, and {flag_and(name, options[name])} was given.",
+                change="leave out one of the two.",
+            )
+    return {name: f"{value:g}" if name == "ratio" else value for name, value in PRESET.items()}
 
 
 def parse_ratio(text: str) -> float | None:

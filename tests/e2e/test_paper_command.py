@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from harness import WORDS, Command, write_rows
 
-from spin_llm.paper.specs import experiments
+from spin_llm.files import write_json
+from spin_llm.models import load
+from spin_llm.paper.arms import Work
+from spin_llm.paper.page import write_failure, write_pages, write_record
+from spin_llm.paper.plan import arms_of, plan_text, work_left
+from spin_llm.paper.run import shared_settings
+from spin_llm.paper.specs import Experiment, experiments
 from spin_llm.paper.tables import printed, printed_rows
+from spin_llm.settings import RunSettings
 
 pytest_plugins = ["harness"]
 
@@ -49,9 +57,10 @@ def test_table1_has_all_methods_and_ours_below_the_line(words: list[str], comman
     assert outcome.code == 0, outcome.err
     text = (folder / "table1.md").read_text()
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][2:]
-    assert rows == ["origin", "FFT", "LoRA", "DoRA", "ReFT", "SPIN", "*auto (ours)* (not the paper's)"]
+    assert rows == ["origin", "FFT", "LoRA", "DoRA", "ReFT", "SPIN", "auto (ours), not the paper's"]
     assert "What differs from the paper" in text
-    assert "to do: 4 to fine-tune, 2 to edit" in outcome.err
+    assert "to do: 4 to fine-tune, 2 to edit, 7 to answer 24 questions" in outcome.err
+    assert re.search(r"about \d+ minutes on this machine: fine-tuning \d", outcome.err)
     results = json.loads((folder / "table1.json").read_text())["results"]
     base, *others = (row["axes"]["fairness"] for row in results)
     assert base["delta"] == 0
@@ -63,6 +72,7 @@ def test_table1_has_all_methods_and_ours_below_the_line(words: list[str], comman
     again = command("paper", "table1", *words, "-o", folder)
     assert "7 of them done; to do: 0 to fine-tune, 0 to edit" in again.err
     assert "answers" not in again.err, "nothing is answered twice"
+    assert "minutes" not in again.err, "nothing is left to do"
     assert (folder / "table1.md").read_text() == text
 
 
@@ -106,8 +116,25 @@ def test_information(words: list[str], command: Command, folder: Path):
     assert outcome.code == 0, outcome.err
     report = json.loads((folder / "information.json").read_text())["results"][1]
     assert set(report["information"]) == {"SPIN, shuffled pairs", "SPIN, framed pairs", "random, framed pairs"}
-    assert report["location"]["agreement"]
-    assert "HSIC before" in (folder / "information.md").read_text()
+    text = (folder / "information.md").read_text()
+    assert "HSIC before" in text
+    location = report["location"]
+    assert list(location["selections"])[:3] == ["SPIN", "random", "released"]
+    assert location["agreement"]["weights"][0][0] == 1
+    selectors = {f"selector {name}" for name in ("wanda", "sparsegpt", "magnitude", "random")}
+    assert selectors | {"unaware responses", "seed 1", "0.5 x the ratio"} <= set(location["about"])
+    for name in location["about"]:
+        row = next(line for line in text.splitlines() if line.startswith(f"| {name} | "))
+        chosen = location["selections"].get(name, {"weights": 0})["weights"]
+        assert chosen or "selects nothing" in row or "not kept" in row, "an empty selection is said"
+    own = location["selections"]["SPIN"]
+    assert sum(own["layers"]) == own["weights"] > 0
+    assert own["gini_layers"]["by_chance"] is not None, "a Gini stands beside its chance"
+    assert "Gini coefficient of SPIN's weights over layers" in text
+    assert "dimensions that recur" in text
+    assert (folder / "information.png").is_file()
+    again = command("paper", "information", *words, "-o", folder)
+    assert "scoring" not in again.err, "scores and places are kept"
 
 
 def test_table2_runs_a_task(words: list[str], command: Command, tmp_path: Path):
@@ -131,6 +158,102 @@ def test_table2_runs_a_task(words: list[str], command: Command, tmp_path: Path):
     )
     assert outcome.code == 0, outcome.err
     assert "tiny" in (tmp_path / "out" / "table2.md").read_text().lower()
+
+
+def two_experiments(limit: int | None = None, ratio: float | None = None) -> dict[str, Experiment]:
+    """`table2`, which these tests make impossible, and what is quick."""
+    return {name: experiments(limit, ratio)[name] for name in ("table2", "phrases")}
+
+
+def test_all_goes_on_after_an_experiment_that_cannot_be_run(
+    words: list[str], command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from spin_llm.paper import run
+
+    monkeypatch.setattr(run, "experiments", two_experiments)
+    more = ["-o", folder, "--capabilities", "no_such_task"]
+    outcome = command("paper", "all", *words, *more)
+    assert outcome.code == 2
+    assert "Not run: table2. The rest is done" in outcome.err
+    assert "lm-eval tasks" in outcome.err, "the plan says what its minutes leave out"
+    for page in ("table2.md", "paper.md", "paper.html"):
+        text = (folder / page).read_text()
+        assert "Not run: " in text
+        assert "no_such_task" in text.replace("\\", "")
+    assert "answers that hold the phrase" in (folder / "phrases.md").read_text()
+
+    alone = command("paper", "table2", *words, *more)
+    assert alone.code == 2
+    assert "no_such_task" in alone.err
+    assert "Not run: table2" not in alone.err, "a single experiment raises at once"
+
+
+def test_a_failure_leaves_earlier_results(tmp_path: Path):
+    experiment = experiments()["sizes"]
+    row = {"name": "origin", "kind": "base", "about": {"weights": 0}, "axes": {}}
+    write_record(tmp_path, experiment, [row], "tiny", ["model tiny"])
+    write_failure(tmp_path, experiment, "The disk is full.")
+    write_pages([experiment], tmp_path, "tiny")
+    text = (tmp_path / "sizes.md").read_text()
+    assert "Not run again: The disk is full." in text
+    assert "| origin | 0 |" in text
+    write_record(tmp_path, experiment, [row], "tiny", ["model tiny"])
+    write_pages([experiment], tmp_path, "tiny")
+    assert "Not run" not in (tmp_path / "sizes.md").read_text()
+
+
+def test_the_page_holds_every_table_and_figure_and_loads_nothing(words: list[str], command: Command, folder: Path):
+    wanted = ("table1", "ratio", "few-shot", "information", "phrases")
+    for name in wanted:  # done by the tests before, where these ran
+        assert command("paper", name, *words, "-o", folder).code == 0
+    page = (folder / "paper.html").read_text()
+    done = [path.stem for path in folder.glob("*.json") if "results" in json.loads(path.read_text())]
+    assert set(wanted) <= set(done)
+    for name in experiments():
+        assert f'href="#{name}"' in page, "the contents name every experiment"
+        assert f'id="{name}"' in page
+    assert page.count("<svg") == len([name for name in done if (folder / f"{name}.svg").is_file()]) >= len(wanted) - 1
+    assert page.count('<table class="paper">') >= len(done)
+    assert not re.search(r"(src|href)=[\"'](?!#)", page), "no link leads out"
+    assert "default-src 'none'" in page
+
+
+def test_names_from_outside_stay_text(tmp_path: Path):
+    experiment = experiments()["sizes"]
+    hostile = "<script>alert(1)</script> | *x*"
+    write_record(tmp_path, experiment, [{"name": hostile, "kind": "base", "about": {"weights": 0}}], hostile, [hostile])
+    write_pages([experiment], tmp_path, hostile)
+    assert "<script>alert" not in (tmp_path / "paper.html").read_text()
+    rows = [line for line in (tmp_path / "sizes.md").read_text().splitlines() if line.startswith("| ")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1, "the bar is no column"
+
+
+def test_the_plan_counts_what_is_left(words: list[str], tmp_path: Path):
+    concepts = tuple((name, "starter") for name in ("fairness", "privacy"))
+    settings = RunSettings(
+        words[0], concepts=concepts, protect=(("general", "starter"),), questions=concepts, template="raw", examples=16
+    )
+    work = Work(shared_settings(settings, 8), load(words[0]), tmp_path, 8)
+    known = experiments(8)
+
+    def left(*names: str) -> dict[str, float]:
+        return work_left([known[name] for name in names], work, 50.0)
+
+    assert left("table1")["fine-tuning"] > left("mixing")["fine-tuning"] * 0.9 > 0 == left("ratio")["fine-tuning"]
+    assert left("table1", "malicious")["fine-tuning"] > left("table1")["fine-tuning"]
+    assert left("table1", "table1") == left("table1"), "an arm is done once"
+    assert left("modules")["scoring"] == 3 * left("phrases")["scoring"] > 0
+    assert left("information")["scoring"] > left("selector")["scoring"], "what is located is scored first"
+    before = left("mixing")
+    for kind, arm in dict(arms_of([known["mixing"]], work)).items():
+        if arm.kind == "train":
+            write_json(work.folder / "trained" / kind[1] / "baseline.json", {"result": "."})
+    assert left("mixing") == {**before, "fine-tuning": 0}
+    for _, key in dict(arms_of([known["mixing"]], work)):
+        write_json(work.folder / "arms" / f"{key}.json", {})
+    assert not any(left("mixing").values())
+    assert "minutes" not in plan_text([known["mixing"]], work)
+    assert "minutes" in plan_text([known["table1"]], work)
 
 
 def test_an_unknown_experiment(words: list[str], command: Command, tmp_path: Path):

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from full_run import make_full_run
 
+from spin_llm.paper.page import write_failure, write_pages, write_record
+from spin_llm.paper.specs import experiments
 from spin_llm.report import compare_runs, page, write_report
 
 if TYPE_CHECKING:
@@ -335,6 +337,30 @@ def test_printed(opened: Opened, report: Path) -> None:
     assert shown.locator("nav").is_hidden()
     assert shown.locator("h1").is_visible()
     assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_the_page_of_the_paper_s_experiments(opened: Opened, tmp_path: Path) -> None:
+    known = experiments()
+    change = {"base": 0.5, "edited": 0.62, "delta": 0.12, "ci95": [0.02, 0.22], "n": 80}
+    axes = dict.fromkeys(("fairness", "privacy", "over_refusal", "coherence", "perplexity"), change)
+    for name in ("table1", "ratio"):
+        rows = [
+            {"name": arm.name, "kind": arm.kind, "about": {"weights": 12_345}, "axes": axes} for arm in known[name].arms
+        ]
+        write_record(tmp_path, known[name], rows, "Qwen2-7B-Instruct", ["judge local", f"of {name} alone"])
+    write_failure(tmp_path, known["table2"], "lm-eval is not there.")
+    page = write_pages(list(known.values()), tmp_path, "Qwen2-7B-Instruct")[-1]
+    for scheme in ("light", "dark"):
+        shown = opened(page, color_scheme=scheme, viewport={"width": 390, "height": 844})
+        assert hidden_width(shown) == 0
+        assert shown.evaluate(STRUCTURE) == []
+        assert shown.evaluate(CONTRAST) == []
+    text = shown.inner_text("body")
+    assert "2 of 12 experiments were run" in text
+    assert "Not run: lm-eval is not there." in text
+    assert "75.0%" in shown.inner_text("section:has(#table1)"), "what the paper prints for SPIN"
+    assert shown.inner_text("header").count("judge local") == 1
+    assert "of ratio alone" in shown.inner_text("section:has(#ratio)")
 
 
 def test_comparison(opened: Opened, report: Path, large: Path, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ import sys
 sys.modules["torch"] = sys.modules["transformers"] = None
 from typer.testing import CliRunner
 from spin_llm.cli import app
-commands = "run score select apply revert verify eval baseline report doctor judge".split()
+commands = "run score select apply revert verify eval baseline paper report doctor judge".split()
 for words in ([], *([c] for c in commands), ["judge", "fit"]):
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0 and "Usage" in result.output, (words, result.output, result.exception)

@@ -82,7 +82,7 @@ def make_view(work: Work, arm: Arm) -> tuple[View | None, dict[str, Any]]:
     try:
         patch = make_edit(work, arm)
     except SpinError as error:
-        if "selects no weight" not in error.what and "No ratio on the grid" not in error.what:
+        if not selects_nothing(error):
             raise
         return None, {"weights": 0, "why": error.what.splitlines()[0]}
     about = {name: patch.metadata.get(name) for name in ("rule", "ratio", "granularity", "penalty", "scale")}
@@ -99,24 +99,37 @@ def make_edit(work: Work, arm: Arm) -> Patch:
     return load_patch(path)
 
 
+def selects_nothing(error: SpinError) -> bool:
+    """Whether an error says that an edit has no weights: a result, which its row tells."""
+    return "selects no weight" in error.what or "No ratio on the grid" in error.what
+
+
+def score_folder(work: Work, settings: RunSettings) -> Path:
+    """The run folder of the scores that these settings give; edits from the same scores share it."""
+    decides_scores = {name: value for name, value in settings.as_json().items() if scope_of(name) == "all"}
+    return work.folder / "scores" / sha256_json({**decides_scores, "statistics": settings.wanted_statistics})[:12]
+
+
+def scored_data(work: Work, settings: RunSettings) -> pipeline.RunData:
+    """The data that these settings score: with the model's own answers where they ask for them."""
+    data = pipeline.read_data(settings)
+    return pipeline.with_own_answers(settings, score_folder(work, settings), work.loaded, data, work.console)
+
+
+def make_scores(work: Work, settings: RunSettings, data: pipeline.RunData) -> pipeline.ScoresByRole:
+    """The scores by role; read when they are there."""
+    folder = score_folder(work, settings)
+    files = {name: pipeline.score_file(folder, name) for name in (*data.concepts, *data.protect)}
+    if not all(file.is_file() for file in files.values()):
+        pipeline.score_missing(settings, folder, work.loaded, data, files, work.console, pipeline.ALONE)
+    return pipeline.stored_scores(settings, folder)
+
+
 def make_selection(work: Work, arm: Arm) -> tuple[Recipe, Selection, pipeline.ScoresByRole]:
     """(recipe, selection, scores by role) of an edit, from scores that arms with the same data share."""
     settings = work.settings_of(arm)
-    decides_scores = {name: value for name, value in settings.as_json().items() if scope_of(name) == "all"}
-    scored = work.folder / "scores" / sha256_json({**decides_scores, "statistics": settings.wanted_statistics})[:12]
-    data = pipeline.read_data(settings)
-    data = pipeline.with_own_answers(settings, scored, work.loaded, data, work.console)
-    if not all(pipeline.score_file(scored, name).is_file() for name in (*data.concepts, *data.protect)):
-        pipeline.score_missing(
-            settings,
-            scored,
-            work.loaded,
-            data,
-            {name: pipeline.score_file(scored, name) for name in (*data.concepts, *data.protect)},
-            work.console,
-            pipeline.ALONE,
-        )
-    scores = pipeline.stored_scores(settings, scored)
+    data = scored_data(work, settings)
+    scores = make_scores(work, settings, data)
     done = work.folder / "edits" / work.key(arm) / "patch.safetensors"
     if done.is_file():
         recipe = recipe_of(load_patch(done).metadata)

@@ -1,30 +1,33 @@
 """`spin-llm paper EXPERIMENT MODEL`: a plan, the arms, a table and a figure; `all` in one report.
 
 In: the name of an experiment, settings, a folder. Out: EXPERIMENT.json, EXPERIMENT.md and a figure in the folder, and
-paper.md of all that are there. Left out: the specs (specs.py).
+paper.md and paper.html of all that are there. Left out: the specs (specs.py), the pages (page.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from spin_llm import pipeline
+from spin_llm.data import resolve_template
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.proxy import measure_proxy, measure_reference
-from spin_llm.files import read_json, write_json, write_text, writing
-from spin_llm.paper.arms import Work, arm_results, make_selection, make_view
-from spin_llm.paper.specs import Arm, Experiment, experiments
-from spin_llm.paper.tables import figure, markdown
+from spin_llm.paper.arms import Work, arm_results
+from spin_llm.paper.measures import information_results, margin_results, task_results
+from spin_llm.paper.page import write_failure, write_pages, write_record
+from spin_llm.paper.plan import plan_text
+from spin_llm.paper.specs import PAPER_RATIO, Experiment, experiments
 from spin_llm.progress import SILENT, Console
-from spin_llm.report.figures import png_bytes
-from spin_llm.selection import random_like
 from spin_llm.settings import RunSettings
 
-TASKS = ("paper",)
-PAPER_RATIO = 5e-7
+MEASURES = {
+    "answers": arm_results,
+    "tasks": task_results,
+    "margins": margin_results,
+    "information": information_results,
+}
 
 
 def run_paper(
@@ -40,7 +43,9 @@ def run_paper(
 ) -> list[Path]:
     """One experiment, or `all`; the files written. `limit` is the most questions, examples and training pairs; `models`
     are the further ones of `sizes`; `training` options of the fine-tuning baselines; `ratio` is SPIN's (None: the
-    largest that the limit on perplexity allows). SpinError for an unknown name."""
+    largest that the limit on perplexity allows).
+
+    Raises SpinError for an unknown name, and for an experiment that cannot be run: `all` first runs the others."""
     known = experiments(limit, ratio)
     if name not in (*known, "all"):
         raise SpinError(f"There is no experiment {name!r}.", change=f"give {', '.join(known)}, or all.")
@@ -48,12 +53,19 @@ def run_paper(
     settings = shared_settings(settings, limit)
     work = Work(settings, pipeline.load_model(settings, console), folder, limit, dict(training or {}), console)
     console.say(plan_text(wanted, work))
-    written = []
-    for experiment in wanted:
-        console.say(f"{experiment.name}: {experiment.title}")
-        written += write_experiment(experiment, work, models)
-    written.append(write_all(list(known.values()), folder, settings))
-    return written
+    try:
+        failed = run_experiments(wanted, work, models, go_on=name == "all")
+    finally:  # what is done is told, also when the rest raises or is cut off
+        if folder.is_dir():
+            pages = write_pages(list(known.values()), folder, settings.model)
+    if failed:
+        raise SpinError(
+            f"Not run: {', '.join(failed)}. {'The rest is done' if len(failed) < len(wanted) else 'None was run'}: "
+            f"{pages[-1]}.",
+            cause=next(iter(failed.values())).splitlines()[0],
+            change="mend what each section of the report says, and give the same command: what is done is kept.",
+        )
+    return [*(folder / f"{experiment.name}.md" for experiment in wanted), *pages]
 
 
 def shared_settings(settings: RunSettings, limit: int | None) -> RunSettings:
@@ -71,37 +83,31 @@ def shared_settings(settings: RunSettings, limit: int | None) -> RunSettings:
     )
 
 
-def plan_text(wanted: Sequence[Experiment], work: Work) -> str:
-    """How many arms there are, how many are done, and what the rest asks for."""
-    arms = {work.key(arm): arm for experiment in wanted for arm in experiment.arms}
-    missing = [arm for key, arm in arms.items() if not (work.folder / "arms" / f"{key}.json").is_file()]
-    trained = sum(arm.kind == "train" for arm in missing)
-    return (
-        f"plan: {len(wanted)} experiments, {len(arms)} models, {len(arms) - len(missing)} of them done; to do: "
-        f"{trained} to fine-tune, {sum(arm.kind == 'edit' for arm in missing)} to edit, {len(missing)} to answer "
-        f"{sum(map(len, pipeline.read_data(work.settings).questions.values()))} questions"
-    )
+def run_experiments(wanted: Sequence[Experiment], work: Work, models: Sequence[str], *, go_on: bool) -> dict[str, str]:
+    """Measure and write each experiment; with `go_on`, {name: why} of those that cannot be run, which would raise."""
+    failed = {}
+    for experiment in wanted:
+        work.console.say(f"{experiment.name}: {experiment.title}")
+        try:
+            write_experiment(experiment, work, models)
+        except SpinError as error:
+            if not go_on:
+                raise
+            failed[experiment.name] = str(error)
+            write_failure(work.folder, experiment, str(error))
+            work.console.say(f"{experiment.name} is not run: {error.what.splitlines()[0]}")
+    return failed
 
 
-def write_experiment(experiment: Experiment, work: Work, models: Sequence[str]) -> list[Path]:
+def write_experiment(experiment: Experiment, work: Work, models: Sequence[str]) -> None:
     """Measure what is missing; write the experiment's files."""
+    measure = MEASURES[experiment.kind]
     if experiment.name == "sizes":
         results = sizes(experiment, work, models)
     else:
-        measure = {"answers": arm_results, "tasks": task_results, "margins": margin_results}
-        measure["information"] = information_results
-        results = [measure[experiment.kind](work, arm) for arm in experiment.arms]
+        results = [measure(work, arm) for arm in experiment.arms]
     ratio = next((arm.options["ratio"] for arm in experiment.arms if arm.name == "SPIN"), None)
-    text = markdown(experiment, results, work.settings.model, differences(work.settings, ratio))
-    base = work.folder / experiment.name
-    write_json(base.with_suffix(".json"), {"experiment": asdict(experiment), "results": results})
-    drawn = figure(experiment, results)
-    if drawn is not None:
-        with writing(base.with_suffix(".png")) as part:
-            part.write_bytes(png_bytes(drawn))
-        text += f"\n![{experiment.title}]({experiment.name}.png)\n"
-    write_text(base.with_suffix(".md"), text)
-    return [base.with_suffix(".md")]
+    write_record(work.folder, experiment, results, work.settings.model, differences(work, ratio))
 
 
 def sizes(experiment: Experiment, work: Work, models: Sequence[str]) -> list[dict[str, Any]]:
@@ -115,77 +121,19 @@ def sizes(experiment: Experiment, work: Work, models: Sequence[str]) -> list[dic
     return rows
 
 
-def task_results(work: Work, arm: Arm) -> dict[str, Any]:
-    """The arm's lm-eval tasks against the base's."""
-    file = work.folder / "arms" / f"{work.key(arm)}-tasks.json"
-    if file.is_file():
-        return {**read_json(file), "name": arm.name}
-    view, about = make_view(work, arm)
-    found: dict[str, Any] = {"name": arm.name, "kind": arm.kind, "about": about}
-    if view is not None:
-        settings = replace(work.settings, capabilities=work.settings.capabilities or TASKS)
-        limit = settings.capabilities_limit or work.limit
-        views = {"base": make_view(work, Arm("origin"))[0], "edited": view}
-        folder = work.folder / "arms" / f"{work.key(arm)}-tasks"
-        settings = replace(settings, capabilities_limit=limit)
-        found["axes"] = pipeline.capability_results(settings, views, folder, work.console)["capabilities"]  # type: ignore[arg-type]
-    write_json(file, found)
-    return found
-
-
-def margin_results(work: Work, arm: Arm) -> dict[str, Any]:
-    """What an edit does to the margins of its own concepts on held-back pairs."""
-    view, about = make_view(work, arm)
-    found: dict[str, Any] = {"name": arm.name, "kind": arm.kind, "about": about}
-    if view is None or arm.kind == "base":
-        return found
-    settings = replace(work.settings_of(arm), rule="auto", ratio=None)
-    data = pipeline.read_data(settings)
-    bench = pipeline.bench_of(settings, work.loaded, data, {"concepts": {}, "protect": {}})
-    base = measure_reference(work.loaded, bench.contrasts, bench.general)
-    with view() as edited:
-        return {**found, **measure_proxy(edited, bench.contrasts, bench.general, base).as_json()}
-
-
-def information_results(work: Work, arm: Arm) -> dict[str, Any]:
-    """HSIC and CKA between the concepts' representations, before and after the edit."""
-    found: dict[str, Any] = {"name": arm.name, "kind": arm.kind, "about": {"weights": 0}}
-    if arm.kind == "base":
-        return found
-    from spin_llm.analysis import Measures, information_report, location_report
-
-    file = work.folder / "arms" / f"{work.key(arm)}-information.json"
-    if file.is_file():
-        return {**read_json(file), "name": arm.name}
-    data = pipeline.read_data(work.settings)
-    pairs = {name: data.concepts[name] for name in list(data.concepts)[:2]}
-    recipe, selection, _ = make_selection(work, arm)
-    control = random_like(selection, work.settings.seed)
-    measures = Measures(opinions=0, seed=work.settings.seed)
-    options: dict[str, Any] = {"scale": recipe.scale, "template": work.settings.template, "measures": measures}
-    report = {
-        f"{name}, {pairing} pairs": information_report(
-            work.loaded, pairs, chosen, pairing=pairing, **options, console=work.console
-        )
-        for name, chosen, pairing in (
-            (arm.name, selection, "shuffled"),
-            (arm.name, selection, "framed"),
-            ("random", control, "framed"),
-        )
-    }
-    found |= {"about": {"weights": selection.weights}, "information": report}
-    found["location"] = location_report({arm.name: selection, "random": control})
-    write_json(file, found)
-    return found
-
-
-def differences(settings: RunSettings, ratio: float | None) -> list[str]:
+def differences(work: Work, ratio: float | None) -> list[str]:
     """What is not as in the paper, from the settings and SPIN's ratio."""
+    settings = work.settings
     found = [f"model {Path(settings.model).name}", f"judge {settings.judge} (the paper: MD-Judge-v0.1)"]
     sources = sorted({source for _, source in (*settings.concepts, *settings.questions)})
-    found.append(f"data {', '.join(sources)}, questions that the search of `auto` used left out")
-    if settings.template != "released":
+    found.append(f"data {', '.join(sources)}, questions that the search of auto used left out")
+    if work.limit:
+        found.append(f"a small version: at most {work.limit} questions, examples and training pairs")
+    template = resolve_template(work.loaded.tokenizer, settings.template)
+    if template == "chat":
         found.append("prompts in the model's chat template (the paper: raw; --template released)")
+    elif template == "raw":
+        found.append("the first token of a response is kept (the paper's code drops it; --template released)")
     if ratio is None:
         most = f"{settings.max_perplexity_increase:.0%}"
         found.append(
@@ -195,13 +143,3 @@ def differences(settings: RunSettings, ratio: float | None) -> list[str]:
         found.append(f"ratio {ratio:g} (the paper: 5e-7)")
     found.append("hyper-parameters of the fine-tuning baselines are common ones, the paper prints none")
     return found
-
-
-def write_all(known: Sequence[Experiment], folder: Path, settings: RunSettings) -> Path:
-    """paper.md: every experiment that is there, in the paper's order."""
-    parts = [f"# The paper's experiments on {Path(settings.model).name}", ""]
-    for experiment in known:
-        file = folder / f"{experiment.name}.md"
-        parts.append(file.read_text(encoding="utf-8") if file.is_file() else f"## {experiment.title}\n\nNot run.\n")
-    write_text(folder / "paper.md", "\n".join(parts))
-    return folder / "paper.md"

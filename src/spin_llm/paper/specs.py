@@ -13,11 +13,15 @@ from typing import Any, Literal
 
 from spin_llm.settings import CONCEPTS
 
+PAPER_RATIO = 5e-7
+PRESET: Mapping[str, Any] = {"ratio": PAPER_RATIO, "template": "released", "examples": 128, "target": "mlp"}
+
 METHODS = {"FFT": "full", "LoRA": "lora", "DoRA": "dora", "ReFT": "reft"}
 SELECTORS = ("taylor", "wanda", "sparsegpt", "magnitude", "random")
 RATIOS = (1e-7, 5e-7, 1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3)
 MIXES = (1.0, 0.8, 0.5, 0.2)  # shares of privacy pairs
 FEW_SHOT = (100, 250, 500, 1000)
+SPIN_SHOTS = (32, 64, 128)
 AXES = (*CONCEPTS, "over_refusal", "coherence", "perplexity")
 
 
@@ -87,7 +91,7 @@ def experiments(limit: int | None = None, ratio: float | None = None) -> dict[st
         Experiment(
             "few-shot", "Few examples",
             (BASE, *(tuned(f"{name}, {shot}", examples=shot) for name in ("LoRA", "ReFT") for shot in shots),
-             *(spin(f"SPIN, {shot}", examples=shot, ratio=ratio) for shot in sorted({few(n) for n in (32, 64, 128)}))),
+             *(spin(f"SPIN, {shot}", examples=shot, ratio=ratio) for shot in sorted({few(n) for n in SPIN_SHOTS}))),
             shows="SPIN is stable from about 100 examples",
         ),
         Experiment(

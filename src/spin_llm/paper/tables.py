@@ -1,28 +1,40 @@
-"""An experiment's results as the paper shows them: a table in Markdown, a figure, the printed numbers beside ours.
+"""An experiment's results as the paper shows them: tables and sentences, the printed numbers beside ours.
 
-In: an experiment's spec and its arms' results. Out: Markdown text and a matplotlib figure. Differences have 95%
-intervals over the questions; the printed numbers have none, and come from 7B models and another judge: they are shown
-where the model is one of the paper's, and never compared otherwise. Left out: whether a claim of the paper holds.
+In: an experiment's spec and its arms' results. Out: `Part`s, tables and sentences that a page can show (page.py).
+Differences have 95% intervals over the questions; the printed numbers have none, and come from 7B models and another
+judge: they are shown where the model is one of the paper's, and never compared otherwise. Left out: whether a claim of
+the paper holds; figures (pictures.py).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spin_llm.paper.specs import Experiment
-from spin_llm.report.figures import ACCENT, CONTROL, INK, STYLE, bare, new_figure
 from spin_llm.report.searched import gain_text
-from spin_llm.report.wording import axis_label, has_interval, number
+from spin_llm.report.wording import NOTHING, axis_label, has_interval, number
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-NOTHING = "–"
 Results = Sequence[Mapping[str, Any]]
+MOST = 5  # recurring dimensions that are named
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts; the first cell of a row is its name, the first `words` columns are no numbers."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+
+
+Part = Table | str
 
 
 @cache
@@ -34,8 +46,19 @@ def printed() -> dict[str, Any]:
 def printed_rows(experiment: Experiment, model: str) -> dict[str, list[float]]:
     """The paper's numbers for this model by arm; {} for a model that is not the paper's."""
     table = printed().get(experiment.printed or "", {})
-    name = Path(model).name
-    return dict(table.get(name, {})) if isinstance(table, dict) else {}
+    if not isinstance(table, dict) or "columns" not in table:
+        return {}
+    known = {plain_name(name): rows for name, rows in table.items() if name != "columns"}
+    return dict(known.get(plain_name(Path(model).name), {}))
+
+
+def plain_name(model: str) -> str:
+    """A model's name as the paper and the hub share it: `Llama-2-7b-chat-hf` is the paper's Llama2-7B-Chat.
+
+    >>> plain_name("Llama-2-7b-chat-hf") == plain_name("Llama2-7B-Chat")
+    True
+    """
+    return re.sub(r"[^a-z0-9]", "", model.casefold().removesuffix("-hf"))
 
 
 def cell(axis: str, result: Mapping[str, Any] | None, *, base: bool) -> str:
@@ -49,144 +72,148 @@ def cell(axis: str, result: Mapping[str, Any] | None, *, base: bool) -> str:
     return f"{value} ({number(result['delta'], axis, signed=True, unit=False)}, {low} to {high})"
 
 
-def markdown(experiment: Experiment, results: Results, model: str, differs: Sequence[str]) -> str:
-    """The table, the paper's numbers, and what differs."""
-    lines = [f"## {experiment.title}", ""]
-    if experiment.shows:
-        lines += [f"The paper: {experiment.shows}.", ""]
-    body = {"answers": answer_table, "tasks": answer_table, "margins": margin_table, "information": information_table}
-    lines += (
-        phrase_table(results) if experiment.name == "phrases" else body[experiment.kind](experiment, results, model)
-    )
-    silent = [row for row in results if row["about"].get("why")]
-    lines += [f"{row['name']}: {row['about']['why']}" for row in silent]
-    return "\n".join([*lines, "", "What differs from the paper: " + "; ".join(differs) + ".", ""])
+def parts_of(experiment: Experiment, results: Results, model: str) -> list[Part]:
+    """What the paper shows, our tables, and why arms have no numbers."""
+    parts: list[Part] = [f"The paper: {experiment.shows}."] if experiment.shows else []
+    if experiment.name == "phrases":
+        parts += phrase_tables(results)
+    elif experiment.kind == "margins":
+        parts += margin_table(results)
+    elif experiment.kind == "information":
+        parts += information_tables(results)
+    else:
+        parts += answer_table(experiment, results, model)
+    return [*parts, *(f"{row['name']}: {row['about']['why']}" for row in results if row["about"].get("why"))]
 
 
-def answer_table(experiment: Experiment, results: Results, model: str) -> list[str]:
+def answer_table(experiment: Experiment, results: Results, model: str) -> list[Part]:
     axes = list(dict.fromkeys(axis for row in results for axis in row.get("axes", {})))
     if experiment.kind == "answers":
         axes = [axis for axis in experiment.axes if axis in axes]
     paper = printed_rows(experiment, model)
-    columns = printed().get(experiment.printed or "", {}).get("columns", []) if paper else []
-    head = ["", "weights", *(f"{axis_label(axis)}" for axis in axes), *(f"paper: {name}" for name in columns)]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    columns = printed()[experiment.printed]["columns"] if paper and experiment.printed else []
+    head = ("", "weights", *map(axis_label, axes), *(f"paper: {name}" for name in columns))
     below = {arm.name for arm in experiment.arms if arm.below}
-    ordered = [row for row in results if row["name"] not in below]
-    for row in (*ordered, *(row for row in results if row["name"] in below)):
+    rows = []
+    for row in sorted(results, key=lambda row: row["name"] in below):
         cells = [cell(axis, row.get("axes", {}).get(axis), base=row["kind"] == "base") for axis in axes]
         told = [f"{value:.1%}" if value <= 1 else f"{value:g}" for value in paper.get(row["name"], [])]
-        name = f"*{row['name']}* (not the paper's)" if row["name"] in below else row["name"]
-        weights = f"{row['about']['weights']:,}"
-        lines.append("| " + " | ".join([name, weights, *cells, *(told or [NOTHING] * len(columns))]) + " |")
-    n = {
-        axis_label(axis): row["axes"][axis]["n"] for row in results[:1] for axis in axes if axis in row.get("axes", {})
-    }
-    sizes = ", ".join(f"{name} {count}" for name, count in n.items())
-    return [*lines, "", f"In brackets: difference to the first row, 95% interval over paired prompts. n: {sizes}."]
+        name = f"{row['name']}, not the paper's" if row["name"] in below else row["name"]
+        rows.append((name, f"{row['about']['weights']:,}", *cells, *(told or [NOTHING] * len(columns))))
+    sizes = ", ".join(
+        f"{axis_label(axis)} {row['axes'][axis]['n']}"
+        for row in results[:1]
+        for axis in axes
+        if axis in row.get("axes", {})
+    )
+    note = "Beside or below each value: the difference to the first row, and its 95% interval over paired prompts."
+    return [Table("", head, tuple(rows)), note + (f" n: {sizes}." if sizes else "")]
 
 
-def phrase_table(results: Results) -> list[str]:
+def phrase_tables(results: Results) -> list[Part]:
     """How many answers hold each phrase of the paper's lists, before and after."""
-    lines = []
-    for row in results:
-        for axis, found in row.get("phrases", {}).items():
-            if row["kind"] == "base" or not found.get("listed"):
-                continue
-            lines += [
-                f"{axis_label(axis)}, answers that hold the phrase:",
-                "",
-                "| phrase | origin | SPIN |",
-                "| --- | --- | --- |",
-            ]
-            lines += [f"| {one['phrase']} | {one['base']} | {one['edited']} |" for one in found["listed"]]
-            lines.append("")
-    return lines
-
-
-def margin_table(experiment: Experiment, results: Results, model: str) -> list[str]:
-    """Gains of the margins on held-back pairs: for concepts that no judge here knows."""
-    concepts = list(dict.fromkeys(name for row in results for name in row.get("gains", {})))
-    lines = ["| | weights | perplexity | " + " | ".join(concepts) + " |", "|" + " --- |" * (3 + len(concepts))]
-    for row in results:
-        found = [row.get("gains", {}).get(name) for name in concepts]
-        gains = [gain_text(gain) for gain in found if gain]
-        increase = f"{row['increase']:+.2%}" if "increase" in row else NOTHING
-        cells = gains or [NOTHING] * len(concepts)
-        lines.append(f"| {row['name']} | {row['about']['weights']:,} | {increase} | " + " | ".join(cells) + " |")
     return [
-        *lines,
-        "",
-        "Change of the aware-unaware margin on pairs that nothing was scored on, nats per token, 95% interval.",
+        Table(
+            f"{axis_label(axis)}, answers that hold the phrase",
+            ("phrase", "origin", row["name"]),
+            tuple((one["phrase"], str(one["base"]), str(one["edited"])) for one in found["listed"]),
+        )
+        for row in results
+        for axis, found in row.get("phrases", {}).items()
+        if row["kind"] != "base" and found.get("listed")
     ]
 
 
-def information_table(experiment: Experiment, results: Results, model: str) -> list[str]:
-    """The change of the dependence by layer: HSIC (unbiased) and CKA (debiased), with bands; and where the weights
+def margin_table(results: Results) -> list[Part]:
+    """Gains of the margins on held-back pairs: for concepts that no judge here knows."""
+    concepts = list(dict.fromkeys(name for row in results for name in row.get("gains", {})))
+    rows = []
+    for row in results:
+        gains = [gain_text(row["gains"][name]) if name in row.get("gains", {}) else NOTHING for name in concepts]
+        increase = f"{row['increase']:+.2%}" if "increase" in row else NOTHING
+        rows.append((row["name"], f"{row['about']['weights']:,}", increase, *gains))
+    note = "Change of the aware-unaware margin on pairs that nothing was scored on, nats per token, 95% interval."
+    return [Table("", ("", "weights", "perplexity", *concepts), tuple(rows)), note]
+
+
+def information_tables(results: Results) -> list[Part]:
+    """The change of the dependence by layer: HSIC (unbiased) and CKA (debiased), with bands; then where the weights
     are."""
     row = next((row for row in results if row.get("information")), None)
     if row is None:
         return ["Nothing was measured."]
-    lines: list[str] = []
+    head = ("layer", "HSIC before", "after", "p before", "p after", "CKA before", "after", "change of CKA, 95% band")
+    parts: list[Part] = []
     for title, report in row["information"].items():
         for place, layers in report["places"].items():
-            head = [
-                "layer",
-                "HSIC before",
-                "after",
-                "p before",
-                "p after",
-                "CKA before",
-                "after",
-                "change of CKA, 95% band",
-            ]
-            lines += [
-                f"{title}, {place.replace('_', ' ')}, {report['pairs']} pairs:",
-                "",
-                "| " + " | ".join(head) + " |",
-            ]
-            lines += ["|" + " --- |" * len(head)]
-            for layer in layers:
-                before, after, change = layer["before"], layer["after"], layer["change"]["cka"]
-                values = [small(part[key]) for key in ("hsic", "p", "cka") for part in (before, after)]
-                band = f" ({small(change['band'][0])} to {small(change['band'][1])})" if change["band"] else ""
-                lines.append(f"| {layer['layer']} | " + " | ".join([*values, small(change["value"]) + band]) + " |")
-            lines.append("")
-    return lines
+            caption = f"{title}, {place.replace('_', ' ')}, {report['pairs']} pairs"
+            parts.append(Table(caption, head, tuple(map(layer_row, layers))))
+    return [*parts, *(location_tables(row["name"], row["location"]) if row.get("location") else [])]
+
+
+def layer_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
+    before, after, change = layer["before"], layer["after"], layer["change"]["cka"]
+    values = [small(part[key]) for key in ("hsic", "p", "cka") for part in (before, after)]
+    band = f" ({small(change['band'][0])} to {small(change['band'][1])})" if change["band"] else ""
+    return (str(layer["layer"]), *values, small(change["value"]) + band)
+
+
+def location_tables(name: str, report: Mapping[str, Any]) -> list[Part]:
+    """Where the selection `name` lies, and how far others agree with it."""
+    own = report["selections"][name]
+    kinds = own["matrices"]
+    ginis = ", ".join(f"over {level} {gini_text(own[f'gini_{level}'])}" for level in ("layers", "matrices"))
+    layers = tuple(
+        (str(layer), *(f"{counts[layer]:,}" for counts in kinds.values()), f"{total:,}")
+        for layer, total in enumerate(own["layers"])
+    )
+    dimensions = tuple(
+        dimension_row(kind, side, found) for kind, sides in own["dimensions"].items() for side, found in sides.items()
+    )
+    head = (
+        "matrix",
+        "side",
+        "used",
+        "Gini (by chance)",
+        "most layers on one (by chance)",
+        "dimension: layers, weights",
+    )
+    return [
+        Table(f"{name}, weights by layer and matrix", ("layer", *kinds, "all"), layers),
+        f"Gini coefficient of {name}'s weights {ginis}: 0 is evenly spread; by chance, as many weights at random.",
+        Table(f"{name}, dimensions that recur over the layers", head, dimensions, words=2),
+        "That a dimension recurs means something on the residual stream's side alone: inputs of gate and up, outputs "
+        "of down, in most models.",
+        agreement_table(name, report),
+    ]
+
+
+def dimension_row(kind: str, side: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    most = "; ".join(f"{one['dimension']}: {one['layers']}, {one['weights']}" for one in found["most"][:MOST])
+    shared = f"{found['layers_sharing']} ({small(found['layers_sharing_by_chance'])})"
+    return (kind, side, f"{found['used']:,} of {found['size']:,}", gini_text(found["gini"]), shared, most or NOTHING)
+
+
+def agreement_table(name: str, report: Mapping[str, Any]) -> Table:
+    """Jaccard indices with the selection `name`, one row for each other selection."""
+    agreement, names = report["agreement"], list(report["agreement"]["names"])
+    first = names.index(name)
+    rows = []
+    for other, what in report["about"].items():
+        place = names.index(other) if other in names else None
+        levels = [
+            small(agreement[level][first][place]) if place is not None else NOTHING
+            for level in ("weights", "chance", "output", "input")
+        ]
+        weights = f"{report['selections'][other]['weights']:,}" if place is not None else NOTHING
+        rows.append((other, what, weights, *levels))
+    head = ("selection", "what it is", "weights", "Jaccard of weights", "by chance", "of output", "of input dimensions")
+    return Table(f"Agreement with {name} (Jaccard index: 1 is the same, 0 nothing shared)", head, tuple(rows), words=2)
+
+
+def gini_text(gini: Mapping[str, float | None]) -> str:
+    return f"{small(gini['value'])} ({small(gini['by_chance'])})"
 
 
 def small(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3g}"
-
-
-def figure(experiment: Experiment, results: Results) -> Figure | None:
-    """Every arm's difference to the base on the two concepts and on perplexity, with intervals; None without any."""
-    from matplotlib import rc_context
-
-    axes = [
-        axis for axis in ("fairness", "privacy", "over_refusal", "coherence", "perplexity") if axis in experiment.axes
-    ]
-    rows = [row for row in results if row["kind"] != "base" and row.get("axes")]
-    if not rows or experiment.kind != "answers" or not axes:
-        return None
-    with rc_context(STYLE):
-        picture = new_figure(2.1 * len(axes) + 1.6, 0.9 + 0.24 * len(rows))
-        panels = picture.subplots(1, len(axes), sharey=True, squeeze=False)[0]
-        for panel, axis in zip(panels, axes, strict=True):
-            scale = 1.0 if axis == "perplexity" else 100.0
-            for place, row in enumerate(rows):
-                result = row["axes"].get(axis)
-                if result is None or not has_interval(result["ci95"]):
-                    continue
-                colour = ACCENT if row["kind"] == "edit" else CONTROL
-                panel.plot([scale * end for end in result["ci95"]], [place, place], color=colour, linewidth=1.4)
-                panel.plot(scale * result["delta"], place, "o", color=colour, markersize=4.5)
-            panel.axvline(0, color=INK, linewidth=0.7)
-            panel.set_title(axis_label(axis), fontsize=8.5, loc="left")
-            panel.tick_params(labelsize=7.5)
-            if axis == "perplexity":
-                panel.set_xscale("symlog", linthresh=1.0)
-            bare(panel)
-        panels[0].set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8)
-        panels[0].set_ylim(len(rows) - 0.5, -0.5)
-    return picture
