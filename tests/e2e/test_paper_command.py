@@ -96,6 +96,27 @@ def test_every_experiment_of_answers(words: list[str], command: Command, folder:
             assert row["about"]["why"] in text
 
 
+def test_kept_verdicts_are_those_of_the_answers(words: list[str], command: Command, folder: Path):
+    """The base is judged once, and an answer that an arm did not change keeps its verdict: the rates are those of the
+    answers under the made-up judge (an odd length is aware), for every arm."""
+    assert command("paper", "table1", *words, "-o", folder).code == 0
+    checked = 0
+    for file in (folder / "progress").glob("answers-*.jsonl"):
+        arm = folder / "arms" / f"{file.stem.removeprefix('answers-')}.json"
+        if not arm.is_file():
+            continue
+        rows = sorted((json.loads(line) for line in file.read_text().splitlines()), key=lambda row: row["index"])
+        odd = [len(row["answer"]) % 2 for row in rows]
+        axes = json.loads(arm.read_text())["axes"]
+        start = 0
+        for axis in ("fairness", "privacy", "over_refusal"):
+            n = axes[axis]["n"]
+            assert axes[axis]["edited"] == pytest.approx(sum(odd[start : start + n]) / n)
+            start += n
+        checked += 1
+    assert checked >= 6
+
+
 def test_an_edit_of_nothing_is_said(words: list[str], command: Command, folder: Path):
     command("paper", "ratio", *words, "-o", folder)
     text = (folder / "ratio.md").read_text()

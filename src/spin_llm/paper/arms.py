@@ -8,7 +8,7 @@ in this experiment or another, and a run that is cut off goes on. Left out: whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -23,7 +23,7 @@ from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.evaluation import BASE, EDITED, answers, judge_rows, measured
 from spin_llm.evaluate.judging import remembering
 from spin_llm.evaluate.likelihood import View, compare_likelihoods
-from spin_llm.files import read_json, sha256_json, write_json
+from spin_llm.files import read_json, read_jsonl, sha256_json, write_json, write_jsonl
 from spin_llm.models import LoadedModel, load
 from spin_llm.paper.specs import Arm
 from spin_llm.patch import Patch, load_patch, save_patch
@@ -200,8 +200,15 @@ def arm_results(work: Work, arm: Arm) -> dict[str, Any]:
     return found
 
 
+def judged(told: Mapping[tuple[str, str], Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether some of the rows answer questions of an axis that has verdicts."""
+    axes = {axis for axis, _ in told}
+    return any(row["axis"] in axes for row in rows)
+
+
 def compare(work: Work, arm: Arm, view: View) -> dict[str, Any]:
-    """Answers, verdicts and losses of an arm beside the base's, which are answered once for all arms."""
+    """Answers, verdicts and losses of an arm beside the base's, which are answered and judged once for all arms; an
+    answer that the arm did not change keeps its verdict."""
     settings, data = work.settings, pipeline.read_data(work.settings)
     asked = pipeline.evaluation_of(settings, work.loaded, data)
     bare = Arm("origin")
@@ -210,7 +217,14 @@ def compare(work: Work, arm: Arm, view: View) -> dict[str, Any]:
     rows = [{**row, "model": name} for name, part in ((BASE, base), (EDITED, other)) for row in part]
     judge, coherence = pipeline.judge_of(settings, work.loaded), load_coherence_judge()
     kept = remembering(judge, work.folder / "progress" / "judged.jsonl")
-    verdicts = judge_rows(kept, rows, coherence=coherence, console=work.console)
+    file = work.folder / "progress" / f"verdicts-{work.key(bare)}.jsonl"
+    if not file.is_file():
+        write_jsonl(file, judge_rows(kept, rows[: len(base)], coherence=coherence, console=work.console))
+    told = {(row["axis"], row["id"]): row for row in read_jsonl(file)}
+    changed = [row for row, before in zip(rows[len(base) :], base, strict=True) if row["answer"] != before["answer"]]
+    anew = judge_rows(kept, changed, coherence=coherence, console=work.console) if judged(told, changed) else []
+    verdicts = [*told.values(), *(told | {(row["axis"], row["id"]): row for row in anew}).values()]
+    verdicts = [{**row, "model": BASE if place < len(told) else EDITED} for place, row in enumerate(verdicts)]
     losses = compare_likelihoods(lambda: nullcontext(work.loaded), view, asked.general)
     found = measured(verdicts, rows, {EDITED: losses}, judge, coherence=coherence, seed=settings.seed)
     return {name: found[name] for name in ("axes", "style", "phrases", "judge")}
