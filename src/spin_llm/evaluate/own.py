@@ -16,6 +16,7 @@ and coherent. Left out: prompts that the run asks again (pipeline.py), which are
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -89,15 +90,16 @@ def own_pairs(
     if not rows and not patient:
         why = why or too_few_prompts(prompts)
     if not rows and not why:
-        for part, first in (("probe", 0), ("rest", PROBE)):
-            wanted = {name: tuple(part_of(asks, first)) for name, asks in prompts.items()}
-            wanted = {name: asks for name, asks in wanted.items() if asks}
+        for part, these in (("probe", slice(PROBE)), ("rest", slice(PROBE, None))):
+            wanted = {name: tuple(asks[these]) for name, asks in prompts.items() if asks[these]}
             rows += judged_answers(loaded, wanted, judges, folder / part, asked, console) if wanted else []
             why = "" if patient else too_few(divide(rows, prompts), prompts)
             if why:
                 break
         if not why:
             write_jsonl(folder / "answers.jsonl", rows)
+            for part in ("probe", "rest"):
+                shutil.rmtree(folder / part, ignore_errors=True)
     pairs = divide(rows, prompts)
     why = why or too_few(pairs, {})
     if patient and why:
@@ -112,11 +114,6 @@ def own_pairs(
     for name, own in pairs.items():
         console.say(f"{name}: {len(own.aware)} own answers are aware and coherent, {len(own.unaware)} are not")
     return pairs
-
-
-def part_of(asks: Sequence[Question], first: int) -> Sequence[Question]:
-    """The probe (first = 0), or what follows it."""
-    return asks[:PROBE] if first == 0 else asks[first:]
 
 
 def judged_answers(
