@@ -34,6 +34,15 @@ class MadeUpJudge:
         return {}
 
 
+def use_made_up_judge(replace: Callable[[object, str, object], None]) -> None:
+    """Put it in the place of the judges wherever the pipeline loads them, by `replace(module, name, value)`."""
+    from spin_llm.pipeline import evaluating, loading, scoring, selecting
+
+    replace(loading, "load_judge", lambda name, **options: MadeUpJudge())
+    for module in (scoring, selecting, evaluating):
+        replace(module, "load_coherence_judge", MadeUpJudge)
+
+
 def stop_at(place: int | str, stop: Callable[[], None]) -> Callable[[], None]:
     """Call `stop` in the middle of a write, by its number from 1 or by its file's name; returns what undoes this."""
     writes = 0
@@ -73,10 +82,9 @@ def wait() -> None:
 
 
 def main() -> None:
-    from spin_llm import cli, pipeline
+    from spin_llm import cli
 
-    pipeline.load_judge = lambda name, **options: MadeUpJudge()  # type: ignore[attr-defined,assignment]
-    pipeline.load_coherence_judge = MadeUpJudge  # type: ignore[attr-defined,assignment]
+    use_made_up_judge(setattr)
     if "STOP_AT" in os.environ:
         stops = {"kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "wait": wait}
         stop_at(os.environ["STOP_AT"], stops[os.environ["STOP_HOW"]])

@@ -116,10 +116,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Command:
     """`command("run", ...)` in this process, by the entry point, with the made-up judge."""
-    from spin_llm import cli, pipeline
+    from spin_llm import cli
 
-    monkeypatch.setattr(pipeline, "load_judge", lambda name, **options: driver.MadeUpJudge())
-    monkeypatch.setattr(pipeline, "load_coherence_judge", driver.MadeUpJudge)
+    driver.use_made_up_judge(monkeypatch.setattr)
 
     def run(*words: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["spin-llm", *map(str, words)])

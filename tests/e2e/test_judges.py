@@ -21,11 +21,11 @@ import transformers
 from harness import Command, Outcome, Setting
 from transformers import AutoModelForCausalLM
 
-from spin_llm import pipeline
 from spin_llm.evaluate import judging
 from spin_llm.evaluate.completion import Completion, Prompt
 from spin_llm.evaluate.guards import GUARDS
 from spin_llm.files import read_jsonl, write_jsonl
+from spin_llm.pipeline import loading
 
 pytest_plugins = ["harness"]
 ARCHITECTURES = {
@@ -79,7 +79,7 @@ def generations(tmp_path: Path) -> Path:
 @pytest.fixture
 def real_judges(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command with the judge that --judge names, not the made-up one."""
-    monkeypatch.setattr(pipeline, "load_judge", judging.load_judge)
+    monkeypatch.setattr(loading, "load_judge", judging.load_judge)
     return command
 
 

@@ -23,11 +23,11 @@ BATCH_TOKENS = 120
 
 def prepare() -> None:
     """Small batches, a checkpoint after each, and the stop."""
-    from spin_llm import pipeline
+    import spin_llm.pipeline.scoring as planning
     from spin_llm.scores import engine, scoring
 
     batches = functools.partial(engine.make_batches, batch_tokens=BATCH_TOKENS)
-    scoring.make_batches = pipeline.make_batches = batches  # type: ignore[assignment,attr-defined]
+    scoring.make_batches = planning.make_batches = batches  # type: ignore[assignment,attr-defined]
     scoring.CHECKPOINT_SHARE = float("inf")
     stop_at, events = int(os.environ.get("STOP_AT", "0")), 0
     losses, replace = engine.response_losses, Path.replace

@@ -308,7 +308,7 @@ def words(tiny_folder: TinyFolder, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def environment(**more: str) -> dict[str, str]:
-    path = [str(Path(pipeline.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(Path(pipeline.__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     limits = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), **limits, **more}
 

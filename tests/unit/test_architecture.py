@@ -17,6 +17,8 @@ PACKAGE = REPOSITORY / "src" / "spin_llm"
 LEAVES = ("errors", "files", "progress", "settings", "kernels")
 LEAF_IMPORTS = {"errors": (), "kernels": (), "progress": (), "files": ("errors",), "settings": ("errors",)}
 FLOW = ("data", "models", "scores", "selection", "patch", "evaluate", "report", "pipeline", "doctor", "cli")
+# Of the pipeline, each of which imports only from those before it.
+ROOMS = ("data", "loading", "folder", "scoring", "selecting", "evaluating", "resampling", "comparing", "running")
 SIDE_BRANCHES = ("analysis", "baselines", "paper")  # only the cli imports them
 ENTRY = ("__init__", "__main__")  # lazy re-exports, and `python -m spin_llm`
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -70,6 +72,15 @@ def test_imports_go_one_way(path: Path):
     stage = stage_of(path)
     wrong = [f"line {line}: {name}" for line, name in own_imports(path) if name not in allowed_imports(stage)]
     assert not wrong, f"{stage} may import {sorted(allowed_imports(stage))}"
+
+
+def test_the_rooms_of_the_pipeline_import_one_way():
+    assert {path.stem for path in (PACKAGE / "pipeline").glob("*.py")} == {"__init__", *ROOMS}
+    for number, room in enumerate(ROOMS):
+        tree = ast.parse((PACKAGE / "pipeline" / f"{room}.py").read_text(encoding="utf-8"))
+        modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        named = {module for module in modules if f"{module}.".startswith("spin_llm.pipeline.")}
+        assert named <= {f"spin_llm.pipeline.{earlier}" for earlier in ROOMS[:number]}, room
 
 
 def test_the_rule_would_catch_a_wrong_import(tmp_path: Path):

@@ -11,7 +11,7 @@ the margin between these very answers, so that a weight's `margin` (scores/stati
 and the answers' length, the first-order change of the rate itself when the weight is suppressed. Margins between
 answers that somebody else wrote are not: the model does not give them (docs/beyond.md). What is asked is the greedy
 answer, which is what is evaluated; the identity holds for drawn ones. An answer counts as aware when it is judged aware
-and coherent. Left out: prompts that the run asks again (pipeline.py), which are never among these.
+and coherent. Left out: prompts that the run asks again (pipeline/data.py), which are never among these.
 """
 
 from __future__ import annotations

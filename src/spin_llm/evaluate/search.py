@@ -11,7 +11,7 @@ once, so a killed search continues with the trial that it was at, and ends with 
 
 first with gains of the margin, then, where answers were judged, with gains of the awareness rate, among survivors that
 refuse at most 2 points more and are coherent at most 5 points less. Left out: the final numbers, which
-are taken on other prompts (pipeline.py).
+are taken on other prompts (pipeline/data.py).
 """
 
 from __future__ import annotations

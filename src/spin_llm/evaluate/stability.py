@@ -3,7 +3,7 @@
 In: a loaded model, the encoded examples of every concept and protected set, their scores, the selection. Out: the
 content of stability.json. The pass keeps each example's importances at candidate entries (scores/resampling.py); how
 many candidates is limited by memory. A set that is done is kept in a folder until the end, so a killed pass goes on
-with the next set. Left out: the resampling itself (selection/resampled.py), and what was read (pipeline.py).
+with the next set. Left out: the resampling itself (selection/resampled.py), and what was read (pipeline/data.py).
 """
 
 from __future__ import annotations

@@ -133,8 +133,8 @@ def answer_tokens(work: Work, key: str) -> float:
 
 
 def choosing_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
-    """The search of `auto` (as pipeline.expected_text counts it) and the own answers that it scores, or the ratio by
-    perplexity."""
+    """The search of `auto` (as pipeline/scoring.py counts it in `expected_text`) and the own answers that it scores, or
+    the ratio by perplexity."""
     if arm.kind != "edit" or (work.folder / "edits" / key / "patch.safetensors").is_file():
         return 0.0
     settings = work.settings_of(arm)

@@ -1,0 +1,65 @@
+"""The pipeline: a run folder made stage by stage, each stage resumable.
+
+`data` is what a run reads, `loading` the model and judge that it works with, `folder` its run.json; `scoring`,
+`selecting`, `evaluating` and `resampling` are the stages, `comparing` is `eval`, and `running` does the whole job
+(`run`, `sweep`). Each imports only from those before it.
+"""
+
+from spin_llm.pipeline.comparing import evaluate_models
+from spin_llm.pipeline.data import RunData, read_data, split_questions, with_rule
+from spin_llm.pipeline.evaluating import (
+    capability_results,
+    check_capabilities,
+    control_patches,
+    evaluation_of,
+    patched_view,
+)
+from spin_llm.pipeline.folder import PACKAGES, replay_command, settings_from_json, version_of
+from spin_llm.pipeline.loading import encode, judge_of, load_model
+from spin_llm.pipeline.resampling import stability
+from spin_llm.pipeline.running import run, sweep
+from spin_llm.pipeline.scoring import (
+    ALONE,
+    ScoresByRole,
+    score,
+    score_file,
+    score_missing,
+    stored_scores,
+    with_own_answers,
+)
+from spin_llm.pipeline.selecting import bench_of, patch_of, search_stage, select_from_folder, usual_recipe
+
+__all__ = [
+    "ALONE",
+    "PACKAGES",
+    "RunData",
+    "ScoresByRole",
+    "bench_of",
+    "capability_results",
+    "check_capabilities",
+    "control_patches",
+    "encode",
+    "evaluate_models",
+    "evaluation_of",
+    "judge_of",
+    "load_model",
+    "patch_of",
+    "patched_view",
+    "read_data",
+    "replay_command",
+    "run",
+    "score",
+    "score_file",
+    "score_missing",
+    "search_stage",
+    "select_from_folder",
+    "settings_from_json",
+    "split_questions",
+    "stability",
+    "stored_scores",
+    "sweep",
+    "usual_recipe",
+    "version_of",
+    "with_own_answers",
+    "with_rule",
+]

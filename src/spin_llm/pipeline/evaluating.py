@@ -1,0 +1,190 @@
+"""What the edit did: base, edited and controls on the same questions.
+
+In: `RunSettings`, a folder, the loaded model, scores, the patch. Out: answers, verdicts and results.json, with the
+controls and the lm-eval tasks that were asked for. Left out: the questions put and judged (evaluate/), and the report.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spin_llm.errors import SpinError
+from spin_llm.evaluate import BASE, EDITED, Evaluation, evaluate
+from spin_llm.evaluate.capabilities import check_tasks, measure_capabilities, named_tasks
+from spin_llm.evaluate.coherence import load_coherence_judge
+from spin_llm.evaluate.evaluation import Served
+from spin_llm.evaluate.likelihood import View
+from spin_llm.evaluate.stability import stability_summary
+from spin_llm.files import read_json, write_json
+from spin_llm.models import Checkpoint, LoadedModel
+from spin_llm.patch import Patch
+from spin_llm.pipeline.data import RunData
+from spin_llm.pipeline.loading import encode, judge_of
+from spin_llm.pipeline.selecting import patch_of
+from spin_llm.progress import Console
+from spin_llm.scores import Scores
+from spin_llm.selection import Selection, control_selection, overlap, recipe_of
+from spin_llm.settings import BY_MARGIN, RunSettings
+
+
+def evaluate_stage(
+    settings: RunSettings,
+    folder: Path,
+    loaded: LoadedModel,
+    data: RunData,
+    scores: Mapping[str, Mapping[str, Scores]],
+    patch: Patch,
+    console: Console,
+) -> dict[str, Any]:
+    """Answers, verdicts, results.json."""
+    recipe = recipe_of(patch.metadata)
+    selection = recipe.select(scores["concepts"], scores["protect"])
+    controls, left_out = control_patches(settings, loaded.checkpoint, scores, selection, patch, console)
+    patches = {EDITED: patch, **controls}
+    views: dict[str, View] = {BASE: lambda: nullcontext(loaded)}
+    views |= {name: patched_view(loaded, other) for name, other in patches.items()}
+    evaluation = evaluation_of(settings, loaded, data)
+    measured = evaluate_judged(settings, views, evaluation, folder, console, loaded)
+    for name, control in measured["controls"].items():
+        shared = weights_in_common(patches[name], patch)
+        measured["controls"][name] = {"weights": patches[name].weights, "shared": shared, **control}
+    results = {"edit": edit_summary(patch), **measured, "ratio_table": patch.metadata["ratio_table"]}
+    if recipe.rule != BY_MARGIN:
+        results["overlap"] = overlap(selection, scores["concepts"], scores["protect"], recipe.granularity)
+    if (folder / "search.json").is_file():
+        results["search"] = read_json(folder / "search.json")
+    if left_out:
+        results["controls_left_out"] = left_out
+    if (folder / "stability.json").is_file():
+        results["stability"] = stability_summary(read_json(folder / "stability.json"))
+    results |= capability_results(settings, views, folder, console)
+    write_json(folder / "results.json", results)
+    shutil.rmtree(folder / "progress", ignore_errors=True)
+    return results
+
+
+def control_patches(
+    settings: RunSettings,
+    checkpoint: Checkpoint,
+    scores: Mapping[str, Mapping[str, Scores]],
+    selection: Selection,
+    patch: Patch,
+    console: Console,
+) -> tuple[dict[str, Patch], dict[str, str]]:
+    """(the controls asked for, why others are left out): those that select nothing, or what the edit selects."""
+
+    def stored(matrix: str) -> torch.Tensor:
+        tensor = checkpoint.tensors[checkpoint.stored_name(matrix)]
+        return torch.frombuffer(tensor.read(), dtype=tensor.torch_dtype)
+
+    made: dict[str, Patch] = {}
+    left_out: dict[str, str] = {}
+    recipe = recipe_of(patch.metadata)
+    for name in settings.wanted_controls:
+        try:
+            control = control_selection(
+                name, selection, recipe, scores["concepts"], scores["protect"], stored, seed=settings.seed
+            )
+            made[name] = patch_of(settings, checkpoint, control, scores, recipe)
+        except SpinError as error:
+            left_out[name] = error.what
+            continue
+        shared = weights_in_common(made[name], patch)
+        if shared == made[name].weights == patch.weights:
+            del made[name]
+            left_out[name] = "It is the edit itself."
+        else:
+            console.say(f"control {name}: {made[name].weights:,} weights, {shared:,} of them in the edit")
+    for name, why in left_out.items():
+        console.say(f"control {name} is left out: {why}")
+    if made:
+        console.say(f"controls: {len(made)} more models answer the questions, beside base and edited")
+    return made, left_out
+
+
+def weights_in_common(one: Patch, other: Patch) -> int:
+    return sum(
+        int(torch.isin(edit.indices, other.edits[name].indices).sum())
+        for name, edit in one.edits.items()
+        if name in other.edits
+    )
+
+
+def patched_view(loaded: LoadedModel, patch: Patch) -> View:
+    """A view of the loaded model with the patch in it while it is looked at."""
+
+    @contextmanager
+    def view() -> Any:
+        with patch.applied(loaded.model):
+            yield loaded
+
+    return view
+
+
+def evaluation_of(settings: RunSettings, loaded: LoadedModel, data: RunData) -> Evaluation:
+    """What the models of a comparison are asked, general pairs by the tokenizer of `loaded`."""
+    return Evaluation(
+        data.questions, encode(settings, loaded, data.final), settings.template, settings.new_tokens, settings.seed
+    )
+
+
+def evaluate_judged(
+    settings: RunSettings,
+    views: Mapping[str, View | Served],
+    evaluation: Evaluation,
+    folder: Path,
+    console: Console,
+    *models: LoadedModel,
+) -> dict[str, Any]:
+    """`evaluate` with the judges of these settings; `models` are those of this process, which may not judge."""
+    judge, coherence = judge_of(settings, *models), load_coherence_judge()
+    return evaluate(views, evaluation, judge, folder, coherence=coherence, console=console)
+
+
+def edit_summary(patch: Patch) -> dict[str, Any]:
+    """The `edit` part of results.json."""
+    about = patch.metadata
+    places = about.get("places", {})
+    return {
+        **{
+            key: about.get(key) for key in ("rule", "ratio", "protect_ratio", "target", "scale", "candidates", "shared")
+        },
+        "weights": patch.weights,
+        "matrices": len(patch.edits),
+        "share": patch.weights / about["targeted_weights"] if about.get("targeted_weights") else None,
+        "per_matrix": {name: edit.indices.numel() for name, edit in patch.edits.items()},
+        "shapes": {name: place["shape"] for name, place in places.items()},
+        "layers": {name: place["layer"] for name, place in places.items()},
+        "kinds": {name: place["kind"] for name, place in places.items()},
+    }
+
+
+def check_capabilities(settings: RunSettings) -> None:
+    """Before anything is done: the lm-eval tasks asked for can be run."""
+    if settings.capabilities:
+        check_tasks(named_tasks(settings.capabilities), settings.capability_tasks)
+
+
+def capability_results(
+    settings: RunSettings, views: Mapping[str, View], folder: Path, console: Console
+) -> dict[str, Any]:
+    """{"capabilities": ...} for results.json; {} when no task was asked for."""
+    if not settings.capabilities:
+        return {}
+    found = measure_capabilities(
+        views[BASE],
+        views[EDITED],
+        named_tasks(settings.capabilities),
+        folder,
+        task_folder=settings.capability_tasks,
+        limit=settings.capabilities_limit,
+        seed=settings.seed,
+        console=console,
+    )
+    return {"capabilities": found}

@@ -1,0 +1,117 @@
+"""Whether other scoring data would have chosen a run's weights.
+
+In: a run with scores and a patch: its settings, model and data in a run under way, or its folder alone. Out:
+stability.json; of a finished run also the `stability` part of results.json and the report. Left out: the resampling
+itself (evaluate/stability.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from spin_llm.errors import SpinError
+from spin_llm.evaluate.stability import ScoredExamples, measure_stability, stability_summary
+from spin_llm.files import read_json, write_json
+from spin_llm.models import LoadedModel
+from spin_llm.patch import Patch
+from spin_llm.pipeline.data import RunData, read_data
+from spin_llm.pipeline.folder import check_same_inputs, is_run, model_record, settings_of_record
+from spin_llm.pipeline.loading import encode, load_model
+from spin_llm.pipeline.scoring import stored_scores, with_own_answers
+from spin_llm.pipeline.selecting import patch_of_run
+from spin_llm.progress import SILENT, Console
+from spin_llm.report import write_report
+from spin_llm.scores import Scores, parse_bytes
+from spin_llm.selection import Job, recipe_of
+from spin_llm.settings import BY_MARGIN, SIGNED, RunSettings
+
+
+def stability_stage(
+    settings: RunSettings,
+    folder: Path,
+    loaded: LoadedModel,
+    data: RunData,
+    scores: Mapping[str, Mapping[str, Scores]],
+    patch: Patch,
+    console: Console,
+    *,
+    resamples: int,
+    seed: int,
+    anew: bool = False,
+) -> dict[str, Any]:
+    """Select again from resampled scoring data into stability.json; unless `anew`, read it when it is there, made with
+    the same `resamples` and `seed`."""
+    path = folder / "stability.json"
+    if path.is_file() and not anew:
+        before = dict(read_json(path))
+        if (before["resamples"], before["seed"]) == (resamples, seed):
+            return before
+    recipe = recipe_of(patch.metadata)
+    unaware = data.unaware if recipe.rule in (SIGNED, BY_MARGIN) else {}
+    examples = {
+        name: ScoredExamples(encode(settings, loaded, pairs), encode(settings, loaded, unaware.get(name, ())))
+        for name, pairs in {**data.concepts, **data.protect}.items()
+    }
+    selection = recipe.select(scores["concepts"], scores["protect"])
+    result = measure_stability(
+        loaded,
+        examples,
+        Job(selection, scores["concepts"], scores["protect"], recipe),
+        target=settings.target,
+        resamples=resamples,
+        seed=seed,
+        budget=parse_bytes(settings.memory_budget) if settings.memory_budget else None,
+        folder=folder / "progress" / "stability",
+        console=console,
+    )
+    write_json(path, result)
+    shutil.rmtree(folder / "progress" / "stability")
+    with suppress(OSError):  # a run that is not finished keeps other things there
+        (folder / "progress").rmdir()
+    return result
+
+
+def stability(
+    folder: Path, *, resamples: int, seed: int | None = None, overwrite: bool = False, console: Console = SILENT
+) -> dict[str, Any]:
+    """Whether other scoring data would have chosen a run's weights: what stability.json holds.
+
+    Data and model are read as run.json records them, and must be the same. Where the run has results, their `stability`
+    part and the report are written again. `seed` None is the run's own.
+    """
+    if not is_run(folder) or not (folder / "patch.safetensors").is_file():
+        raise SpinError(f"{folder} is not a run with a patch.", change="finish `spin-llm run` in that folder first.")
+    record = read_json(folder / "run.json")
+    settings = settings_of_record(record)
+    seed = settings.seed if seed is None else seed
+    if (folder / "stability.json").is_file() and not overwrite:
+        before = read_json(folder / "stability.json")
+        if (before["resamples"], before["seed"]) != (resamples, seed):
+            raise SpinError(
+                f"{folder / 'stability.json'} has {before['resamples']} resamples, seed {before['seed']}.",
+                change="give --overwrite to replace it.",
+            )
+    settings = replace(settings, dtype=record["model"]["dtype"])
+    if not settings.asks_own:  # whose prompts are those that no question has
+        settings = replace(settings, questions=())
+    patch = patch_of_run(settings, folder / "patch.safetensors")
+    data = read_data(settings, console)
+    loaded = load_model(settings, console)
+    model = model_record(settings, loaded)
+    check_same_inputs(folder, record, model, data.record(settings), ("concept", "protect"))
+    data = with_own_answers(settings, folder, loaded, data, console)
+    scores = stored_scores(settings, folder)
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed, "anew": overwrite}
+    result = stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
+    if (folder / "results.json").is_file():
+        write_json(
+            folder / "results.json",
+            {**read_json(folder / "results.json"), "stability": stability_summary(result)},
+        )
+        write_report(folder)
+    return result

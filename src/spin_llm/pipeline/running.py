@@ -1,0 +1,92 @@
+"""The whole job in one resumable folder: score, select, patch, evaluate, report.
+
+In: `RunSettings` and a folder. Out: the run folder (run.json, scores/, patch.safetensors,
+generations.jsonl, verdicts.jsonl, results.json, report.html, report.md, figures/). Each stage writes a file when it is
+complete and is skipped when that file is there, so a killed run continues and ends with the same patch and results.
+Left out: parsing options and printing (cli.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spin_llm.data import resolve_template
+from spin_llm.errors import SpinError
+from spin_llm.evaluate.judging import refuse_model_under_edit
+from spin_llm.files import read_json
+from spin_llm.models import LoadedModel, mlp_coverage
+from spin_llm.patch import Patch
+from spin_llm.pipeline.data import RunData, read_data, with_rule
+from spin_llm.pipeline.evaluating import check_capabilities, evaluate_stage
+from spin_llm.pipeline.folder import check_folder, model_record, write_record
+from spin_llm.pipeline.loading import load_model
+from spin_llm.pipeline.resampling import stability_stage
+from spin_llm.pipeline.scoring import score_stage, with_own_answers
+from spin_llm.pipeline.selecting import select_stage
+from spin_llm.progress import SILENT, Console
+from spin_llm.report import write_report
+from spin_llm.scores import Scores
+from spin_llm.settings import SEARCHED, RunSettings
+
+
+def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT) -> dict[str, Any]:
+    """Do everything; returns what results.json holds.
+
+    Raises SpinError on bad input, before anything of the user's is touched.
+    """
+    refuse_model_under_edit(settings.judge, [settings.model])
+    settings = with_rule(settings, console)
+    data = read_data(settings, console)
+    check_folder(settings, folder, overwrite=overwrite)
+    if not overwrite and (folder / "results.json").is_file() and (folder / "patch.safetensors").is_file():
+        console.say(f"{folder} is complete; writing its report again")
+        write_report(folder)
+        return dict(read_json(folder / "results.json"))
+    check_capabilities(settings)
+    loaded, data, scores, patch = edit_stages(settings, folder, data, console, overwrite=overwrite)
+    if settings.resamples:
+        options: dict[str, Any] = {"resamples": settings.resamples, "seed": settings.seed}
+        try:
+            stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
+        except SpinError as error:
+            if settings.rule != SEARCHED:  # else the ratio was not the user's choice: the run goes on
+                raise
+            console.say(f"stability is left out: {error}")
+    results = evaluate_stage(settings, folder, loaded, data, scores, patch, console)
+    report = write_report(folder)
+    console.say(f"report {report}")
+    return results
+
+
+def sweep(settings: RunSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT) -> dict[str, Any]:
+    """Score and search alone: what search.json holds. `run` with the same settings goes on from there."""
+    refuse_model_under_edit(settings.judge, [settings.model])
+    settings = with_rule(settings, console)
+    if not settings.searches:
+        raise SpinError(
+            f"With the rule {settings.rule} there is nothing to search.",
+            cause="--rule or --ratio was given; or the data have no aware and unaware responses.",
+            change="leave out --rule and --ratio, or use `spin-llm run`.",
+        )
+    data = read_data(settings, console)
+    check_folder(settings, folder, overwrite=overwrite)
+    edit_stages(settings, folder, data, console, overwrite=overwrite)
+    return dict(read_json(folder / "search.json"))
+
+
+def edit_stages(
+    settings: RunSettings, folder: Path, data: RunData, console: Console, *, overwrite: bool
+) -> tuple[LoadedModel, RunData, dict[str, dict[str, Scores]], Patch]:
+    """From the model to its patch: (model, the data that were scored, scores, patch)."""
+    loaded = load_model(settings, console)
+    template = resolve_template(loaded.tokenizer, settings.template)
+    console.say(
+        f"{settings.model}: {sum(p.numel() for p in loaded.model.parameters()) / 1e6:,.0f}M parameters, "
+        f"{str(loaded.dtype).removeprefix('torch.')} on {loaded.device}, template {template}; "
+        f"{mlp_coverage(loaded.model):.0%} of the MLP weights can be edited"
+    )
+    write_record(settings, folder, model_record(settings, loaded), data, overwrite=overwrite)
+    data = with_own_answers(settings, folder, loaded, data, console)
+    scores = score_stage(settings, folder, loaded, data, console)
+    return loaded, data, scores, select_stage(settings, folder, loaded, data, scores, console)

@@ -1,0 +1,233 @@
+"""The scores of a run: every concept and protected set into scores/NAME.safetensors.
+
+In: `RunSettings`, a folder, the loaded model, what was read. Out: the score files; before them, where the settings ask
+for it, the model's own answers in the folder own/, as the pairs that are scored. What is there is read, not made
+again. Left out: the scoring of one set (scores/), and how own answers become pairs (evaluate/own.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from spin_llm.data import Example, rows_sha256
+from spin_llm.errors import SpinError
+from spin_llm.evaluate import Evaluation
+from spin_llm.evaluate.coherence import load_coherence_judge
+from spin_llm.evaluate.own import own_pairs
+from spin_llm.evaluate.proxy import KL_PAIRS
+from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage
+from spin_llm.pipeline.data import RunData, read_data, with_rule
+from spin_llm.pipeline.folder import check_folder, model_record, write_record
+from spin_llm.pipeline.loading import encode, judge_of, load_model
+from spin_llm.progress import SILENT, Console
+from spin_llm.scores import (
+    STATISTICS,
+    Plan,
+    Ranks,
+    Scores,
+    accumulators,
+    load_scores,
+    make_batches,
+    make_plan,
+    parse_bytes,
+    save_scores,
+    score_concept,
+)
+from spin_llm.scores import ranks as joined_ranks
+from spin_llm.selection import candidate_entries
+from spin_llm.settings import OWN, RunSettings
+
+ALONE = Ranks()
+ScoresByRole = Mapping[str, Mapping[str, Scores]]  # `concepts` and `protect`, then by name
+
+
+def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT) -> list[Path]:
+    """Only the scores: the score files written, in a folder that `select_from_folder` and `run` take up.
+
+    Under `torchrun` or `accelerate launch` the examples are shared out over the processes; the first one writes.
+    """
+    with joined_ranks() as ranks:
+        console = console if ranks.first else SILENT
+        settings = with_rule(settings, console)
+        data = read_data(settings, console, search=False)
+        check_folder(settings, folder, overwrite=overwrite)
+        loaded = load_model(settings, console)
+        model = model_record(settings, loaded)
+        ranks.wait()
+        if ranks.first:
+            write_record(settings, folder, model, data, overwrite=overwrite)
+            with_own_answers(settings, folder, loaded, data, console)  # the others read what the first one wrote
+        ranks.wait()
+        data = with_own_answers(settings, folder, loaded, data, SILENT)
+        score_stage(settings, folder, loaded, data, console, ranks)
+    if not ranks.first:
+        return []
+    return [score_file(folder, name) for name in (*data.concepts, *data.protect)]
+
+
+def with_own_answers(
+    settings: RunSettings, folder: Path, loaded: LoadedModel, data: RunData, console: Console
+) -> RunData:
+    """The data with the model's own answers in the place of the responses that were read, where these settings ask for
+    them and there are enough of both kinds. They are kept in `folder`/own."""
+    if not data.own:
+        return data
+    judge, coherence = judge_of(settings, loaded), load_coherence_judge()
+    patient, axes = settings.responses == OWN, getattr(judge, "axes", tuple(data.own))
+    pairs: Any = f"the judge {judge.name} does not judge " + ", ".join(name for name in data.own if name not in axes)
+    if set(data.own) <= set(axes):
+        pairs = own_pairs(
+            loaded,
+            data.own,
+            (judge, coherence),
+            folder / OWN,
+            asked=Evaluation({}, (), settings.template, settings.new_tokens, settings.seed),
+            told={"judge": settings.judge, "tokens": settings.new_tokens}
+            | {name: rows_sha256(asked) for name, asked in data.own.items()},
+            patient=patient,
+            console=console,
+        )
+    if isinstance(pairs, str):
+        if patient:
+            raise SpinError(f"The model's own answers cannot be scored: {pairs}.", change="give --responses aware.")
+        console.say(f"scored on the responses of the data, not on the model's own answers: {pairs}")
+        return data
+    parts = {name: part.divided(settings.examples, settings.budget.pairs) for name, part in pairs.items()}
+    return replace(
+        data,
+        concepts={name: part[0] for name, part in parts.items()},
+        unaware={name: part[1] for name, part in parts.items() if "margin" in settings.wanted_statistics},
+        contrasts={name: (part[2], part[3]) for name, part in parts.items()} if settings.searches else {},
+    )
+
+
+def score_stage(
+    settings: RunSettings, folder: Path, loaded: LoadedModel, data: RunData, console: Console, ranks: Ranks = ALONE
+) -> dict[str, dict[str, Scores]]:
+    """Score every concept and protected set into scores/NAME.safetensors; those that are there are read."""
+    files = {name: score_file(folder, name) for name in (*data.concepts, *data.protect)}
+    missing = {name: path for name, path in files.items() if not path.is_file()}
+    if "margin" in settings.wanted_statistics and set(missing) & set(data.concepts):
+        missing = {**missing, **{name: files[name] for name in data.protect}}  # they keep what the concepts chose
+    if missing:
+        score_missing(settings, folder, loaded, data, missing, console, ranks)
+    return stored_scores(settings, folder)
+
+
+def score_file(folder: Path, name: str) -> Path:
+    return folder / "scores" / f"{name}.safetensors"
+
+
+def stored_scores(settings: RunSettings, folder: Path) -> dict[str, dict[str, Scores]]:
+    """The score files of a run, by role (`concepts`, `protect`) and name."""
+    return {
+        role: {name: load_scores(score_file(folder, name)) for name, _ in getattr(settings, role)}
+        for role in ("concepts", "protect")
+    }
+
+
+def score_missing(
+    settings: RunSettings,
+    folder: Path,
+    loaded: LoadedModel,
+    data: RunData,
+    files: Mapping[str, Path],
+    console: Console,
+    ranks: Ranks,
+) -> None:
+    """Plan once for all sets, then score them one after the other, the model loaded once."""
+    statistics = settings.wanted_statistics
+    pairs = {name: {**data.concepts, **data.protect}[name] for name in files}
+    aware = {name: encode(settings, loaded, rows) for name, rows in pairs.items()}
+    unaware = {name: encode(settings, loaded, data.unaware.get(name, ())) for name in files}
+    matrices = editable_matrices(loaded.model, settings.target)
+    for matrix in matrices:
+        loaded.checkpoint.stored_name(matrix.name)  # an error now, not when all is scored
+    plan = plan_sets(settings, loaded, data, matrices, aware, unaware, console)
+    for name, path in files.items():
+        about = {"concept": name, "data_sha256": rows_sha256(pairs[name]), "seed": settings.seed}
+        if truncated := sum(example.truncated > 0 for example in aware[name]):
+            console.say(f"{name}: {truncated} prompts too long for --max-length or the model lost their start")
+        total = len(plan.partitions) * (len(aware[name]) + len(unaware[name])) // ranks.world
+        candidates = None
+        if name in data.protect and "margin" in statistics:
+            scored = {concept: load_scores(score_file(folder, concept)) for concept in data.concepts}
+            candidates = candidate_entries(scored, [matrix.name for matrix in matrices], settings.at_least)
+        with console.bar(f"scoring {name}", total) as advance:
+            scores = score_concept(
+                loaded,
+                aware[name],
+                unaware[name],
+                target=settings.target,
+                plan=plan,
+                statistics=[s for s in statistics if unaware[name] or not STATISTICS[s].unaware],
+                keep=settings.keep,
+                granularity=settings.granularity,
+                seed=settings.seed,
+                candidates=candidates,
+                about={**about, "template": settings.template},
+                progress_folder=folder / "progress" / name,
+                ranks=ranks,
+                progress=advance,
+            )
+        if ranks.first:
+            if silent := scores.metadata["silent"]:
+                console.say(
+                    f"{name}: nothing reached {len(silent)} matrices (experts without a token): {silent[0]}, ..."
+                )
+            save_scores(path, scores)
+            shutil.rmtree(folder / "progress" / name, ignore_errors=True)
+        ranks.wait()
+
+
+def plan_sets(
+    settings: RunSettings,
+    loaded: LoadedModel,
+    data: RunData,
+    matrices: Sequence[Matrix],
+    aware: Mapping[str, Sequence[Example]],
+    unaware: Mapping[str, Sequence[Example]],
+    console: Console,
+) -> Plan:
+    """One plan for all sets to be scored, said before the work begins; where an edit is searched with what the run
+    will take."""
+    if settings.target != "attention" and (coverage := mlp_coverage(loaded.model)) < 1:
+        console.say(f"only {coverage:.0%} of the MLP weights are scored; the others are experts fused in another form")
+    plan = make_plan(
+        loaded,
+        [batch for name in aware for batch in make_batches(aware[name], unaware[name], matrices=matrices)],
+        matrices,
+        accumulators(settings.wanted_statistics),
+        statistics=len(settings.wanted_statistics),
+        budget=parse_bytes(settings.memory_budget) if settings.memory_budget else None,
+        checkpoints=True,
+    )
+    console.say(plan.text())
+    if settings.searches:
+        tokens = sum(len(example.input_ids) for part in (aware, unaware) for rows in part.values() for example in rows)
+        console.say(expected_text(settings, data, plan.seconds, tokens))
+    return plan
+
+
+def expected_text(settings: RunSettings, data: RunData, scoring: float, tokens: int) -> str:
+    """What the run will take, from the time of scoring: a forward pass is a third of it, a token of an answer takes
+    as long as four (measured in batches: docs/search.md), a verdict with the local judge as long as 60."""
+    forward = scoring / max(tokens, 1) / 3
+    budget, mean = (
+        settings.budget,
+        tokens / max(1, sum(map(len, (*data.concepts.values(), *data.unaware.values(), *data.protect.values())))),
+    )
+    pairs = 2 * budget.pairs + KL_PAIRS + sum(len(kind) for kinds in data.contrasts.values() for kind in kinds)
+    asked, search = (sum(map(len, questions.values())) for questions in (data.questions, data.search))
+    answers = asked * (2 + len(settings.wanted_controls)) + search * (1.0 + 0.75 * budget.survivors + 0.5)
+    seconds = {
+        "scoring": scoring,
+        "search": budget.trials * pairs * mean * forward,
+        "answers and verdicts": answers * (4 * settings.new_tokens + 60) * forward,
+    }
+    parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+    return f"effort {settings.effort}: about {sum(seconds.values()) / 60:.0f} minutes ({parts})"
