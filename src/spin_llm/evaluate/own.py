@@ -84,7 +84,8 @@ def own_pairs(
             cause="another --judge, --new-tokens or other questions were given since the scores began.",
             change="give the same options again, or start anew with --overwrite.",
         )
-    write_json(folder / "told.json", dict(told))
+    if not (folder / "told.json").is_file():  # other ranks read what the first one wrote
+        write_json(folder / "told.json", dict(told))
     rows = read_jsonl(folder / "answers.jsonl") if (folder / "answers.jsonl").is_file() else []
     why = "" if rows else read_json(folder / "why.json")["why"] if (folder / "why.json").is_file() else ""
     if not rows and not patient:
@@ -109,7 +110,8 @@ def own_pairs(
             change="give more or other prompts with --concept, or --responses aware to score given responses.",
         )
     if why:
-        write_json(folder / "why.json", {"why": why})
+        if not (folder / "why.json").is_file():
+            write_json(folder / "why.json", {"why": why})
         return why
     for name, own in pairs.items():
         console.say(f"{name}: {len(own.aware)} own answers are aware and coherent, {len(own.unaware)} are not")
