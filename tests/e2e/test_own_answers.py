@@ -54,9 +54,9 @@ def test_own_answers_are_what_is_scored(words: list[str], command: Command, tmp_
         assert 0 < aware < PROMPTS, "both kinds"
         assert f"{name}: {aware} own answers are aware" in outcome.err
         about = load_scores(tmp_path / "run" / "scores" / f"{name}.safetensors").metadata
-        held_aware, held_unaware = (max(8, min(32, kind // 4)) for kind in (aware, PROMPTS - aware))
-        assert about["examples"] == min(24, aware - held_aware)
-        assert about["unaware_examples"] == min(24, PROMPTS - aware - held_unaware)
+        least_aware, least_unaware = (max(8, min(32, kind // 4)) for kind in (aware, PROMPTS - aware))
+        assert about["examples"] == min(24, aware - least_aware)
+        assert about["unaware_examples"] == min(24, PROMPTS - aware - least_unaware)
     assert not {row["prompt"] for row in rows} & {row["prompt"] for row in final}
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert [row["examples"] for row in record["data"] if row["role"] == "own answers"] == [PROMPTS, PROMPTS]

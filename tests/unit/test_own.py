@@ -26,7 +26,8 @@ def test_answers_without_text_or_verdict_belong_to_neither_kind():
 def test_held_back_answers_are_not_scored():
     own = divide(rows("privacy", 40, 200), ["privacy"])["privacy"]
     aware, unaware, held_aware, held_unaware = own.divided(128, 32)
-    assert [len(part) for part in (aware, unaware, held_aware, held_unaware)] == [30, 128, 10, 32]
+    assert [len(part) for part in (aware, unaware, held_aware, held_unaware)] == [30, 128, 10, 200 - 128]
+    assert len(own.divided(16, 8)[3]) == 4 * 8, "what is not scored is held back, up to a limit"
     assert not {pair.prompt for pair in held_aware} & {pair.prompt for pair in aware}
     assert not {pair.prompt for pair in held_unaware} & {pair.prompt for pair in unaware}
 

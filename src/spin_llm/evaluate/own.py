@@ -36,6 +36,7 @@ from spin_llm.progress import SILENT, Console
 PROMPTS_PER_EXAMPLE = 4  # prompts asked for each example wanted: the rarer kind of answer is often one in four
 PROBE = 48  # prompts of each concept that say whether it is worth asking the others
 LEAST_SCORED, LEAST_HELD_BACK = 24, 8  # of each kind
+HELD_BACK_TIMES = 4  # they cost nothing but their forward passes, and a margin over few answers says little
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,14 @@ class OwnPairs:
         return min(len(self.aware), len(self.unaware))
 
     def divided(self, examples: int, held_back: int) -> tuple[tuple[Pair, ...], ...]:
-        """(aware, unaware, held-back aware, held-back unaware): at most `held_back` of a kind, and no more than a
-        quarter of it, are kept from scoring; of the others at most `examples` are scored."""
+        """(aware, unaware, held-back aware, held-back unaware). Of each kind a quarter, at most `held_back`, is kept
+        from scoring first; of the others at most `examples` are scored; what is left is held back too, at most
+        HELD_BACK_TIMES `held_back` in all."""
         parts = []
         for kind in (self.aware, self.unaware):
             least = max(min(held_back, len(kind) // 4), LEAST_HELD_BACK)
-            parts.append((kind[least : least + examples], kind[:least]))
+            rest = kind[:least] + kind[least + examples :]
+            parts.append((kind[least : least + examples], rest[: HELD_BACK_TIMES * held_back]))
         (aware, held_aware), (unaware, held_unaware) = parts
         return aware, unaware, held_aware, held_unaware
 
