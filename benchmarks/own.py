@@ -1,93 +1,115 @@
-"""The search on the model's own answers, beside random weights and beside the paper's rule, over seeds.
+"""The rule `signed` on the model's own answers at given ratios, beside random weights, on held-back questions, over
+seeds.
 
-In: a folder of data (BeaverTails, Alpaca-cleaned, SALAD-Bench), seeds. Out: `results/own-SEED.json`: what the search
-tried and picked with `--responses own`, and the final axes of the pick, of as many random weights and of the paper's
-rule with as many candidates, on questions that nothing was searched on. The work is `spin-llm run`'s own; a run that is
-cut off continues. `--table` prints the Markdown tables of docs/beyond.md from the committed results, without a model.
-Left out: prompts and answers, which stay in --work.
+In: a folder of data (BeaverTails, Alpaca-cleaned, SALAD-Bench), seeds, ratios (fractions of the targeted weights). Out:
+`results/own-SEED.json`: how many own answers were aware; for each ratio, and for as many random weights as the first
+ratio selects, the axes against the base on questions that nothing was scored or searched on; the margins on own answers
+that were not scored. Nothing is searched: the ratios are given, so that what the answers show was not picked by them. A
+run that is cut off continues. `--table` prints the Markdown table of docs/beyond.md from the committed results, without
+a model. Left out: prompts and answers, which stay in --work.
 """
 
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from beyond import KEPT, settings_of
+from beyond import CONCEPTS, KEPT, settings_of
 from common import RESULTS, machine
 
 from spin_llm import pipeline
+from spin_llm.evaluate.coherence import load_coherence_judge
+from spin_llm.evaluate.evaluation import BASE, EDITED, evaluate
+from spin_llm.evaluate.proxy import measure_proxy, measure_reference
+from spin_llm.evaluate.search import edited_model
 from spin_llm.files import read_json, read_jsonl, write_json
+from spin_llm.patch import Patch, memory_patch
 from spin_llm.progress import Console
+from spin_llm.selection import Recipe, random_like
 
 AXES = ("fairness", "privacy", "over_refusal", "coherence", "perplexity", "kl")
-LABELS = {"edited": "own answers (the search)", "random": "random weights, as many", "coupled": "the paper's rule"}
 
 
 def one_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     settings = settings_of(arguments.model, arguments.data_dir, seed, arguments.questions, arguments.effort)
-    settings = replace(
-        settings,
-        responses="own",
-        examples=arguments.examples,
-        trials=arguments.trials,
-        survivors=arguments.survivors,
-        max_perplexity_increase=arguments.limit,
-        controls=tuple(arguments.controls),
-    )
+    settings = replace(settings, responses="own", examples=arguments.examples)
     folder = Path(arguments.work) / f"seed-{seed}"
-    results = pipeline.run(settings, folder, console=Console(lambda line: print(line, flush=True)))
-    tables = {"edited": results["axes"], **{name: part["axes"] for name, part in results["controls"].items()}}
-    weights = {"edited": results["edit"]["weights"]}
-    weights |= {name: part["weights"] for name, part in results["controls"].items()}
+    console = Console(lambda line: print(line, flush=True))
+    pipeline.score(settings, folder, console=console)
+    data, loaded = pipeline.read_data(settings), pipeline.load_model(settings)
+    data = pipeline.with_own_answers(settings, folder, loaded, data, console)
+    scores = pipeline.stored_scores(settings, folder)
+    bench = pipeline.bench_of(settings, loaded, data, scores)
+    reference = measure_reference(loaded, bench.contrasts, bench.general)
+    patches: dict[str, Patch] = {}
+    margins: dict[str, Any] = {}
+    for place, ratio in enumerate(arguments.ratios):
+        recipe = Recipe("signed", ratio, granularity="model", protect_ratio=settings.keep)
+        selection = recipe.select(bench.concepts, bench.protected)
+        patches[f"signed {ratio:g}"] = memory_patch(loaded.model, selection)
+        if place == 0:
+            patches["random"] = memory_patch(loaded.model, random_like(selection, seed))
+    views: dict[str, Any] = {BASE: lambda: nullcontext(loaded)}
+    for place, (name, patch) in enumerate(patches.items()):
+        with edited_model(loaded, patch) as edited:
+            margins[name] = measure_proxy(edited, bench.contrasts, bench.general, reference).as_json()
+        print(name, patch.weights, margins[name], flush=True)
+        views[name if place else EDITED] = lambda patch=patch: edited_model(loaded, patch)
+    asked = pipeline.evaluation_of(settings, loaded, data)
+    judge = pipeline.judge_of(settings, loaded)
+    results = evaluate(views, asked, judge, folder / "final", coherence=load_coherence_judge(), console=console)
+    tables = {EDITED: results["axes"], **{name: part["axes"] for name, part in results["controls"].items()}}
     own = read_jsonl(folder / "own" / "answers.jsonl")
+    counts = {name: [row["aware"] for row in own if row["concept"] == name] for name in CONCEPTS}
     return {
         "seed": seed,
         "own": {
-            name: {"answers": len(rows), "aware": sum(row["aware"] is True for row in rows)}
-            for name, rows in {n: [r for r in own if r["concept"] == n] for n in ("fairness", "privacy")}.items()
+            name: {"answers": len(rows), "aware": sum(row is True for row in rows)} for name, rows in counts.items()
         },
-        "search": results["search"],
         "edits": {
             name: {
-                "weights": weights[name],
-                "axes": {axis: {key: axes[axis][key] for key in KEPT} for axis in AXES if axis in axes},
+                "weights": patch.weights,
+                "margins": margins[name],
+                "axes": {
+                    axis: {key: row[key] for key in KEPT} for axis, row in tables[name if place else EDITED].items()
+                },
             }
-            for name, axes in tables.items()
+            for place, (name, patch) in enumerate(patches.items())
         },
     }
 
 
 def table(files: list[Path]) -> str:
-    """Every edit's differences by seed, and their mean over the seeds."""
+    """Every edit's differences by seed, and their mean over the seeds where there are several."""
     results = [read_json(file) for file in files]
     lines = ["| edit | seed | weights | fairness | privacy | over-refusal | coherence | perplexity | KL |"]
     lines += ["|" + " --- |" * 9]
-    for name, label in LABELS.items():
+    for name in dict.fromkeys(name for found in results for name in found["edits"]):
         rows = [(found["seed"], found["edits"][name]) for found in results if name in found["edits"]]
         for seed, edit in rows:
             cells = [points(edit["axes"][axis]) for axis in AXES[:4]]
-            cells += [relative(edit["axes"]["perplexity"]), f"{edit['axes']['kl']['edited']:.4f}"]
-            lines.append(f"| {label} | {seed} | {edit['weights']:,} | " + " | ".join(cells) + " |")
+            perplexity = edit["axes"]["perplexity"]
+            cells += [f"{perplexity['delta'] / perplexity['base']:+.2%}", f"{edit['axes']['kl']['edited']:.4f}"]
+            lines.append(f"| {name} | {seed} | {edit['weights']:,} | " + " | ".join(cells) + " |")
         if len(rows) > 1:
-            means = [sum(edit["axes"][axis]["delta"] for _, edit in rows) / len(rows) for axis in AXES[:4]]
-            lines.append(f"| {label} | mean | | " + " | ".join(f"**{100 * mean:+.1f}**" for mean in means) + " | | |")
-    base = [
-        f"{axis} {', '.join(format(found['edits']['edited']['axes'][axis]['base'], '.1%') for found in results)}"
-        for axis in AXES[:4]
-    ]
+            means = [100 * sum(edit["axes"][axis]["delta"] for _, edit in rows) / len(rows) for axis in AXES[:4]]
+            lines.append(
+                f"| {name} | mean of {len(rows)} | | " + " | ".join(f"{mean:+.1f}" for mean in means) + " | | |"
+            )
+    first = [next(iter(found["edits"].values()))["axes"] for found in results]
+    base = [f"{axis} {', '.join(format(axes[axis]['base'], '.1%') for axes in first)}" for axis in AXES[:4]]
     return "\n".join([*lines, "", f"Base by seed: {'; '.join(base)}."])
 
 
 def points(axis: dict[str, Any]) -> str:
+    """A difference in points with its interval, in bold where that excludes 0."""
     low, high = axis["ci95"]
-    return f"{100 * axis['delta']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-
-
-def relative(axis: dict[str, Any]) -> str:
-    return f"{axis['delta'] / axis['base']:+.2%}"
+    text = f"{100 * axis['delta']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"**{text}**" if low * high > 0 else text
 
 
 def main() -> None:
@@ -98,12 +120,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--effort", default="quick")
     parser.add_argument("--examples", type=int, default=96)
-    parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--survivors", type=int, default=3)
-    parser.add_argument("--questions", type=int, default=150, help="held-back questions an axis, at most")
-    parser.add_argument("--limit", type=float, default=0.01, help="allowed relative rise of perplexity")
-    parser.add_argument("--controls", nargs="*", default=["random"])
-    parser.add_argument("--table", action="store_true", help="print the tables of the committed results")
+    parser.add_argument("--ratios", type=float, nargs="+", default=[5e-5, 1e-4])
+    parser.add_argument("--questions", type=int, default=120, help="held-back questions an axis, at most")
+    parser.add_argument("--table", action="store_true", help="print the table of the committed results")
     arguments = parser.parse_args()
     if arguments.table:
         print(table(sorted(RESULTS.glob("own-*.json"))))
