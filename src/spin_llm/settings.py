@@ -211,6 +211,8 @@ class RunSettings:
             names = [key for key, _ in getattr(self, name)]
             if len(set(names)) != len(names):
                 raise _invalid(name, ", ".join(names), "each name once")
+        if OWN in dict((*self.concepts, *self.protect)):
+            raise _invalid("concepts", OWN, "another name: own are the model's own answers")
         if both := {name for name, _ in self.concepts} & {name for name, _ in self.protect}:
             raise _invalid("protect", ", ".join(sorted(both)), "a protected set another name than a concept's")
 

@@ -29,7 +29,7 @@ from spin_llm.pipeline.loading import encode, judge_of
 from spin_llm.pipeline.selecting import patch_of
 from spin_llm.progress import Console
 from spin_llm.scores import Scores
-from spin_llm.selection import Selection, control_selection, overlap, recipe_of
+from spin_llm.selection import Selection, control_selection, overlap, recipe_of, spared_by
 from spin_llm.settings import BY_MARGIN, RunSettings
 
 
@@ -56,7 +56,9 @@ def evaluate_stage(
         measured["controls"][name] = {"weights": patches[name].weights, "shared": shared, **control}
     results = {"edit": edit_summary(patch), **measured, "ratio_table": patch.metadata["ratio_table"]}
     if recipe.rule != BY_MARGIN:
-        results["overlap"] = overlap(selection, scores["concepts"], scores["protect"], recipe.granularity)
+        results["overlap"] = overlap(
+            selection, scores["concepts"], spared_by(recipe.rule, scores["protect"]), recipe.granularity
+        )
     if (folder / "search.json").is_file():
         results["search"] = read_json(folder / "search.json")
     if left_out:

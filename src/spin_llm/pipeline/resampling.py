@@ -27,7 +27,7 @@ from spin_llm.pipeline.selecting import patch_of_run
 from spin_llm.progress import SILENT, Console
 from spin_llm.report import write_report
 from spin_llm.scores import Scores, parse_bytes
-from spin_llm.selection import Job, recipe_of
+from spin_llm.selection import Job, recipe_of, spared_by
 from spin_llm.settings import BY_MARGIN, SIGNED, RunSettings
 
 
@@ -52,16 +52,18 @@ def stability_stage(
         if (before["resamples"], before["seed"]) == (resamples, seed):
             return before
     recipe = recipe_of(patch.metadata)
+    spared = spared_by(recipe.rule, scores["protect"])
     unaware = data.unaware if recipe.rule in (SIGNED, BY_MARGIN) else {}
     examples = {
         name: ScoredExamples(encode(settings, loaded, pairs), encode(settings, loaded, unaware.get(name, ())))
         for name, pairs in {**data.concepts, **data.protect}.items()
+        if name in data.concepts or name in spared
     }
     selection = recipe.select(scores["concepts"], scores["protect"])
     result = measure_stability(
         loaded,
         examples,
-        Job(selection, scores["concepts"], scores["protect"], recipe),
+        Job(selection, scores["concepts"], spared, recipe),
         target=settings.target,
         resamples=resamples,
         seed=seed,

@@ -73,7 +73,8 @@ def with_own_answers(
     settings: RunSettings, folder: Path, loaded: LoadedModel, data: RunData, console: Console
 ) -> RunData:
     """The data with the model's own answers in the place of the responses that were read, where these settings ask for
-    them and there are enough of both kinds. They are kept in `folder`/own."""
+    them and there are enough of both kinds. They are kept in `folder`/own. What the aware ones need is protected too,
+    as the set OWN: suppression that makes them unlikely moves the model to answers that nobody judged."""
     if not data.own:
         return data
     judge, coherence = judge_of(settings, loaded), load_coherence_judge()
@@ -97,10 +98,13 @@ def with_own_answers(
         console.say(f"scored on the responses of the data, not on the model's own answers: {pairs}")
         return data
     parts = {name: part.divided(settings.examples, settings.budget.pairs) for name, part in pairs.items()}
+    by_margin = "margin" in settings.wanted_statistics
+    aware = [pair for part in parts.values() for pair in part[0][: max(1, settings.examples // len(parts))]]
     return replace(
         data,
+        protect={**data.protect, **({OWN: aware} if by_margin else {})},
         concepts={name: part[0] for name, part in parts.items()},
-        unaware={name: part[1] for name, part in parts.items() if "margin" in settings.wanted_statistics},
+        unaware={name: part[1] for name, part in parts.items() if by_margin},
         contrasts={name: (part[2], part[3]) for name, part in parts.items()} if settings.searches else {},
     )
 
@@ -123,11 +127,10 @@ def score_file(folder: Path, name: str) -> Path:
 
 
 def stored_scores(settings: RunSettings, folder: Path) -> dict[str, dict[str, Scores]]:
-    """The score files of a run, by role (`concepts`, `protect`) and name."""
-    return {
-        role: {name: load_scores(score_file(folder, name)) for name, _ in getattr(settings, role)}
-        for role in ("concepts", "protect")
-    }
+    """The score files of a run, by role (`concepts`, `protect`) and name; `protect` has OWN where it was scored."""
+    names = {role: [name for name, _ in getattr(settings, role)] for role in ("concepts", "protect")}
+    names["protect"] += [OWN] if score_file(folder, OWN).is_file() else []
+    return {role: {name: load_scores(score_file(folder, name)) for name in part} for role, part in names.items()}
 
 
 def score_missing(

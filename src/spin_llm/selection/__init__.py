@@ -12,6 +12,7 @@ from spin_llm.selection.rules import (
     choose,
     intersection,
     select,
+    spared_by,
     targeted,
     top_sets,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "resampled_selections",
     "same_magnitude_like",
     "select",
+    "spared_by",
     "targeted",
     "top_sets",
 ]

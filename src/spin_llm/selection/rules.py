@@ -24,7 +24,7 @@ import torch
 from spin_llm.errors import SpinError
 from spin_llm.scores import MatrixScores, Scores, count
 from spin_llm.selection.signed import PENALTY, Tops, at_entries, largest_margins, signed_scores
-from spin_llm.settings import BY_MARGIN, SIGNED
+from spin_llm.settings import BY_MARGIN, OWN, SIGNED
 
 Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], int | None], torch.Tensor]
 Layers = tuple[int, int]  # the first and the last
@@ -162,6 +162,12 @@ def favourable(
     return chosen[raised >= (len(concepts) if at_least is None else at_least)]
 
 
+def spared_by(rule: str, protected: Mapping[str, Scores]) -> dict[str, Scores]:
+    """The protected sets that a rule spares: for `signed` all of them; for others not OWN, what the model's own aware
+    answers need, whose top set is what those rules look for."""
+    return {name: scores for name, scores in protected.items() if rule == BY_MARGIN or name != OWN}
+
+
 def select(
     concepts: Mapping[str, Scores],
     protected: Mapping[str, Scores],
@@ -185,6 +191,7 @@ def select(
     above what the score files keep, score files that do not belong together, and (unless `allow_empty`) a selection
     without a single weight, naming the smallest ratio that selects one.
     """
+    protected = spared_by(rule, protected)
     given_protect_ratio = protect_ratio
     protect_ratio = ratio if protect_ratio is None else protect_ratio
     _check(concepts, protected, rule, ratio, protect_ratio, granularity)
