@@ -121,6 +121,7 @@ def test_an_edit_of_nothing_is_said(words: list[str], command: Command, folder: 
     command("paper", "ratio", *words, "-o", folder)
     text = (folder / "ratio.md").read_text()
     assert "1e-07: The rule 'coupled' at ratio 1e-07 selects no weight at all." in text
+    assert "ratio chosen by perplexity" not in text, "every row names its ratio"
 
 
 def test_concepts_are_measured_by_margins(words: list[str], command: Command, tmp_path: Path):

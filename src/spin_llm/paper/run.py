@@ -6,7 +6,7 @@ paper.md and paper.html of all that are there. Left out: the specs (specs.py), t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,8 @@ def write_experiment(experiment: Experiment, work: Work, models: Sequence[str]) 
         results = sizes(experiment, work, models)
     else:
         results = [measure(work, arm) for arm in experiment.arms]
-    ratio = next((arm.options["ratio"] for arm in experiment.arms if arm.name == "SPIN"), None)
-    write_record(work.folder, experiment, results, work.settings.model, differences(work, ratio))
+    ratios = {arm.options["ratio"] for arm in experiment.arms if "ratio" in arm.options}
+    write_record(work.folder, experiment, results, work.settings.model, differences(work, ratios))
 
 
 def sizes(experiment: Experiment, work: Work, models: Sequence[str]) -> list[dict[str, Any]]:
@@ -121,8 +121,8 @@ def sizes(experiment: Experiment, work: Work, models: Sequence[str]) -> list[dic
     return rows
 
 
-def differences(work: Work, ratio: float | None) -> list[str]:
-    """What is not as in the paper, from the settings and SPIN's ratio."""
+def differences(work: Work, ratios: Collection[float | None]) -> list[str]:
+    """What is not as in the paper, from the settings and the ratios of SPIN's arms (None: chosen by perplexity)."""
     settings = work.settings
     found = [f"model {Path(settings.model).name}", f"judge {settings.judge} (the paper: MD-Judge-v0.1)"]
     sources = sorted({source for _, source in (*settings.concepts, *settings.questions)})
@@ -134,12 +134,12 @@ def differences(work: Work, ratio: float | None) -> list[str]:
         found.append("prompts in the model's chat template (the paper: raw; --template released)")
     elif template == "raw":
         found.append("the first token of a response is kept (the paper's code drops it; --template released)")
-    if ratio is None:
+    if None in ratios:
         most = f"{settings.max_perplexity_increase:.0%}"
         found.append(
             f"ratio chosen by perplexity, at most {most} more (the paper: 5e-7, no weight at all in small matrices)"
         )
-    elif ratio != PAPER_RATIO:
-        found.append(f"ratio {ratio:g} (the paper: 5e-7)")
+    elif len(ratios) == 1 and PAPER_RATIO not in ratios:
+        found.append(f"ratio {next(iter(ratios)):g} (the paper: 5e-7)")
     found.append("hyper-parameters of the fine-tuning baselines are common ones, the paper prints none")
     return found
