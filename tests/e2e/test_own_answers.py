@@ -58,6 +58,13 @@ def test_own_answers_are_what_is_scored(words: list[str], command: Command, tmp_
         assert about["examples"] == min(24, aware - least_aware)
         assert about["unaware_examples"] == min(24, PROMPTS - aware - least_unaware)
     assert not {row["prompt"] for row in rows} & {row["prompt"] for row in final}
+    search = json.loads((tmp_path / "run" / "results.json").read_text())["search"]
+    assert search["responses"] == "own"
+    assert not search["found"], "whether the length of an answer is odd is nothing that a few weights can raise"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "from scores of the model's own answers" in page or "from scores of the model&#39;s own answers" in page
+    costs = load_scores(tmp_path / "run" / "scores" / "own.safetensors")
+    assert costs.metadata["examples"] == 24, "12 aware answers of each concept: what they need is a cost"
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert [row["examples"] for row in record["data"] if row["role"] == "own answers"] == [PROMPTS, PROMPTS]
 

@@ -29,7 +29,7 @@ from spin_llm.pipeline.scoring import stored_scores
 from spin_llm.progress import Console
 from spin_llm.scores import Scores
 from spin_llm.selection import Recipe, Selection, recipe_of
-from spin_llm.settings import SEARCHED, RunSettings
+from spin_llm.settings import OWN, SEARCHED, RunSettings
 
 
 def select_stage(
@@ -106,7 +106,8 @@ def search_stage(
         seed=settings.seed,
         console=console,
     )
-    write_json(path, {"effort": settings.effort, **record})
+    responses = OWN if OWN in data.protect else settings.given_responses
+    write_json(path, {"effort": settings.effort, "responses": responses, **record})
     return recipe
 
 

@@ -53,6 +53,7 @@ class Search:
     found: bool
     why: str
     limit: str
+    scored: str
 
 
 def search_part(search: Mapping[str, Any] | None) -> Search | None:
@@ -78,6 +79,7 @@ def search_part(search: Mapping[str, Any] | None) -> Search | None:
         found=search["found"],
         why=search["why"],
         limit=f"{search['max_increase']:.1%}",
+        scored="the model's own answers" if search.get("responses") == "own" else "the responses of the data",
     )
 
 

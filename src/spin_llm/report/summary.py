@@ -57,8 +57,8 @@ def cautions(results: dict[str, Any]) -> list[str]:
     search = results.get("search")
     if search and not search["found"]:
         found.append(
-            "The search found no edit that raises the margins of all concepts by more than chance: this one is not a "
-            "recommendation."
+            "The search found no edit that it recommends: this one does not raise the margins of all concepts by more "
+            "than chance, or its answers were beyond the limits."
         )
     if not controls:
         found.append("No control was run: nothing here shows that this choice of weights matters.")
