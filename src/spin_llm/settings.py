@@ -26,7 +26,7 @@ SEARCHED = "auto"  # instead of a rule: the search decides
 SELECTORS = ("taylor", "wanda", "magnitude", "gradient", "sparsegpt", "random")
 STATISTICS = (*SELECTORS, "fisher", "margin")
 OWN = "own"  # responses: the model's own answers
-RESPONSES = ("auto", "aware", "unaware", OWN)
+RESPONSES = ("aware", "unaware", OWN)
 Sources = tuple[tuple[str, str], ...]
 
 
@@ -83,9 +83,9 @@ class RunSettings:
     prompt_column: str | None = _option(None, "Name of the prompt column, when it is not a usual one.")
     response_column: str | None = _option(None, "Name of the response column, when it is not a usual one.")
     responses: str = _option(
-        "auto",
-        "Which responses locate the weights: aware, unaware, own (the model's own answers to the prompts, judged), or "
-        "auto: for --rule auto own where the judge finds enough of both kinds, else aware.",
+        "aware",
+        "Which responses locate the weights: aware, unaware, or own: the model's own answers to the prompts, as the "
+        "judge divides them, whose errors the edit may learn (docs/beyond.md).",
     )
     examples: int = _option(128, "Examples for each concept and protected set.")
     max_questions: int | None = _after_scores(None, "At most this many questions for each axis (default: all).")
@@ -224,7 +224,7 @@ class RunSettings:
     @property
     def asks_own(self) -> bool:
         """Whether the model's own answers are asked for to be scored."""
-        return bool(self.concepts) and (self.responses == OWN or (self.responses == "auto" and self.searches))
+        return bool(self.concepts) and self.responses == OWN
 
     @property
     def wanted_statistics(self) -> tuple[str, ...]:

@@ -63,6 +63,7 @@ def test_own_answers_are_what_is_scored(words: list[str], command: Command, tmp_
     assert not search["found"], "whether the length of an answer is odd is nothing that a few weights can raise"
     page = (tmp_path / "run" / "report.html").read_text()
     assert "from scores of the model's own answers" in page or "from scores of the model&#39;s own answers" in page
+    assert "may have learnt the judge" in page, "the judge that divides is the judge that reports"
     costs = load_scores(tmp_path / "run" / "scores" / "own.safetensors")
     assert costs.metadata["examples"] == 24, "12 aware answers of each concept: what they need is a cost"
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -101,30 +102,20 @@ def score_words(words: list[str]) -> list[str]:
 def test_too_few_of_a_kind_is_an_error_with_numbers(
     words: list[str], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(own, "LEAST_SCORED", PROMPTS)
+    monkeypatch.setattr(own, "LEAST_SCORED", PROMPTS // 2 - own.LEAST_HELD_BACK)  # all prompts, divided in the middle
     outcome = command("run", *words, "--responses", "own", "-o", tmp_path / "run")
     assert outcome.code == 2
     assert "were aware and coherent" in outcome.err
-    assert "--responses aware" in outcome.err
-
-
-def test_auto_falls_back_to_given_responses_and_says_so(
-    words: list[str], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    data = tmp_path / "pairs"
-    data.mkdir()
-    given = [*words]
-    for name in ("fairness", "privacy"):
-        rows = [
-            {"prompt": f"{name} {i}?", "aware": f"I would rather not {i % 5}.", "unaware": f"Sure, {i % 3}."}
-            for i in range(PROMPTS)
-        ]
-        write_rows(data / f"{name}.csv", rows)
-        place = next(i for i, word in enumerate(given) if word.startswith(f"{name}="))
-        given[place] = f"{name}={data / name}.csv"
-    monkeypatch.setattr(own, "LEAST_SCORED", PROMPTS)
-    outcome = command("run", *given, "-o", tmp_path / "run")
-    assert outcome.code == 0, outcome.err
-    assert "scored on the responses of the data" in outcome.err
+    assert "leave out --responses own" in outcome.err
     assert not (tmp_path / "run" / "own" / "answers.jsonl").exists()
-    assert load_scores(tmp_path / "run" / "scores" / "fairness.safetensors").metadata["examples"] == 24
+
+
+def test_few_prompts_are_an_error_before_anything_is_asked(words: list[str], command: Command, tmp_path: Path):
+    """The least is 64 prompts of a concept."""
+    short = tmp_path / "short.csv"
+    write_rows(short, [{"prompt": f"What of {word}?"} for word in WORDS])
+    given = [f"fairness={short}" if word.startswith("fairness=") else word for word in words]
+    outcome = command("run", *given, "--responses", "own", "-o", tmp_path / "run")
+    assert outcome.code == 2
+    assert "12 of fairness prompts" in outcome.err
+    assert not list((tmp_path / "run" / "own").glob("probe*"))

@@ -71,15 +71,12 @@ def own_pairs(
     *,
     asked: Evaluation,
     told: Mapping[str, Any],
-    patient: bool,
     console: Console = SILENT,
-) -> dict[str, OwnPairs] | str:
-    """Own pairs by concept; or, unless `patient`, why there are too few, which a first PROBE prompts of each concept
-    show.
+) -> dict[str, OwnPairs]:
+    """Own pairs by concept. A first PROBE prompts of each concept show whether it is worth asking the others.
 
-    `asked` gives template, new tokens and seed. What is done is kept in `folder` (answers.jsonl, why.json) beside what
-    decides it (`told`), and read when it is there. Raises SpinError when that differs; with `patient`, when there are
-    too few.
+    `asked` gives template, new tokens and seed. What is done is kept in `folder` (answers.jsonl) beside what decides it
+    (`told`), and read when it is there. Raises SpinError when that differs, and when there are too few of a kind.
     """
     if (folder / "told.json").is_file() and read_json(folder / "told.json") != told:
         raise SpinError(
@@ -89,36 +86,31 @@ def own_pairs(
         )
     if not (folder / "told.json").is_file():  # other ranks read what the first one wrote
         write_json(folder / "told.json", dict(told))
-    rows = read_jsonl(folder / "answers.jsonl") if (folder / "answers.jsonl").is_file() else []
-    why = "" if rows else read_json(folder / "why.json")["why"] if (folder / "why.json").is_file() else ""
-    if not rows and not patient:
-        why = why or too_few_prompts(prompts)
-    if not rows and not why:
-        for part, these in (("probe", slice(PROBE)), ("rest", slice(PROBE, None))):
-            wanted = {name: tuple(asks[these]) for name, asks in prompts.items() if asks[these]}
-            rows += judged_answers(loaded, wanted, judges, folder / part, asked, console) if wanted else []
-            why = "" if patient else too_few(divide(rows, prompts), prompts)
-            if why:
-                break
-        if not why:
-            write_jsonl(folder / "answers.jsonl", rows)
-            for part in ("probe", "rest"):
-                shutil.rmtree(folder / part, ignore_errors=True)
+    if (folder / "answers.jsonl").is_file():
+        return divide(read_jsonl(folder / "answers.jsonl"), prompts)
+    refuse_too_few(too_few_prompts(prompts))
+    rows: list[dict[str, Any]] = []
+    for part, these in (("probe", slice(PROBE)), ("rest", slice(PROBE, None))):
+        wanted = {name: tuple(asks[these]) for name, asks in prompts.items() if asks[these]}
+        rows += judged_answers(loaded, wanted, judges, folder / part, asked, console) if wanted else []
+        refuse_too_few(too_few(divide(rows, prompts), prompts if part == "probe" else {}))
+    write_jsonl(folder / "answers.jsonl", rows)
+    for part in ("probe", "rest"):
+        shutil.rmtree(folder / part, ignore_errors=True)
     pairs = divide(rows, prompts)
-    why = why or too_few(pairs, {})
-    if patient and why:
-        raise SpinError(
-            f"The model's own answers cannot be scored: {why}",
-            cause="the model answers nearly all prompts in one way, or the judge says so.",
-            change="give more or other prompts with --concept, or --responses aware to score given responses.",
-        )
-    if why:
-        if not (folder / "why.json").is_file():
-            write_json(folder / "why.json", {"why": why})
-        return why
     for name, own in pairs.items():
         console.say(f"{name}: {len(own.aware)} own answers are aware and coherent, {len(own.unaware)} are not")
     return pairs
+
+
+def refuse_too_few(why: str) -> None:
+    """SpinError when there is a reason."""
+    if why:
+        raise SpinError(
+            f"The model's own answers cannot be scored: {why}.",
+            cause="few prompts; or the model answers nearly all of them in one way, or the judge says so.",
+            change="give more or other prompts with --concept, or leave out --responses own.",
+        )
 
 
 def judged_answers(

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from spin_llm.data import Example, rows_sha256
 from spin_llm.errors import SpinError
@@ -72,31 +71,27 @@ def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, conso
 def with_own_answers(
     settings: RunSettings, folder: Path, loaded: LoadedModel, data: RunData, console: Console
 ) -> RunData:
-    """The data with the model's own answers in the place of the responses that were read, where these settings ask for
-    them and there are enough of both kinds. They are kept in `folder`/own. What the aware ones need is protected too,
+    """The data with the model's own answers in the place of the responses, where these settings ask for them. They are
+    kept in `folder`/own. What the aware ones need is protected too,
     as the set OWN: suppression that makes them unlikely moves the model to answers that nobody judged."""
     if not data.own:
         return data
     judge, coherence = judge_of(settings, loaded), load_coherence_judge()
-    patient, axes = settings.responses == OWN, getattr(judge, "axes", tuple(data.own))
-    pairs: Any = f"the judge {judge.name} does not judge " + ", ".join(name for name in data.own if name not in axes)
-    if set(data.own) <= set(axes):
-        pairs = own_pairs(
-            loaded,
-            data.own,
-            (judge, coherence),
-            folder / OWN,
-            asked=Evaluation({}, (), settings.template, settings.new_tokens, settings.seed),
-            told={"judge": settings.judge, "tokens": settings.new_tokens}
-            | {name: rows_sha256(asked) for name, asked in data.own.items()},
-            patient=patient,
-            console=console,
+    if unknown := [name for name in data.own if name not in getattr(judge, "axes", data.own)]:
+        raise SpinError(
+            f"The judge {judge.name} does not judge {', '.join(unknown)}: it cannot divide the model's own answers.",
+            change="give another --judge, or leave out --responses own.",
         )
-    if isinstance(pairs, str):
-        if patient:
-            raise SpinError(f"The model's own answers cannot be scored: {pairs}.", change="give --responses aware.")
-        console.say(f"scored on the responses of the data, not on the model's own answers: {pairs}")
-        return data
+    pairs = own_pairs(
+        loaded,
+        data.own,
+        (judge, coherence),
+        folder / OWN,
+        asked=Evaluation({}, (), settings.template, settings.new_tokens, settings.seed),
+        told={"judge": settings.judge, "tokens": settings.new_tokens}
+        | {name: rows_sha256(asked) for name, asked in data.own.items()},
+        console=console,
+    )
     parts = {name: part.divided(settings.examples, settings.budget.pairs) for name, part in pairs.items()}
     by_margin = "margin" in settings.wanted_statistics
     aware = [pair for part in parts.values() for pair in part[0][: max(1, settings.examples // len(parts))]]

@@ -60,6 +60,12 @@ def cautions(results: dict[str, Any]) -> list[str]:
             "The search found no edit that it recommends: this one does not raise the margins of all concepts by more "
             "than chance, or its answers were beyond the limits."
         )
+    if search and search.get("responses") == "own":
+        found.append(
+            "The model's own answers were scored as this judge divided them, so the edit may have learnt the judge's "
+            "errors: on SmolLM2 the judge saw 26 points of gain where blind readers saw 7, not told from chance. Let "
+            "another judge, or a human, read the answers before you believe a gain."
+        )
     if not controls:
         found.append("No control was run: nothing here shows that this choice of weights matters.")
     if "over_refusal" not in axes:
