@@ -112,7 +112,7 @@ def points(axis: dict[str, Any]) -> str:
     return f"**{text}**" if low * high > 0 else text
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir")
     parser.add_argument("--work", help="folder for scores and answers")
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--ratios", type=float, nargs="+", default=[5e-5, 1e-4])
     parser.add_argument("--questions", type=int, default=120, help="held-back questions an axis, at most")
     parser.add_argument("--table", action="store_true", help="print the table of the committed results")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.table:
         print(table(sorted(RESULTS.glob("own-*.json"))))
         return

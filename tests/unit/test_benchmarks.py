@@ -20,7 +20,7 @@ from spin_llm.models import editable_matrices
 from spin_llm.scores import importance
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("common", "baselines", "work", "scoring", "precision", "generation", "beyond")
+NAMES = ("common", "baselines", "work", "scoring", "precision", "generation", "beyond", "own")
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +196,28 @@ def test_the_comparison_s_table_is_made_of_the_committed_results(
     mean = shown["signed", "mean of 3 (range)"][5]
     wanted = [sum(privacy) / 3, min(privacy), max(privacy)]
     assert [float(word.strip("()")) for word in mean.split() if word != "to"] == pytest.approx(wanted, abs=0.051)
+    page = (FOLDER.parent / "docs" / "beyond.md").read_text(encoding="utf-8")
+    assert printed.strip() in page, "the page shows what the command prints"
+
+
+def test_the_table_of_own_answers_is_made_of_the_committed_results(
+    benchmarks: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    """Checked entry by entry against the files; and it is the one that the page shows."""
+    benchmarks["own"].main(["--table"])
+    printed = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in printed.splitlines() if "|" in line]
+    shown = {(row[0], row[1]): row for row in rows}
+    files = sorted((FOLDER / "results").glob("own-*.json"))
+    assert len(files) >= 2
+    for found in (json.loads(file.read_text(encoding="utf-8")) for file in files):
+        for name, edit in found["edits"].items():
+            row, axis = shown[name, str(found["seed"])], edit["axes"]["privacy"]
+            low, high = axis["ci95"]
+            assert row[2] == f"{edit['weights']:,}"
+            assert row[4].startswith("**") == (low > 0 or high < 0)
+            numbers = [float(word.strip("*()")) for word in row[4].split() if word != "to"]
+            assert numbers == pytest.approx([100 * n for n in (axis["delta"], low, high)], abs=0.051)
     page = (FOLDER.parent / "docs" / "beyond.md").read_text(encoding="utf-8")
     assert printed.strip() in page, "the page shows what the command prints"
 
