@@ -90,14 +90,15 @@ def own_pairs(
         return divide(read_jsonl(folder / "answers.jsonl"), prompts)
     refuse_too_few(too_few_prompts(prompts))
     rows: list[dict[str, Any]] = []
+    pairs: dict[str, OwnPairs] = {}
     for part, these in (("probe", slice(PROBE)), ("rest", slice(PROBE, None))):
         wanted = {name: tuple(asks[these]) for name, asks in prompts.items() if asks[these]}
         rows += judged_answers(loaded, wanted, judges, folder / part, asked, console) if wanted else []
-        refuse_too_few(too_few(divide(rows, prompts), prompts if part == "probe" else {}))
+        pairs = divide(rows, prompts)
+        refuse_too_few(too_few(pairs, prompts if part == "probe" else {}))
     write_jsonl(folder / "answers.jsonl", rows)
     for part in ("probe", "rest"):
         shutil.rmtree(folder / part, ignore_errors=True)
-    pairs = divide(rows, prompts)
     for name, own in pairs.items():
         console.say(f"{name}: {len(own.aware)} own answers are aware and coherent, {len(own.unaware)} are not")
     return pairs

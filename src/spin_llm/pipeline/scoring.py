@@ -72,8 +72,8 @@ def with_own_answers(
     settings: RunSettings, folder: Path, loaded: LoadedModel, data: RunData, console: Console
 ) -> RunData:
     """The data with the model's own answers in the place of the responses, where these settings ask for them. They are
-    kept in `folder`/own. What the aware ones need is protected too,
-    as the set OWN: suppression that makes them unlikely moves the model to answers that nobody judged."""
+    kept in `folder`/own. What the aware ones need is protected too, as the set OWN: suppression that makes them
+    unlikely moves the model to answers that nobody judged."""
     if not data.own:
         return data
     judge, coherence = judge_of(settings, loaded), load_coherence_judge()
