@@ -61,7 +61,7 @@ FULL: dict[str, Any] = {
     "style": {"fairness": {"length": {**ENTRY, "better": None}, "repetition": ENTRY, "cautionary": ENTRY}},
     "phrases": {
         "fairness": {
-            "listed": [{"phrase": "I'm sorry", "base": 1, "edited": 4}],
+            "listed": [{"phrase": "I'm sorry", "base": 1, "edited": 4, "n": 12, "ci95": INTERVAL, "p": 0.25}],
             "shifted": [{"phrase": "respect", "base": 1, "edited": 9, "log_odds": 1.2, "z": 2.1}],
             **{"tried": 1188, "threshold": 4.1},
         }

@@ -18,6 +18,7 @@ from spin_llm.evaluate.phrases import (
     shifts,
     without_repeats,
 )
+from spin_llm.evaluate.statistics import rate_interval
 from spin_llm.evaluate.style import CAUTIONARY, by_axis, contains, is_cautionary, repetition, style_of, words
 
 
@@ -144,7 +145,11 @@ def test_a_planted_phrase_is_found_once_and_its_parts_are_not():
     assert gained == ["respect user privacy"]
     assert [row["phrase"] for row in found["shifted"] if row["z"] < 0] == ["the answer is"]
     assert found["threshold"] > 1.96
-    assert {"phrase": "respect", "base": 0, "edited": 20} in found["listed"]
+    row = next(row for row in found["listed"] if row["phrase"] == "respect")
+    assert (row["base"], row["edited"], row["n"]) == (0, 20, 40)
+    assert row["ci95"] == list(rate_interval(20, 0, 40))
+    assert row["ci95"][0] > 0
+    assert row["p"] == pytest.approx(2 * 0.5**20)
 
 
 def test_at_most_twenty_are_shown_largest_first():

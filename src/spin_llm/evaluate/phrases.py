@@ -22,8 +22,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
+from spin_llm.evaluate.statistics import changed, mcnemar, rate_interval
 from spin_llm.evaluate.style import CAUTIONARY, contains, words
 
 LONGEST = 3
@@ -112,14 +114,10 @@ def phrase_shifts(answers: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, d
         pooled.update(side)
     shares = {phrase: number / total for phrase, number in pooled.items()}
     found = {}
-    for axis, (base, edited) in counts.items():
-        texts = answers[axis]
-        ranked = shifts(base, edited, len(texts[0]), shares)
+    for axis, (base, edited) in answers.items():
+        ranked = shifts(counts[axis][0], counts[axis][1], len(base), shares)
         found[axis] = {
-            "listed": [
-                {"phrase": phrase, "base": _containing(texts[0], phrase), "edited": _containing(texts[1], phrase)}
-                for phrase in CAUTIONARY.get(axis, ())
-            ],
+            "listed": [listed(phrase, base, edited) for phrase in CAUTIONARY.get(axis, ())],
             "shifted": without_repeats(row for row in ranked if row["z"] != 0),
             "tried": len(ranked),
             "threshold": float(stats.norm.isf(0.025 / len(ranked))) if ranked else None,
@@ -127,5 +125,10 @@ def phrase_shifts(answers: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, d
     return found
 
 
-def _containing(texts: Sequence[str], phrase: str) -> int:
-    return sum(contains(text, phrase) for text in texts)
+def listed(phrase: str, base: Sequence[str], edited: Sequence[str]) -> dict[str, Any]:
+    """One phrase of the paper's list: answers (of n questions, on either side) that contain it, the 95% interval of the
+    difference of the two shares over paired questions, and the exact McNemar p. No correction over phrases."""
+    before, after = (np.array([contains(text, phrase) for text in texts], np.float64) for texts in (base, edited))
+    counts: dict[str, Any] = {"phrase": phrase, "base": int(before.sum()), "edited": int(after.sum())}
+    interval = rate_interval(*changed(before, after), len(before))
+    return counts | {"n": len(before), "ci95": list(interval), "p": mcnemar(before, after)}

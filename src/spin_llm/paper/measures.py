@@ -91,7 +91,7 @@ def dependence_results(work: Work, arm: Arm, recipe: Recipe, selection: Selectio
     data = pipeline.read_data(work.settings)
     pairs = {name: data.concepts[name] for name in list(data.concepts)[:2]}
     control = random_like(selection, work.settings.seed)
-    measures = Measures(opinions=0, seed=work.settings.seed)
+    measures = Measures(seed=work.settings.seed)
     options: dict[str, Any] = {"scale": recipe.scale, "template": work.settings.template, "measures": measures}
     return {
         f"{name}, {pairing} pairs": information_report(

@@ -18,7 +18,7 @@ from typing import Any
 
 from spin_llm.paper.specs import Experiment
 from spin_llm.report.searched import gain_text
-from spin_llm.report.wording import NOTHING, axis_label, has_interval, number
+from spin_llm.report.wording import NOTHING, axis_label, has_interval, number, p_text
 
 Results = Sequence[Mapping[str, Any]]
 MOST = 5  # recurring dimensions that are named
@@ -111,17 +111,27 @@ def answer_table(experiment: Experiment, results: Results, model: str) -> list[P
 
 
 def phrase_tables(results: Results) -> list[Part]:
-    """How many answers hold each phrase of the paper's lists, before and after."""
-    return [
-        Table(
-            f"{axis_label(axis)}, answers that hold the phrase",
-            ("phrase", "origin", row["name"]),
-            tuple((one["phrase"], str(one["base"]), str(one["edited"])) for one in found["listed"]),
-        )
-        for row in results
-        for axis, found in row.get("phrases", {}).items()
-        if row["kind"] != "base" and found.get("listed")
-    ]
+    """How many answers hold each phrase of the paper's lists, before and after; first, how many hold any of them."""
+    tables: list[Part] = []
+    for row in results:
+        for axis, found in row.get("phrases", {}).items():
+            if row["kind"] == "base" or not found.get("listed"):
+                continue
+            whole = row["style"][axis]["cautionary"]
+            counts = {side: round(whole[side] * whole["n"]) for side in ("base", "edited")}
+            any_of_them = {"phrase": "any of them", **counts, **{name: whole[name] for name in ("n", "ci95", "p")}}
+            caption = f"{axis_label(axis)}, answers that hold the phrase, of {whole['n']}"
+            head = ("phrase", "origin", row["name"], "difference in points, 95% interval", "p")
+            tables.append(Table(caption, head, tuple(map(phrase_row, (any_of_them, *found["listed"])))))
+    note = "Intervals over paired questions; exact McNemar p; no correction over the phrases of a list."
+    return [*tables, note] if tables else ["No answers were compared."]
+
+
+def phrase_row(one: Mapping[str, Any]) -> tuple[str, ...]:
+    low, high = (number(end, "cautionary", signed=True, unit=False) for end in one["ci95"])
+    delta = number((one["edited"] - one["base"]) / one["n"], "cautionary", signed=True, unit=False)
+    told = f"{delta} ({low} to {high})" if one["base"] or one["edited"] else NOTHING
+    return (one["phrase"], str(one["base"]), str(one["edited"]), told, p_text(one["p"]) if told != NOTHING else NOTHING)
 
 
 def margin_table(results: Results) -> list[Part]:
@@ -137,17 +147,19 @@ def margin_table(results: Results) -> list[Part]:
 
 
 def information_tables(results: Results) -> list[Part]:
-    """The change of the dependence by layer: HSIC (unbiased) and CKA (debiased), with bands; then where the weights
-    are."""
+    """The change of the dependence by layer: HSIC (unbiased) and CKA (debiased), with bands, and the nearest-neighbour
+    information of leading components; then where the weights are."""
     row = next((row for row in results if row.get("information")), None)
     if row is None:
         return ["Nothing was measured."]
     head = ("layer", "HSIC before", "after", "p before", "p after", "CKA before", "after", "change of CKA, 95% band")
+    nearest = ("KSG before (by chance)", "after (by chance)")
     parts: list[Part] = []
     for title, report in row["information"].items():
         for place, layers in report["places"].items():
             caption = f"{title}, {place.replace('_', ' ')}, {report['pairs']} pairs"
-            parts.append(Table(caption, head, tuple(map(layer_row, layers))))
+            opinion = nearest if layers[0]["before"]["projected"] else ()
+            parts += [Table(caption, (*head, *opinion), tuple(map(layer_row, layers))), sensitivity_text(layers)]
     return [*parts, *(location_tables(row["name"], row["location"]) if row.get("location") else [])]
 
 
@@ -155,7 +167,24 @@ def layer_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
     before, after, change = layer["before"], layer["after"], layer["change"]["cka"]
     values = [small(part[key]) for key in ("hsic", "p", "cka") for part in (before, after)]
     band = f" ({small(change['band'][0])} to {small(change['band'][1])})" if change["band"] else ""
-    return (str(layer["layer"]), *values, small(change["value"]) + band)
+    opinions = (part["projected"] for part in (before, after) if part["projected"])
+    nearest = (f"{small(one['information'])} ({small(one['independent'])})" for one in opinions)
+    return (str(layer["layer"]), *values, small(change["value"]) + band, *nearest)
+
+
+def sensitivity_text(layers: Sequence[Mapping[str, Any]]) -> str:
+    """Whether the change of CKA hangs on the bandwidth."""
+    multipliers = [one["multiplier"] for one in layers[0]["before"]["sensitivity"]]
+    known = kept = 0
+    for layer in layers:
+        pairs = zip(layer["before"]["sensitivity"], layer["after"]["sensitivity"], strict=True)
+        values = [(before["cka"], after["cka"]) for before, after in pairs]
+        if any(value is None for pair in values for value in pair):
+            continue
+        signs = {after > before for before, after in values}
+        known, kept = known + 1, kept + (len(signs) == 1)
+    told = ", ".join(f"{multiplier:g}" for multiplier in multipliers)
+    return f"At {told} times the median bandwidth the change of CKA has one sign in {kept} of {known} layers."
 
 
 def location_tables(name: str, report: Mapping[str, Any]) -> list[Part]:

@@ -1,0 +1,60 @@
+"""The paper's tables from results: what is read off them, and that nothing is made up where nothing was measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from spin_llm.evaluate.phrases import phrase_shifts
+from spin_llm.evaluate.style import style_of
+from spin_llm.paper.tables import Table, phrase_tables, sensitivity_text
+
+
+def answered(texts: list[str]) -> list[dict[str, Any]]:
+    return [{"answer": text, "tokens": len(text.split())} for text in texts]
+
+
+def test_phrases_have_differences_over_paired_questions():
+    base, edited = ["Fine."] * 18 + ["I'm sorry."] * 2, ["I'm sorry, no."] * 8 + ["Fine."] * 12
+    row = {
+        "name": "SPIN",
+        "kind": "edit",
+        "phrases": phrase_shifts({"privacy": (base, edited)}),
+        "style": {"privacy": style_of("privacy", answered(base), answered(edited))},
+    }
+    table, note = phrase_tables([{"name": "origin", "kind": "base"}, row])
+    assert isinstance(table, Table)
+    assert "of 20" in table.caption
+    rows = {cells[0]: cells[1:] for cells in table.rows}
+    assert rows["any of them"] == rows["I'm sorry"], "no answer holds another phrase"
+    assert rows["I'm sorry"][:2] == ("2", "8")
+    assert rows["I'm sorry"][2].startswith("+30.0 (")
+    assert rows["I'm sorry"][3] == "0.109", "exact McNemar of 8 gained and 2 lost"
+    assert rows["I cannot"] == ("0", "0", "–", "–"), "a phrase in no answer has no difference"
+    assert "no correction" in str(note)
+
+
+def test_phrases_of_nothing_say_so():
+    assert phrase_tables([{"name": "origin", "kind": "base"}]) == ["No answers were compared."]
+
+
+def layer(before: list[float | None], after: list[float | None]) -> dict[str, Any]:
+    def state(values: list[float | None]) -> dict[str, Any]:
+        return {"sensitivity": [{"multiplier": m, "cka": v} for m, v in zip((0.5, 1.0), values, strict=True)]}
+
+    return {"before": state(before), "after": state(after)}
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        ([layer([0.1, 0.2], [0.2, 0.3])], "1 of 1"),
+        ([layer([0.1, 0.2], [0.2, 0.1])], "0 of 1"),
+        ([layer([None, 0.2], [0.2, 0.1]), layer([0.3, 0.2], [0.2, 0.1])], "1 of 1"),
+    ],
+    ids=["the same sign", "turned", "a layer without CKA is left out"],
+)
+def test_the_sign_of_a_change_over_bandwidths(layers: list[dict[str, Any]], told: str):
+    assert told in sensitivity_text(layers)
+    assert "0.5, 1 times" in sensitivity_text(layers)
