@@ -64,6 +64,7 @@ DataDir = Annotated[str | None, _setting("data_dir")]
 PromptColumn = Annotated[str | None, _setting("prompt_column")]
 ResponseColumn = Annotated[str | None, _setting("response_column")]
 Responses = Annotated[str, _setting("responses")]
+OwnJudge = Annotated[str | None, _setting("own_judge")]
 Examples = Annotated[int | None, _setting("examples", show_default="128; 64 with --effort quick")]
 MaxQuestions = Annotated[int | None, _setting("max_questions")]
 Template = Annotated[str, _setting("template")]
@@ -109,6 +110,7 @@ def run(
     prompt_column: PromptColumn = None,
     response_column: ResponseColumn = None,
     responses: Responses = default_of("responses"),
+    own_judge: OwnJudge = None,
     examples: Examples = None,
     max_questions: MaxQuestions = None,
     template: Template = default_of("template"),
@@ -214,6 +216,7 @@ def score(
     prompt_column: PromptColumn = None,
     response_column: ResponseColumn = None,
     responses: Responses = default_of("responses"),
+    own_judge: OwnJudge = None,
     examples: Examples = None,
     template: Template = default_of("template"),
     max_length: MaxLength = default_of("max_length"),
@@ -618,7 +621,7 @@ def judge_score(
 
 @judge_app.command("sheet")
 def judge_sheet(
-    generations: Annotated[Path, typer.Argument(help="A generations.jsonl.")],
+    generations: Annotated[Path, typer.Argument(help="A generations.jsonl, or a run's own/answers.jsonl.")],
     output: Output = None,
     label: Annotated[str, typer.Option(help="What to ask about the concepts: aware, safe or coherent.")] = "aware",
     seed: Seed = default_of("seed"),

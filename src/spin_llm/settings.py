@@ -87,6 +87,9 @@ class RunSettings:
         "Which responses locate the weights: aware, unaware, or own: the model's own answers to the prompts, as the "
         "judge divides them, whose errors the edit may learn (docs/beyond.md).",
     )
+    own_judge: str | None = _option(
+        None, "Who divides the own answers of --responses own (default: --judge): one that does not report on the edit."
+    )
     examples: int = _option(128, "Examples for each concept and protected set.")
     max_questions: int | None = _after_scores(None, "At most this many questions for each axis (default: all).")
     template: str = _option("auto", "Tokens of an example: auto, chat, raw or released.")
@@ -193,6 +196,8 @@ class RunSettings:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise _invalid(name, getattr(self, name), ", ".join(allowed))
+        if self.own_judge and self.responses != OWN:
+            raise _invalid("responses", self.responses, "own: --own-judge divides the model's own answers")
         if "margin" in self.wanted_statistics and self.responses == "unaware":
             raise _invalid("responses", "unaware", "aware: the margin compares aware with unaware responses")
         for statistic in self.statistics:
@@ -225,6 +230,11 @@ class RunSettings:
     def asks_own(self) -> bool:
         """Whether the model's own answers are asked for to be scored."""
         return bool(self.concepts) and self.responses == OWN
+
+    @property
+    def dividing_judge(self) -> str:
+        """The name of the judge that divides own answers."""
+        return self.own_judge or self.judge
 
     @property
     def wanted_statistics(self) -> tuple[str, ...]:

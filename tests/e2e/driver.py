@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spin_llm import files
-from spin_llm.evaluate import Verdict, evaluation
+from spin_llm.evaluate import Verdict, evaluation, load_judge
 
 
 class MadeUpJudge:
@@ -35,10 +35,14 @@ class MadeUpJudge:
 
 
 def use_made_up_judge(replace: Callable[[object, str, object], None]) -> None:
-    """Put it in the place of the judges wherever the pipeline loads them, by `replace(module, name, value)`."""
+    """Put it in the place of the models that judge wherever the pipeline loads them, by `replace(module, name, value)`;
+    a human's sheet is read."""
     from spin_llm.pipeline import evaluating, loading, scoring, selecting
 
-    replace(loading, "load_judge", lambda name, **options: MadeUpJudge())
+    def made_up(name: str, **options: Any) -> Any:
+        return load_judge(name, **options) if name.startswith("human:") else MadeUpJudge()
+
+    replace(loading, "load_judge", made_up)
     for module in (scoring, selecting, evaluating):
         replace(module, "load_coherence_judge", MadeUpJudge)
 

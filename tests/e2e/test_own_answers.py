@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -86,6 +87,48 @@ def test_answers_judged_in_another_way_are_not_mixed_in(words: list[str], comman
     outcome = command("score", *score_words(words), "--responses", "own", "-o", tmp_path / "run")
     assert outcome.code == 2
     assert "made or judged in another way" in outcome.err
+
+
+@pytest.mark.usefixtures("small")
+def test_a_human_divides_and_another_judge_reports(words: list[str], command: Command, tmp_path: Path):
+    """Answers of a first run, to a sheet, labelled, and back as the judge that divides."""
+    assert command("score", *score_words(words), "--responses", "own", "-o", tmp_path / "first").code == 0
+    sheet = tmp_path / "sheet.csv"
+    made = command("judge", "sheet", tmp_path / "first" / "own" / "answers.jsonl", "-o", sheet)
+    assert made.code == 0, made.err
+    with sheet.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for place, row in enumerate(rows):
+        row["label"] = "" if place == 0 else str(int(len(row["prompt"]) % 3 > 0))  # not as the made-up judge does
+    with sheet.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    options = [*words, "--new-tokens", "64", "--responses", "own", "--own-judge", f"human:{sheet}"]
+    outcome = command("run", *options, "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "1 of" in outcome.err
+    assert "own answers have no verdict" in outcome.err
+    answers = [json.loads(line) for line in (tmp_path / "run" / "own" / "answers.jsonl").read_text().splitlines()]
+    labels = {(row["axis"], row["prompt"]): row["label"] for row in rows}
+    divided = [row for row in answers if row["aware"] is not None]
+    assert all(row["aware"] in (False, labels[row["concept"], row["prompt"]] == "1") for row in divided)
+    assert any(row["aware"] for row in divided), "what the human called aware, if it is coherent"
+    edit = json.loads((tmp_path / "run" / "results.json").read_text())["edit"]
+    assert edit["own_answers"] == {"judge": f"human:{sheet}", "reports": False}
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Its errors may have been learnt" in page
+    assert "this judge divided them" not in page
+
+    sheet.write_bytes(sheet.read_bytes().replace(b',1,"label', b',0,"label', 1))
+    (tmp_path / "run" / "patch.safetensors").unlink()
+    changed = command("run", *options, "-o", tmp_path / "run")
+    assert changed.code == 2
+    assert "made or judged in another way" in changed.err, "another label in the sheet is another judge"
+
+    alone = command("run", *words, "--own-judge", "local", "-o", tmp_path / "other")
+    assert alone.code == 2
+    assert "--own-judge divides the model's own answers" in " ".join(alone.err.split())
 
 
 def score_words(words: list[str]) -> list[str]:

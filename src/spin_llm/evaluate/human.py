@@ -1,10 +1,10 @@
 """A human as the judge: answers out to a spreadsheet, labels back from it.
 
-In: rows of generations.jsonl, or a filled sheet. Out: a blind sheet (csv: one row for each distinct axis, prompt and
-answer, models hidden, order shuffled), or the verdicts that its labels are. Every row carries a hash of what was
-judged, so that a text that a spreadsheet changed, or a row of another run, is found. Cells that a spreadsheet would
-take for a formula get an apostrophe in front, and so does every cell that begins with one: taking one away gives the
-text back.
+In: rows of generations.jsonl or of own/answers.jsonl, or a filled sheet. Out: a blind sheet (csv: one row for each
+distinct axis, prompt and answer, models hidden, order shuffled), or the verdicts that its labels are. Every row carries
+a hash of what was judged, so that a text that a spreadsheet changed, or a row of another run, is found. Cells that a
+spreadsheet would take for a formula get an apostrophe in front, and so does every cell that begins with one: taking one
+away gives the text back.
 Left out: several raters (give each a sheet, and judge with each).
 """
 
@@ -53,7 +53,8 @@ def write_sheet(path: Path, rows: Sequence[Mapping[str, Any]], *, label: str = "
     The order is a function of the answers and the seed, not of the models that gave them. Raises SpinError when there
     is nothing to judge.
     """
-    judged = sorted({(row["axis"], row["prompt"], row["answer"]) for row in rows if row["answer"].strip()})
+    texts = [(row.get("axis") or row["concept"], row["prompt"], row["answer"]) for row in rows]
+    judged = sorted({text for text in texts if text[2].strip()})
     if not judged:
         raise SpinError("There is no answer to judge.", cause="a file of generations without answers.")
     random.Random(seed).shuffle(judged)

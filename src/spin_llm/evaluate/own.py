@@ -81,7 +81,7 @@ def own_pairs(
     if (folder / "told.json").is_file() and read_json(folder / "told.json") != told:
         raise SpinError(
             f"{folder} holds answers that were made or judged in another way.",
-            cause="another --judge, --new-tokens or other questions were given since the scores began.",
+            cause="another --judge or --own-judge, --new-tokens or other questions were given since the scores began.",
             change="give the same options again, or start anew with --overwrite.",
         )
     if not (folder / "told.json").is_file():  # other ranks read what the first one wrote
@@ -109,7 +109,8 @@ def refuse_too_few(why: str) -> None:
     if why:
         raise SpinError(
             f"The model's own answers cannot be scored: {why}.",
-            cause="few prompts; or the model answers nearly all of them in one way, or the judge says so.",
+            cause="few prompts; the model answers nearly all of them in one way, or the judge says so; or it has no "
+            "verdict on them (a human's sheet of other answers).",
             change="give more or other prompts with --concept, or leave out --responses own.",
         )
 
@@ -133,6 +134,8 @@ def judged_answers(
         said = [verdicts.get((row["id"], axis), 1 if axis == COHERENCE else None) for axis in (row["axis"], COHERENCE)]
         aware = None if None in said else all(verdict == 1 for verdict in said)
         found.append({"concept": row["axis"], "prompt": row["prompt"], "answer": row["answer"], "aware": aware})
+    if lacking := sum(row["aware"] is None for row in found):
+        console.say(f"{lacking} of {len(found)} own answers have no verdict: they are not scored")
     return found
 
 

@@ -55,6 +55,9 @@ def evaluate_stage(
         shared = weights_in_common(patches[name], patch)
         measured["controls"][name] = {"weights": patches[name].weights, "shared": shared, **control}
     results = {"edit": edit_summary(patch), **measured, "ratio_table": patch.metadata["ratio_table"]}
+    if settings.asks_own:
+        judge = settings.dividing_judge
+        results["edit"]["own_answers"] = {"judge": judge, "reports": judge == settings.judge}
     if recipe.rule != BY_MARGIN:
         results["overlap"] = overlap(
             selection, scores["concepts"], spared_by(recipe.rule, scores["protect"]), recipe.granularity

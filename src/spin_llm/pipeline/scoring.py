@@ -76,19 +76,19 @@ def with_own_answers(
     unlikely moves the model to answers that nobody judged."""
     if not data.own:
         return data
-    judge, coherence = judge_of(settings, loaded), load_coherence_judge()
+    judge = judge_of(replace(settings, judge=settings.dividing_judge), loaded)
     if unknown := [name for name in data.own if name not in getattr(judge, "axes", data.own)]:
         raise SpinError(
             f"The judge {judge.name} does not judge {', '.join(unknown)}: it cannot divide the model's own answers.",
-            change="give another --judge, or leave out --responses own.",
+            change="give --own-judge, or leave out --responses own.",
         )
     pairs = own_pairs(
         loaded,
         data.own,
-        (judge, coherence),
+        (judge, load_coherence_judge()),
         folder / OWN,
         asked=Evaluation({}, (), settings.template, settings.new_tokens, settings.seed),
-        told={"judge": settings.judge, "tokens": settings.new_tokens}
+        told={"judge": judge.name, "tokens": settings.new_tokens}
         | {name: rows_sha256(asked) for name, asked in data.own.items()},
         console=console,
     )

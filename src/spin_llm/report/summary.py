@@ -60,12 +60,8 @@ def cautions(results: dict[str, Any]) -> list[str]:
             "The search found no edit that it recommends: this one does not raise the margins of all concepts by more "
             "than chance, or its answers were beyond the limits."
         )
-    if search and search.get("responses") == "own":
-        found.append(
-            "The model's own answers were scored as this judge divided them, so the edit may have learnt the judge's "
-            "errors: on SmolLM2 the judge saw 26 points of gain where blind readers saw 7, not told from chance. Let "
-            "another judge, or a human, read the answers before you believe a gain."
-        )
+    if own := results.get("edit", {}).get("own_answers"):
+        found.append(own_caution(own))
     if not controls:
         found.append("No control was run: nothing here shows that this choice of weights matters.")
     if "over_refusal" not in axes:
@@ -73,6 +69,20 @@ def cautions(results: dict[str, Any]) -> list[str]:
     elif verdict(axes["over_refusal"]) in ("not measurable", "not enough data"):
         found.append("Over-refusal could not be read: a gain may come from refusing more.")
     return found
+
+
+def own_caution(own: dict[str, Any]) -> str:
+    """What the judge that divided the model's own answers may have done to the edit."""
+    if not own["reports"]:
+        return (
+            f"The model's own answers were scored as {own['judge']} divided them. Its errors may have been learnt; "
+            "where this report's judge makes the same ones, they look like gains here."
+        )
+    return (
+        "The model's own answers were scored as this judge divided them, so the edit may have learnt the judge's "
+        "errors: on SmolLM2 the judge saw 26 points of gain where blind readers saw 7, not told from chance. Let "
+        "another judge, or a human, read the answers before you believe a gain."
+    )
 
 
 def control_cautions(axis: str, result: dict[str, Any], controls: dict[str, Any]) -> list[str]:
