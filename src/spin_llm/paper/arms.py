@@ -106,8 +106,9 @@ def selects_nothing(error: SpinError) -> bool:
 
 def score_folder(work: Work, settings: RunSettings) -> Path:
     """The run folder of the scores that these settings give; edits from the same scores share it."""
-    decides_scores = {name: value for name, value in settings.as_json().items() if scope_of(name) == "all"}
-    return work.folder / "scores" / sha256_json({**decides_scores, "statistics": settings.wanted_statistics})[:12]
+    decided: dict[str, Any] = {"model": work.loaded.checkpoint.fingerprint}
+    decided |= {name: value for name, value in told(settings).items() if scope_of(name) == "all"}
+    return work.folder / "scores" / sha256_json({**decided, "statistics": settings.wanted_statistics})[:12]
 
 
 def scored_data(work: Work, settings: RunSettings) -> pipeline.RunData:
