@@ -122,7 +122,10 @@ def phrase_tables(results: Results) -> list[Part]:
             any_of_them = {"phrase": "any of them", **counts, **{name: whole[name] for name in ("n", "ci95", "p")}}
             caption = f"{axis_label(axis)}, answers that hold the phrase, of {whole['n']}"
             head = ("phrase", "origin", row["name"], "difference in points, 95% interval", "p")
-            tables.append(Table(caption, head, tuple(map(phrase_row, (any_of_them, *found["listed"])))))
+            said = [one for one in found["listed"] if one["base"] or one["edited"]]
+            tables.append(Table(caption, head, tuple(map(phrase_row, (any_of_them, *said)))))
+            if silent := [one["phrase"] for one in found["listed"] if one not in said]:
+                tables.append(f"In no answer: {', '.join(silent)}.")
     note = "Intervals over paired questions; exact McNemar p; no correction over the phrases of a list."
     return [*tables, note] if tables else ["No answers were compared."]
 
@@ -130,8 +133,7 @@ def phrase_tables(results: Results) -> list[Part]:
 def phrase_row(one: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = (number(end, "cautionary", signed=True, unit=False) for end in one["ci95"])
     delta = number((one["edited"] - one["base"]) / one["n"], "cautionary", signed=True, unit=False)
-    told = f"{delta} ({low} to {high})" if one["base"] or one["edited"] else NOTHING
-    return (one["phrase"], str(one["base"]), str(one["edited"]), told, p_text(one["p"]) if told != NOTHING else NOTHING)
+    return (one["phrase"], str(one["base"]), str(one["edited"]), f"{delta} ({low} to {high})", p_text(one["p"]))
 
 
 def margin_table(results: Results) -> list[Part]:
