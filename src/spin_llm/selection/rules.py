@@ -325,7 +325,6 @@ def _nothing_selected(
     protect_ratio: float | None,
     at_least: int | None,
 ) -> SpinError:
-    smallest = smallest_ratio(concepts, protected, names, rule, protect_ratio, at_least)
     sizes = [next(iter(concepts.values())).matrices[name].size for name in names]
     candidates = max(count(ratio, size) for size in sizes)
     cause = (
@@ -333,9 +332,12 @@ def _nothing_selected(
         if candidates == 0
         else "no weight is in every concept's top set and outside the protected one."
     )
-    change = (
-        f"the smallest ratio that selects anything here is {smallest:g}." if smallest else "no kept ratio selects any."
-    )
+    change = "take a larger ratio."
+    if rule != "released":  # whose positions say nothing about a larger ratio before it is tried
+        smallest = smallest_ratio(concepts, protected, names, protect_ratio, at_least)
+        change = "no kept ratio selects any."
+        if smallest:
+            change = f"the smallest ratio that selects anything here is {smallest:g}."
     return SpinError(f"The rule {rule!r} at ratio {ratio:g} selects no weight at all.", cause=cause, change=change)
 
 
@@ -343,30 +345,46 @@ def smallest_ratio(
     concepts: Mapping[str, Scores],
     protected: Mapping[str, Scores],
     names: Sequence[str],
-    rule: str,
     protect_ratio: float | None,
     at_least: int | None = None,
 ) -> float | None:
-    """The smallest ratio at which `rule` selects a weight, rounded up to four digits; None when no kept ratio does.
+    """The smallest ratio at which `coupled` selects a weight by matrix, rounded up to four digits; None when no kept
+    ratio does.
 
-    A top set of k entries of n changes only at ratios k / n, so the smallest k of each matrix is enough. A
-    `protect_ratio` of None follows the ratio, and then the protected scores limit it too.
+    An entry is in the top sets of M concepts from its M-th smallest rank on, and spared where a protected set ranks it
+    no lower than that. A `protect_ratio` of None follows the ratio, and then the protected scores limit it too.
     """
     limiting = [*concepts.values(), *(protected.values() if protect_ratio is None else ())]
-    keep = min(scores.metadata["keep"] for scores in limiting)
-    smallest: list[float] = []
+    smallest = min(scores.metadata["keep"] for scores in limiting)
+    found = None
     for name in names:
-        tops = [scores.matrices[name].indices for scores in concepts.values()]
-        spared = [scores.matrices[name].indices for scores in protected.values()]
         size = next(iter(concepts.values())).matrices[name].size
-        for ratio in (_round_up(k, size) for k in range(1, count(keep, size) + 1)):
-            if ratio >= 1 or ratio > min([keep, *smallest]):
+        tops = [scores.matrices[name].indices for scores in concepts.values()]
+        entries = torch.cat(tops).unique()
+        ranks = torch.stack([ranks_of(top, entries) for top in tops]).sort(0).values
+        needed = ranks[(at_least or len(tops)) - 1]
+        guards = [ranks_of(scores.matrices[name].indices, entries) for scores in protected.values()]
+        guard = torch.stack(guards).amin(0) if guards else torch.full_like(needed, UNRANKED)
+        reached = (needed < UNRANKED) & (guard > (needed if protect_ratio is None else count(protect_ratio, size)))
+        for rank, guarded in sorted(zip(needed[reached].tolist(), guard[reached].tolist(), strict=True)):
+            ratio = _round_up(rank, size)
+            if ratio >= 1 or ratio > smallest:
                 break
-            k, guarded = count(ratio, size), count(protect_ratio or ratio, size)
-            if RULES[rule]([top[:k] for top in tops], [top[:guarded] for top in spared], at_least).numel():
-                smallest.append(ratio)
+            if guarded > count(protect_ratio or ratio, size):
+                found = smallest = ratio
                 break
-    return min(smallest) if smallest else None
+    return found
+
+
+UNRANKED = torch.iinfo(torch.int64).max
+
+
+def ranks_of(top: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
+    """The ranks, from 1, of the sorted `entries` in `top`, largest first; UNRANKED where they are not in it."""
+    ranks = torch.full_like(entries, UNRANKED)
+    inside = torch.isin(top, entries)
+    ranks[torch.searchsorted(entries, top[inside])] = torch.arange(1, len(top) + 1)[inside]
+    return ranks
 
 
 def _round_up(k: int, size: int) -> float:
