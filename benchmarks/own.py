@@ -5,8 +5,10 @@ In: a folder of data (BeaverTails, Alpaca-cleaned, SALAD-Bench), seeds, ratios (
 `results/own-SEED.json`: how many own answers were aware; for each ratio, and for as many random weights as the first
 ratio selects, the axes against the base on questions that nothing was scored or searched on; the margins on own answers
 that were not scored. Nothing is searched: the ratios are given, so that what the answers show was not picked by them. A
-run that is cut off continues. `--table` prints the Markdown table of docs/beyond.md from the committed results, without
-a model. Left out: prompts and answers, which stay in --work.
+run that is cut off continues. `--own-judge` lets another judge divide the answers; `--name` is the results' name then.
+`--sheets` adds what people (or another careful reader) make of the final answers: filled sheets of
+WORK/seed-SEED/final/generations.jsonl, one for each label. `--table` prints the Markdown tables of docs/beyond.md from
+the committed results, without a model. Left out: prompts and answers, which stay in --work.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from beyond import CONCEPTS, KEPT, settings_of
 from common import RESULTS, machine
@@ -24,8 +27,10 @@ from common import RESULTS, machine
 from spin_llm import pipeline
 from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.evaluation import BASE, EDITED, evaluate
+from spin_llm.evaluate.human import read_sheet
 from spin_llm.evaluate.proxy import measure_proxy, measure_reference
 from spin_llm.evaluate.search import edited_model
+from spin_llm.evaluate.statistics import paired_rates
 from spin_llm.files import read_json, read_jsonl, write_json
 from spin_llm.patch import Patch, memory_patch
 from spin_llm.progress import Console
@@ -34,10 +39,14 @@ from spin_llm.selection import Recipe, random_like
 AXES = ("fairness", "privacy", "over_refusal", "coherence", "perplexity", "kl")
 
 
+def work_of(arguments: argparse.Namespace, seed: int) -> Path:
+    return Path(arguments.work) / f"seed-{seed}"
+
+
 def one_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     settings = settings_of(arguments.model, arguments.data_dir, seed, arguments.questions, arguments.effort)
-    settings = replace(settings, responses="own", examples=arguments.examples)
-    folder = Path(arguments.work) / f"seed-{seed}"
+    settings = replace(settings, responses="own", examples=arguments.examples, own_judge=arguments.own_judge)
+    folder = work_of(arguments, seed)
     console = Console(lambda line: print(line, flush=True))
     pipeline.score(settings, folder, console=console)
     data, loaded = pipeline.read_data(settings), pipeline.load_model(settings)
@@ -83,6 +92,43 @@ def one_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     }
 
 
+def read_by(folder: Path, sheets: list[Path], first: str) -> dict[str, Any]:
+    """{label: {axis: {edit: paired rates}}} from filled sheets; `first` is the name of the edit that is stored as
+    EDITED. A prompt whose answer was scored is left out, and so is one that lacks a label."""
+    generations = read_jsonl(folder / "final" / "generations.jsonl")
+    scored = {row["prompt"] for row in read_jsonl(folder / "own" / "answers.jsonl")}
+    found: dict[str, Any] = {}
+    for judge in map(read_sheet, sheets):
+        for axis in CONCEPTS:
+            asked = [row for row in generations if row["axis"] == axis and row["prompt"] not in scored]
+            said = judge(axis, [row["prompt"] for row in asked], [row["answer"] for row in asked])
+            labels: dict[str, dict[str, int]] = {}
+            for row, verdict in zip(asked, said, strict=True):
+                if verdict.verdict is not None:
+                    labels.setdefault(row["model"], {})[row["id"]] = verdict.verdict
+            base = labels.pop(BASE)
+            for model, edited in labels.items():
+                both = [name for name in base if name in edited]
+                columns = (np.array([part[name] for name in both], np.float64) for part in (base, edited))
+                rates = paired_rates(*columns).as_json()
+                name = first if model == EDITED else model
+                found.setdefault(judge.label, {}).setdefault(axis, {})[name] = {key: rates[key] for key in KEPT}
+    return found
+
+
+def readers_table(files: list[Path]) -> str:
+    """What readers made of the answers: every label, base and edits."""
+    lines = ["| edit | seed | weights | axis | label | n | base | difference | p |", "|" + " --- |" * 9]
+    for found in map(read_json, files):
+        for label, axes in found["readers"].items():
+            for axis, edits in axes.items():
+                for name, row in edits.items():
+                    cells = [name, found["seed"], f"{found['edits'][name]['weights']:,}", axis, label, row["n"]]
+                    cells += [f"{row['base']:.1%}", points(row), "<0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"]
+                    lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
 def table(files: list[Path]) -> str:
     """Every edit's differences by seed, and their mean over the seeds where there are several."""
     results = [read_json(file) for file in files]
@@ -122,18 +168,28 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--examples", type=int, default=96)
     parser.add_argument("--ratios", type=float, nargs="+", default=[5e-5, 1e-4])
     parser.add_argument("--questions", type=int, default=120, help="held-back questions an axis, at most")
-    parser.add_argument("--table", action="store_true", help="print the table of the committed results")
+    parser.add_argument("--own-judge", help="the judge that divides the answers (default: the local one)")
+    parser.add_argument("--name", default="own", help="of the results: results/NAME-SEED.json")
+    parser.add_argument("--sheets", type=Path, nargs="+", help="filled sheets of the final answers, of one seed")
+    parser.add_argument("--table", action="store_true", help="print the tables of the committed results")
     arguments = parser.parse_args(words)
     if arguments.table:
-        print(table(sorted(RESULTS.glob("own-*.json"))))
+        read = sorted(RESULTS.glob("readers-*.json"))
+        print("\n\n".join([table(sorted(RESULTS.glob("own-*.json"))), table(read), readers_table(read)]))
         return
     for seed in arguments.seeds:
-        file = RESULTS / f"own-{seed}.json"
+        file = RESULTS / f"{arguments.name}-{seed}.json"
+        if arguments.sheets:
+            found = read_json(file)
+            first = next(iter(found["edits"]))
+            write_json(file, {**found, "readers": read_by(work_of(arguments, seed), arguments.sheets, first)})
+            continue
         found = one_seed(arguments, seed)
-        told = {name: value for name, value in vars(arguments).items() if name not in ("work", "data_dir", "table")}
+        untold = ("work", "data_dir", "table", "sheets")
+        told = {name: value for name, value in vars(arguments).items() if name not in untold}
         write_json(file, {**machine(torch.get_num_threads()), "arguments": told, **found})
         print(file, flush=True)
-    print(table([RESULTS / f"own-{seed}.json" for seed in arguments.seeds]))
+    print(table([RESULTS / f"{arguments.name}-{seed}.json" for seed in arguments.seeds]))
 
 
 if __name__ == "__main__":

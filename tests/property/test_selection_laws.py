@@ -186,7 +186,7 @@ def test_the_ratio_that_an_empty_selection_names_selects_something(
     except SpinError as error:
         words = error.change.removesuffix(".").split()
         if rule == "released":  # its positions say nothing about another ratio before it is tried
-            assert words == "take a larger ratio".split()
+            assert words == ["take", "a", "larger", "ratio"]
             return
         named = math.inf if words[-1] == "any" else float(words[-1])  # "no kept ratio selects any"
         for k in range(1, 22):
