@@ -94,7 +94,7 @@ def one_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
 
 def read_by(folder: Path, sheets: list[Path], first: str) -> dict[str, Any]:
     """{label: {axis: {edit: paired rates}}} from filled sheets; `first` is the name of the edit that is stored as
-    EDITED. A prompt whose answer was scored is left out, and so is one that lacks a label."""
+    EDITED. A prompt whose answer was scored is left out, and so is an edit of which a label is lacking."""
     generations = read_jsonl(folder / "final" / "generations.jsonl")
     scored = {row["prompt"] for row in read_jsonl(folder / "own" / "answers.jsonl")}
     found: dict[str, Any] = {}
@@ -108,8 +108,9 @@ def read_by(folder: Path, sheets: list[Path], first: str) -> dict[str, Any]:
                     labels.setdefault(row["model"], {})[row["id"]] = verdict.verdict
             base = labels.pop(BASE)
             for model, edited in labels.items():
-                both = [name for name in base if name in edited]
-                columns = (np.array([part[name] for name in both], np.float64) for part in (base, edited))
+                if edited.keys() != base.keys():
+                    continue
+                columns = (np.array([part[name] for name in base], np.float64) for part in (base, edited))
                 rates = paired_rates(*columns).as_json()
                 name = first if model == EDITED else model
                 found.setdefault(judge.label, {}).setdefault(axis, {})[name] = {key: rates[key] for key in KEPT}
@@ -130,7 +131,7 @@ def readers_table(files: list[Path]) -> str:
 
 
 def table(files: list[Path]) -> str:
-    """Every edit's differences by seed, and their mean over the seeds where there are several."""
+    """Every edit's differences by seed, and their mean over the seeds where there are several of as many weights."""
     results = [read_json(file) for file in files]
     lines = ["| edit | seed | weights | fairness | privacy | over-refusal | coherence | perplexity | KL |"]
     lines += ["|" + " --- |" * 9]
@@ -141,7 +142,7 @@ def table(files: list[Path]) -> str:
             perplexity = edit["axes"]["perplexity"]
             cells += [f"{perplexity['delta'] / perplexity['base']:+.2%}", f"{edit['axes']['kl']['edited']:.4f}"]
             lines.append(f"| {name} | {seed} | {edit['weights']:,} | " + " | ".join(cells) + " |")
-        if len(rows) > 1:
+        if len(rows) > 1 and len({edit["weights"] for _, edit in rows}) == 1:
             means = [100 * sum(edit["axes"][axis]["delta"] for _, edit in rows) / len(rows) for axis in AXES[:4]]
             lines.append(
                 f"| {name} | mean of {len(rows)} | | " + " | ".join(f"{mean:+.1f}" for mean in means) + " | | |"

@@ -203,13 +203,30 @@ def test_the_comparison_s_table_is_made_of_the_committed_results(
 def test_the_table_of_own_answers_is_made_of_the_committed_results(
     benchmarks: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ):
-    """Checked entry by entry against the files; and it is the one that the page shows."""
+    """Checked entry by entry against the files; and every table is one that the page shows."""
     benchmarks["own"].main(["--table"])
-    printed = capsys.readouterr().out
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in printed.splitlines() if "|" in line]
+    blocks = capsys.readouterr().out.strip().split("\n\n")
+    assert len(blocks) == 5, "two tables with a line on the base below each, and what readers made of the answers"
+    page = (FOLDER.parent / "docs" / "beyond.md").read_text(encoding="utf-8")
+    for block in blocks:
+        assert block in page, "the page shows what the command prints"
+    for name, table in (("own", blocks[0]), ("readers", blocks[2])):
+        check_own_table(table, sorted((FOLDER / "results").glob(f"{name}-*.json")))
+    for found in (json.loads(file.read_text()) for file in sorted((FOLDER / "results").glob("readers-*.json"))):
+        for label, axes in found["readers"].items():
+            for axis, edits in axes.items():
+                for name, edit in edits.items():
+                    start = f"| {name} | {found['seed']} | {found['edits'][name]['weights']:,} | {axis} | {label} |"
+                    (line,) = (line for line in blocks[4].splitlines() if line.startswith(start))
+                    assert f"| {edit['n']} | {edit['base']:.1%} |" in line
+                    assert f"{100 * edit['delta']:+.1f} (" in line
+                    assert ("**" in line) == (edit["ci95"][0] > 0 or edit["ci95"][1] < 0)
+
+
+def check_own_table(table: str, files: list[Path]) -> None:
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
     shown = {(row[0], row[1]): row for row in rows}
-    files = sorted((FOLDER / "results").glob("own-*.json"))
-    assert len(files) >= 2
+    assert files
     for found in (json.loads(file.read_text(encoding="utf-8")) for file in files):
         for name, edit in found["edits"].items():
             row, axis = shown[name, str(found["seed"])], edit["axes"]["privacy"]
@@ -218,8 +235,6 @@ def test_the_table_of_own_answers_is_made_of_the_committed_results(
             assert row[4].startswith("**") == (low > 0 or high < 0)
             numbers = [float(word.strip("*()")) for word in row[4].split() if word != "to"]
             assert numbers == pytest.approx([100 * n for n in (axis["delta"], low, high)], abs=0.051)
-    page = (FOLDER.parent / "docs" / "beyond.md").read_text(encoding="utf-8")
-    assert printed.strip() in page, "the page shows what the command prints"
 
 
 def test_the_comparison_needs_data_or_its_results(benchmarks: dict[str, Any], capsys: pytest.CaptureFixture[str]):
