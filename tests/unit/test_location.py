@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import product
+from itertools import islice, product
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from spin_llm.analysis.location import agreement, by_statistic, gini, location_report, matrix_column, selection_grid
 from spin_llm.errors import SpinError
+from spin_llm.paper.location import others
+from spin_llm.paper.specs import Arm
 from spin_llm.report import place
 from spin_llm.scores import MatrixScores, Scores
 from spin_llm.scores.storage import keep_top
-from spin_llm.selection import Selection, random_like, select
+from spin_llm.selection import Recipe, Selection, random_like, select
 
 UP, DOWN = ((f"model.layers.{{}}.mlp.{name}.weight", shape) for name, shape in (("up", (6, 4)), ("down", (4, 6))))
 LAYERS = 5
@@ -136,6 +138,22 @@ def test_a_grid_of_rules_and_ratios():
     assert all(torch.equal(grid["coupled@0.3"].indices[name], alone.indices[name]) for name in alone.indices)
     jaccard = location_report(grid)["agreement"]["weights"]
     assert 0 <= jaccard[2][5] < 1  # coupled against released
+
+
+@pytest.mark.parametrize(("given", "protect_ratio"), [(None, None), (0.2, None), (0.05, 0.05)])
+def test_other_ratios_protect_as_the_edit_does(given: float | None, protect_ratio: float | None):
+    """A protect ratio that follows the ratio does so at another one too, also where the patch names it."""
+    by_role = {"concepts": {"fairness": scores(0), "privacy": scores(1)}, "protect": {"general": scores(2)}}
+    recipe = Recipe("coupled", 0.2, protect_ratio=given)
+    work, edit = SimpleNamespace(settings=SimpleNamespace(seed=0)), recipe.select(*by_role.values())
+    rows = islice(others(work, Arm("SPIN", "edit"), recipe, edit, by_role), 4)  # type: ignore[arg-type]
+    found = {name: selection for name, selection, _ in rows}["2 x the ratio"]
+    wanted = select(*by_role.values(), ratio=0.4, protect_ratio=protect_ratio)
+    assert found is not None
+    assert wanted.weights > 0
+    assert {name: kept.tolist() for name, kept in found.indices.items()} == {
+        name: kept.tolist() for name, kept in wanted.indices.items()
+    }
 
 
 def test_one_score_file_serves_several_selectors():
