@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import driver
 import pytest
 from conftest import TinyFolder
 from harness import Command, Setting, pairs, write_rows
@@ -41,6 +42,21 @@ def test_truthfulness_and_helpfulness_by_name(setting: Setting, command: Command
     assert [row["name"] for row in record["data"] if row["role"] == "concept"] == ["truthfulness", "helpfulness"]
     again = command(*record["command"].split()[1:], "-o", tmp_path / "run", "--json", "-q")
     assert (again.code, json.loads(again.out)) == (0, results), again.err
+
+
+def test_a_search_for_concepts_that_the_judge_does_not_know(
+    setting: Setting, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As with the shipped judge, which has no head for them: the margins decide, and that is said."""
+    monkeypatch.setattr(driver.MadeUpJudge, "axes", ("fairness", "privacy", "over_refusal"), raising=False)
+    named = ("--concept", "truthfulness", "--concept", "helpfulness", "--effort", "quick", "--trials", 6)
+    words = (*named, "--survivors", 2, "--max-perplexity-increase", 5, *QUICK[:-4], "--new-tokens", 4)
+    outcome = command("sweep", setting.model, *words, "--max-questions", 8, "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "does not judge truthfulness, helpfulness" in outcome.err
+    search = json.loads((tmp_path / "run" / "search.json").read_text())
+    assert "first by the margins" in search["why"] or "exceeds them least" in search["why"]
+    assert {axis for row in search["survivors"] for axis in row["rates"]} == {"over_refusal"}
 
 
 def test_more_concepts_leave_fewer_weights_and_more_protection_too(setting: Setting, command: Command, tmp_path: Path):

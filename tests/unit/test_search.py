@@ -129,6 +129,18 @@ def test_the_better_half_is_sound_first():
     assert [row.trial.number for row in better_half(rows, CONCEPTS)] == [2, 1]
 
 
+def test_without_a_judge_of_the_concepts_the_margins_decide_among_the_sound():
+    rates = {"over_refusal": (50, 0.1, 0.1)}
+    refusing = Answered(trial(4, 0.3, 0.3), {"over_refusal": (50, 0.1, 0.3)})
+    rows = [refusing, Answered(trial(5, 0.2, 0.2), rates), Answered(trial(6, 0.1, 0.1), rates)]
+    assert [row.trial.number for row in better_half(rows, CONCEPTS)] == [5, 6]
+    pick, why = pick_answered(rows, [], CONCEPTS)
+    assert pick.number == 5
+    assert "does not judge fairness, privacy" in why
+    assert "2 within the limits" in why
+    assert not unbeaten(refusing, rows, CONCEPTS)
+
+
 def test_rungs_are_added_by_their_questions():
     axes = {"fairness": {"n": 30, "base": 0.0, "edited": 1.0}}
     assert added({"fairness": (10, 1.0, 0.0)}, axes) == {"fairness": (40, 0.25, 0.75)}

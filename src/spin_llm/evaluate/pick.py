@@ -176,7 +176,8 @@ def added(
 
 
 def better_half(rows: Sequence[Answered], concepts: Sequence[str]) -> list[Answered]:
-    """The better half by the rule of the pick, at least one, the sound ones before the others."""
+    """The better half by the rule of the pick, at least one, the sound ones before the others; where no answers to the
+    concepts' questions were judged, by the rows' own order, which is that of the margins."""
     share = searching.shares([{c: row.gain(c) for c in concepts if c in row.rates} for row in rows])
     order = sorted(range(len(rows)), key=lambda place: (not rows[place].sound, -share[place], place))
     return [rows[place] for place in order[: (len(rows) + 1) // 2]]
@@ -197,6 +198,11 @@ def pick_answered(rows: Sequence[Answered], dropped: Sequence[Answered], concept
         f"{concept} {100 * best.gain(concept):+.1f} points" for concept in concepts if concept in best.rates
     )
     edits = "one edit" if len(rows) == 1 else f"{len(rows)} edits"
+    if not gains:
+        return best.trial, (
+            f"The judge does not judge {', '.join(concepts)}. Of {edits} in the last rung, {len(sound)} within the "
+            "limits on what was judged, it is the first by the margins."
+        )
     return best.trial, (
         f"Of {edits} in the last rung, {len(sound)} within the limits on over-refusal and coherence, it has "
         f"the largest smallest share of what any gained ({gains} on the search questions)."

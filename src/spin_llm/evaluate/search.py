@@ -310,10 +310,13 @@ def allowed(trials: Sequence[Trial], max_increase: float) -> list[Trial]:
 
 def shares(gains: Sequence[Mapping[str, float]]) -> list[float]:
     """The smallest share over the concepts of each row of `gains`: its gain by the largest one; where nothing gains
-    on a concept, the smallest gain itself decides (it is at most 0)."""
+    on a concept, the smallest gain itself decides (it is at most 0). Without a concept all are 0."""
     most = {concept: max(row[concept] for row in gains) for concept in gains[0]} if gains else {}
     return [
-        min(row[concept] / most[concept] if most[concept] > 0 else min(row[concept], 0.0) for concept in most)
+        min(
+            (row[concept] / most[concept] if most[concept] > 0 else min(row[concept], 0.0) for concept in most),
+            default=0.0,
+        )
         for row in gains
     ]
 
