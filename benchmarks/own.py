@@ -34,6 +34,7 @@ from spin_llm.evaluate.statistics import paired_rates
 from spin_llm.files import read_json, read_jsonl, write_json
 from spin_llm.patch import Patch, memory_patch
 from spin_llm.progress import Console
+from spin_llm.report.wording import p_text
 from spin_llm.selection import Recipe, random_like
 
 AXES = ("fairness", "privacy", "over_refusal", "coherence", "perplexity", "kl")
@@ -125,7 +126,7 @@ def readers_table(files: list[Path]) -> str:
             for axis, edits in axes.items():
                 for name, row in edits.items():
                     cells = [name, found["seed"], f"{found['edits'][name]['weights']:,}", axis, label, row["n"]]
-                    cells += [f"{row['base']:.1%}", points(row), "<0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"]
+                    cells += [f"{row['base']:.1%}", points(row), p_text(row["p"])]
                     lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

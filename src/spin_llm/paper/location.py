@@ -58,10 +58,10 @@ def others(
     yield "random", random_like(selection, work.settings.seed), "as many weights in each matrix, at random"
     yield "released", chosen(replace(recipe, rule="released"), scores), "the published code's rule"
     keep = min(part.metadata["keep"] for parts in scores.values() for part in parts.values())
-    follows = recipe.protect_ratio in (None, recipe.ratio)  # a stored patch names it also where it follows the ratio
+    # a stored patch names what is protected also where that follows the ratio
+    protect_ratio = None if recipe.protect_ratio == recipe.ratio else recipe.protect_ratio
     for factor in FACTORS:
         ratio = factor * recipe.ratio
-        protect_ratio = None if follows else recipe.protect_ratio
         name, kept = f"{factor:g} x the ratio", ratio <= keep
         why = "" if kept else f": not kept, the scores hold the top {keep:g}"
         found = chosen(replace(recipe, ratio=ratio, protect_ratio=protect_ratio), scores) if kept else None

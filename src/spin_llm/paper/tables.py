@@ -18,7 +18,7 @@ from typing import Any
 
 from spin_llm.paper.specs import Experiment
 from spin_llm.report.searched import gain_text
-from spin_llm.report.wording import NOTHING, axis_label, has_interval, number, p_text
+from spin_llm.report.wording import NOTHING, axis_label, has_interval, interval_text, number, p_text
 
 Results = Sequence[Mapping[str, Any]]
 MOST = 5  # recurring dimensions that are named
@@ -68,8 +68,8 @@ def cell(axis: str, result: Mapping[str, Any] | None, *, base: bool) -> str:
     value = number(result["edited"], axis)
     if base or not has_interval(result["ci95"]):
         return value
-    low, high = (number(end, axis, signed=True, unit=False) for end in result["ci95"])
-    return f"{value} ({number(result['delta'], axis, signed=True, unit=False)}, {low} to {high})"
+    delta = number(result["delta"], axis, signed=True, unit=False)
+    return f"{value} ({delta}, {interval_text(result['ci95'], axis)})"
 
 
 def parts_of(experiment: Experiment, results: Results, model: str) -> list[Part]:
@@ -131,9 +131,9 @@ def phrase_tables(results: Results) -> list[Part]:
 
 
 def phrase_row(one: Mapping[str, Any]) -> tuple[str, ...]:
-    low, high = (number(end, "cautionary", signed=True, unit=False) for end in one["ci95"])
     delta = number((one["edited"] - one["base"]) / one["n"], "cautionary", signed=True, unit=False)
-    return (one["phrase"], str(one["base"]), str(one["edited"]), f"{delta} ({low} to {high})", p_text(one["p"]))
+    told = f"{delta} ({interval_text(one['ci95'], 'cautionary')})"
+    return (one["phrase"], str(one["base"]), str(one["edited"]), told, p_text(one["p"]))
 
 
 def margin_table(results: Results) -> list[Part]:

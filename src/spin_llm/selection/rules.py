@@ -87,6 +87,7 @@ def intersection(tops: Sequence[torch.Tensor], at_least: int | None = None) -> t
 
 RULES: dict[str, Rule] = {"coupled": coupled, SIGNED: coupled, "released": released}
 GRANULARITIES = ("matrix", "row", "layer", "model")
+UNRANKED = torch.iinfo(torch.int64).max
 
 
 def top_sets(
@@ -376,15 +377,9 @@ def smallest_ratio(
     return found
 
 
-UNRANKED = torch.iinfo(torch.int64).max
-
-
 def ranks_of(top: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
-    """The ranks, from 1, of the sorted `entries` in `top`, largest first; UNRANKED where they are not in it."""
-    ranks = torch.full_like(entries, UNRANKED)
-    inside = torch.isin(top, entries)
-    ranks[torch.searchsorted(entries, top[inside])] = torch.arange(1, len(top) + 1)[inside]
-    return ranks
+    """The ranks, from 1, of `entries` in `top`, largest first; UNRANKED where they are not in it."""
+    return at_entries(top, torch.arange(1, len(top) + 1), entries, UNRANKED)
 
 
 def _round_up(k: int, size: int) -> float:
