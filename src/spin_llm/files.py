@@ -14,9 +14,13 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from spin_llm.errors import SpinError
+
+Decoded = TypeVar("Decoded")
 
 
 @contextmanager
@@ -80,6 +84,40 @@ def read_json(path: str | Path) -> Any:
         raise SpinError(f"There is no file {path}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SpinError(f"{path} is not valid JSON: {error}") from None
+
+
+def read_typed(path: str | Path, kind: type[Decoded], *, change: str = "") -> Decoded:
+    """One JSON file decoded as `kind` (a dataclass, a dict of types, ...): keys that `kind` does not know are ignored.
+
+    Raises SpinError, which names the file and the place in it, when it is absent, no JSON, or of another type; `change`
+    says how to get a good one.
+    """
+    return decoded(read_bytes(path), kind, f"{path}", change=change)
+
+
+def read_typed_lines(path: str | Path, kind: type[Decoded], *, change: str = "") -> list[Decoded]:
+    """JSON lines, each decoded as `kind`; blank lines are passed over. Raises SpinError, which names the line."""
+    lines = enumerate(read_bytes(path).split(b"\n"), 1)
+    return [decoded(line, kind, f"{path}, line {number}", change=change) for number, line in lines if line.strip()]
+
+
+def decoded(data: bytes | str, kind: type[Decoded], where: str, *, change: str = "") -> Decoded:
+    """JSON `data` as `kind`; SpinError that begins with `where` for any damage."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        cause = "the file is damaged, was edited by hand, or was written by another version or another program."
+        raise SpinError(f"{where} cannot be read: {error}.", cause=cause, change=change) from None
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """A file's bytes; SpinError when it is absent, a folder, or may not be read."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise SpinError(f"There is no file {path}.") from None
+    except OSError as error:
+        raise SpinError(f"{path} could not be read: {error.strerror}.") from None
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
