@@ -313,7 +313,7 @@ def main() -> None:
     write_json(HERE / "judge.json", {"rows": {k or "labelled": len(v) for k, v in sets.items()}, "candidates": results})
     if options.ship:
         heads = judge_fit.fit_heads(shipped, sets, SOURCE)
-        judge_fit.save_judge(SHIPPED, heads, sets[""], "smollm2-135m", reader.fingerprint, reader.layers[:2])
+        judge_fit.save_judge(SHIPPED, heads, sets[""], "smollm2-135m", reader, reader.layers[:2])
         print(SHIPPED)
 
 

@@ -23,6 +23,13 @@ from spin_llm.errors import SpinError
 Decoded = TypeVar("Decoded")
 
 
+def cache_folder() -> Path:
+    """$SPIN_LLM_CACHE, else the platform's cache folder for spin-llm."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("SPIN_LLM_CACHE") or user_cache_dir("spin-llm", appauthor=False))
+
+
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
     """Give a `.part` path to write to; rename it to `path` on success, delete it on failure.

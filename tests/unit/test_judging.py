@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TinyFolder
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import judging
-from spin_llm.evaluate.completion import Completion, Prompt
+from spin_llm.evaluate.completion import Completion, Prompt, local_completer
 from spin_llm.evaluate.evaluation import judge_rows, rate_axis
 from spin_llm.evaluate.guards import GUARDS, GuardJudge
 from spin_llm.evaluate.judge import Verdict
@@ -24,6 +26,7 @@ from spin_llm.evaluate.judging import (
 )
 from spin_llm.evaluate.rubric import RubricJudge
 from spin_llm.files import read_jsonl, write_json
+from spin_llm.models import Checkpoint
 from spin_llm.progress import Console
 from spin_llm.report.wording import clause, verdict_sentence
 
@@ -100,12 +103,21 @@ def test_the_model_under_edit_is_not_its_own_judge(tmp_path: Path):
         refuse_model_under_edit("nonsense", ["smollm2-135m"])
 
 
-def test_the_same_weights_under_another_name_are_found_too():
-    judge = RubricJudge(Words(fingerprint="f00 bfloat16"))
-    refuse_fingerprint(judge, ["f01"])
-    with pytest.raises(SpinError, match="cannot be its own judge"):
-        refuse_fingerprint(judge, ["f01", "f00"])
-    refuse_fingerprint(load_judge("local"), ["f00"])
+def test_the_same_weights_under_another_name_are_found_too(tiny_folder: TinyFolder, tmp_path: Path):
+    """Also those of a light edit of the judge."""
+    folder = tiny_folder("llama", chat=True)
+    judge = RubricJudge(local_completer(str(folder)))
+    edited, other = Path(shutil.copytree(folder, tmp_path / "edited")), Checkpoint(tiny_folder("llama", seed=1))
+    name, tensor = next(iter(Checkpoint(edited).tensors.items()))
+    with (edited / "model.safetensors").open("r+b") as file:
+        file.seek(tensor.start)
+        file.write(b"\0\0\0\0")
+    assert Checkpoint(edited).tensors[name].read() != Checkpoint(folder).tensors[name].read()
+    refuse_fingerprint(judge, [other])
+    for model in (folder, edited):
+        with pytest.raises(SpinError, match="cannot be its own judge"):
+            refuse_fingerprint(judge, [other, Checkpoint(model)])
+    refuse_fingerprint(load_judge("local"), [other])
 
 
 def test_models_of_judges_are_opened_here_or_at_the_url(monkeypatch: pytest.MonkeyPatch):

@@ -76,7 +76,7 @@ def _reft(loaded: LoadedModel, settings: BaselineSettings) -> Any:
     hidden = loaded.model.config.get_text_config().hidden_size
     assert settings.rank is not None
     config = ReftConfig(
-        base_name(settings.model), loaded.checkpoint.fingerprint, hidden, settings.rank, layers, prefix, suffix
+        base_name(settings.model), loaded.checkpoint.identity.weights, hidden, settings.rank, layers, prefix, suffix
     )
     reft = Reft(config)
     for one in reft.interventions.values():

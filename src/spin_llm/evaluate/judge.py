@@ -109,7 +109,8 @@ class FeatureReader:
     def __init__(self, loaded: LoadedModel, layers: Sequence[int]) -> None:
         self.layers = tuple(layers)
         self.tokenizer, self.device = loaded.tokenizer, loaded.device
-        self.fingerprint = loaded.checkpoint.fingerprint
+        self.fingerprint = loaded.checkpoint.sampled_fingerprint  # what judge files of 0.1.0 have
+        self.weights = loaded.checkpoint.identity.weights
         self.body = loaded.model.get_decoder()
         # Nothing above the last layer read is needed. The model is this reader's own, never the model under edit.
         self.body.layers = self.body.layers[: max(layers)]
@@ -238,7 +239,8 @@ class LocalJudge:
     @cached_property
     def reader(self) -> FeatureReader:
         reader = feature_reader(self.about["feature_model"], tuple(self.about["layers"]))
-        if reader.fingerprint != self.about["fingerprint"]:
+        weights = self.about.get("weights", reader.weights)
+        if (reader.fingerprint, reader.weights) != (self.about["fingerprint"], weights):
             raise SpinError(
                 f"The judge {self.name} was fitted on the states of another model than {self.about['feature_model']!r}"
                 f" is here (fingerprint {self.about['fingerprint'][:12]}..., found {reader.fingerprint[:12]}...).",

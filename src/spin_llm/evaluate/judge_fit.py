@@ -106,7 +106,7 @@ def fit_judge(
     sets = {name: [row for row in some if row["answer"].strip()] for name, some in sets.items()}
     features = {name: read_features(reader, some, name, console) for name, some in sets.items()}
     heads = fit_heads(features, sets, source)
-    saved = save_judge(output, heads, sets[""], feature_model, reader.fingerprint, reader.layers)
+    saved = save_judge(output, heads, sets[""], feature_model, reader, reader.layers)
     return record_probes(saved)
 
 
@@ -248,14 +248,15 @@ def save_judge(
     heads: Mapping[tuple[str, str], Head],
     rows: Rows,
     feature_model: str,
-    fingerprint: str,
+    reader: FeatureReader,
     layers: Sequence[int],
 ) -> Path:
     """Write a judge file: one weight vector per head, everything else as JSON in the metadata."""
     labels = [label for _, label in heads]
     about = {
         "feature_model": feature_model,
-        "fingerprint": fingerprint,
+        "fingerprint": reader.fingerprint,
+        "weights": reader.weights,
         "layers": list(layers),
         "answer_tokens": ANSWER_TOKENS,
         "fit_data": sha256_json(

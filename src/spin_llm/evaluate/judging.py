@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.completion import Completer, local_completer
+from spin_llm.evaluate.completion import Completer, LocalCompleter, local_completer
 from spin_llm.evaluate.guards import GUARDS, Guard, GuardJudge, recognise
 from spin_llm.evaluate.human import read_sheet
 from spin_llm.evaluate.judge import Judge, Verdict
@@ -24,6 +24,7 @@ from spin_llm.evaluate.judge import load_judge as load_local_judge
 from spin_llm.evaluate.rubric import RubricJudge
 from spin_llm.evaluate.server import served, server_completer
 from spin_llm.files import read_json, read_progress, sha256_json, sync_append
+from spin_llm.models import Checkpoint
 from spin_llm.progress import SILENT, Advance, Console
 
 PORTION = 128  # prompts between two writes of the verdicts' file
@@ -135,10 +136,13 @@ def refuse_model_under_edit(judge: str, models: Iterable[str]) -> None:
         raise own_judge(named.model)
 
 
-def refuse_fingerprint(judge: Judge, fingerprints: Iterable[str]) -> None:
-    """Raise SpinError when a judge's model, in this process, has the weights of a model under evaluation."""
+def refuse_fingerprint(judge: Judge, models: Iterable[Checkpoint]) -> None:
+    """Raise SpinError when a judge's model, in this process, has the weights of a model under evaluation, or those of
+    a light edit of it."""
     completer = getattr(judge, "completer", None)
-    if completer and any(completer.fingerprint.startswith(fingerprint) for fingerprint in fingerprints):
+    if isinstance(completer, LocalCompleter) and any(
+        completer.loaded.checkpoint.sampled_fingerprint == model.sampled_fingerprint for model in models
+    ):
         raise own_judge(completer.name)
 
 

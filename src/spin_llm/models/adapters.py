@@ -46,7 +46,8 @@ def put_on(model: Any, folder: Path, base: Path) -> Any:
     if adapter_config(folder) == folder / PEFT_CONFIG:
         return _merged(model, folder)
     adapter = reft.load_reft(folder)
-    if adapter.config.base_fingerprint != Checkpoint(base).fingerprint:
+    checkpoint = Checkpoint(base)
+    if adapter.config.base_fingerprint not in (checkpoint.identity.weights, checkpoint.sampled_fingerprint):
         raise SpinError(
             f"{base} is not the model that the ReFT adapter {folder} was trained on.",
             cause="another model, or another version of it, under the same name.",

@@ -21,6 +21,7 @@ import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_json, sha256_json
+from spin_llm.models.identity import Identity, identity_of
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -96,9 +97,10 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder that holds a model in safetensors files."""
+    """A folder that holds a model in safetensors files; an adapter's folder with the folder of its `base`."""
 
     folder: Path
+    base: Path | None = None
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -113,12 +115,21 @@ class Checkpoint:
         return found
 
     @cached_property
-    def fingerprint(self) -> str:
-        """A digest of the model's identity: names, shapes and dtypes of all tensors, and 4 KiB from the middle of each.
+    def identity(self) -> Identity:
+        """Hashes of weights, configuration, tokenizer, chat template and generation settings."""
+        base = (self.base, Checkpoint(self.base).identity) if self.base else None
+        return identity_of(self.folder, self.tensors, base)
 
-        Reading every byte of a large checkpoint for each command would cost minutes; a patch carries the full SHA-256
-        of the tensors that it touches.
-        """
+    @property
+    def fingerprint(self) -> str:
+        """One digest of the identity."""
+        return self.identity.digest
+
+    @cached_property
+    def sampled_fingerprint(self) -> str:
+        """What version 0.1.0 called the fingerprint: names, shapes and dtypes of all tensors, and 4 KiB from the middle
+        of each. Judge files and older records carry it; a light edit of a model mostly has the same, which is how a
+        judge is told to be the model under edit."""
         return sha256_json({name: [t.dtype, list(t.shape), _sample_digest(t)] for name, t in self.tensors.items()})
 
     def stored_name(self, name: str) -> str:

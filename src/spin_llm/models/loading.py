@@ -110,7 +110,7 @@ def load(
     if base is not None:
         loaded = put_on(loaded, given, folder)
     loaded.requires_grad_(False).eval()
-    return LoadedModel(model, loaded, tokenizer, Checkpoint(given))
+    return LoadedModel(model, loaded, tokenizer, Checkpoint(given, None if base is None else folder))
 
 
 def refuse_quantised(config: Any, folder: Path) -> None:

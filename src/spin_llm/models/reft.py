@@ -33,7 +33,7 @@ WEIGHTS = "reft.safetensors"
 
 @dataclass(frozen=True)
 class ReftConfig:
-    """`base` names the model, `base_fingerprint` is its Checkpoint.fingerprint; decoder `layers` are counted from 0."""
+    """`base` names the model, `base_fingerprint` hashes its weights; decoder `layers` are counted from 0."""
 
     base: str
     base_fingerprint: str

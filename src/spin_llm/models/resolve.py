@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from spin_llm.errors import SpinError
-from spin_llm.files import disk_error, sha256_file
+from spin_llm.files import cache_folder, disk_error, sha256_file
 from spin_llm.models.adapters import adapter_config
 from spin_llm.models.checkpoint import weight_files
 
@@ -51,13 +51,6 @@ EMBEDDED: dict[str, EmbeddedModel] = {
         description="SmolLM2-135M-Instruct (Apache-2.0), 4-bit GGUF de-quantised to float32",
     ),
 }
-
-
-def cache_folder() -> Path:
-    """$SPIN_LLM_CACHE, else the platform's cache folder for spin-llm."""
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("SPIN_LLM_CACHE") or user_cache_dir("spin-llm", appauthor=False))
 
 
 def resolve(model: str, *, say: Say = lambda message: None) -> Path:

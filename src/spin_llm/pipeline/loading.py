@@ -43,5 +43,5 @@ def encode(settings: RunSettings, loaded: LoadedModel, pairs: Sequence[Pair]) ->
 def judge_of(settings: RunSettings, *models: LoadedModel) -> Judge:
     """The judge of these settings; SpinError when it has the weights of one of the models under evaluation."""
     judge = load_judge(settings.judge, quality=settings.judge_quality, trust_remote_code=settings.trust_remote_code)
-    refuse_fingerprint(judge, [model.checkpoint.fingerprint for model in models])
+    refuse_fingerprint(judge, [model.checkpoint for model in models])
     return judge
