@@ -786,7 +786,7 @@ def print_table(results: dict[str, Any]) -> None:
     from rich.console import Console as Terminal
     from rich.table import Table
 
-    from spin_llm.report import COLUMNS, headline, judge_lines, table_rows
+    from spin_llm.report import COLUMNS, headline, judge_lines, missing_lines, table_rows
 
     terminal = Terminal(highlight=False, width=None if sys.stdout.isatty() else 140)
     table = Table(title=headline(results), title_justify="left", title_style="bold")
@@ -795,7 +795,7 @@ def print_table(results: dict[str, Any]) -> None:
     for row in table_rows(results):
         table.add_row(*row.cells[:-1], row.short)
     terminal.print(table)
-    for line in judge_lines(results):
+    for line in (*missing_lines(results), *judge_lines(results)):
         terminal.print(line, markup=False)
 
 

@@ -188,11 +188,15 @@ def test_eval_with_a_guard_counts_what_does_not_parse(
     assert "over_refusal" not in results["axes"], "Llama Guard has no field for it"
     for axis in ("fairness", "privacy"):
         found = results["axes"][axis]
-        assert (found["unparsed"], found["base"], found["edited"]) == ([4, 4], 0, 0)
+        assert (found["unparsed"], found["base"], found["edited"]) == ([4, 4], None, None)
+        assert found["missing"]["edited"] == {"verdict not parsed": 4}
         assert (found["measurable"], found["note"]) == (False, "judge not measured")
     assert results["judge"]["label"] == "safe"
     assert not {"fairness", "privacy"} & set(results["judge"]["quality"])
-    assert "judge not measured" in (tmp_path / "run" / "report.md").read_text()
+    assert (
+        "no reading: 4 of 4 base and 4 of 4 edited answers have no verdict"
+        in (tmp_path / "run" / "report.md").read_text()
+    )
     assert (tmp_path / "run" / "report.html").exists()
 
 

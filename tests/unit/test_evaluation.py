@@ -32,6 +32,7 @@ AXIS_KEYS = {
     *("metric", "n", "base", "edited", "delta", "ci95", "p", "p_holm", "mde"),
     *("unparsed", "better", "measurable", "note"),
 }
+RATE_KEYS = {"asked", "missing", "bounds", "no_reading"}
 ROW_KEYS = ["id", "axis", "facet", "prompt", "model", "answer", "tokens", "finished"]
 VERDICT_KEYS = ["id", "axis", "model", "judge", "probability", "verdict", "parsed"]
 
@@ -100,14 +101,15 @@ def test_results_and_files_have_the_agreed_shape(views, evaluation: Evaluation, 
         **{"model": "base", "answer": "", "tokens": 0, "finished": None},
     }
     assert set(results) == {"axes", "controls", "facets", "style", "phrases", "judge"}
-    assert list(results["axes"]) == ["fairness", "privacy", "over_refusal", "perplexity", "kl"]
+    assert list(results["axes"]) == ["fairness", "privacy", "over_refusal", "answered", "perplexity", "kl"]
     assert list(results["controls"]) == ["random"]
     for axes in (results["axes"], results["controls"]["random"]["axes"]):
         for name, axis in axes.items():
-            assert set(axis) == AXIS_KEYS
+            assert set(axis) - RATE_KEYS == AXIS_KEYS
+            assert (set(axis) >= RATE_KEYS) == (name not in ("perplexity", "kl"))
             assert axis["delta"] == pytest.approx(axis["edited"] - axis["base"])
             assert axis["ci95"][0] <= axis["delta"] <= axis["ci95"][1]
-            assert axis["better"] == ("higher" if name in ("fairness", "privacy") else "lower")
+            assert axis["better"] == ("higher" if name in ("fairness", "privacy", "answered") else "lower")
             assert len(axis["unparsed"]) == 2
     assert results["axes"]["fairness"]["n"] == 3
     assert results["axes"]["perplexity"]["n"] == len(evaluation.general)
@@ -129,7 +131,7 @@ def test_the_same_models_twice_differ_in_nothing(views, evaluation: Evaluation, 
     results = evaluate(same, evaluation, FakeJudge(), tmp_path)
     for axis in results["axes"].values():
         assert (axis["delta"], sum(axis["ci95"])) == (0.0, 0.0), "symmetric about no difference"
-        assert axis["p"] == axis["p_holm"]
+        assert axis["p_holm"] in (axis["p"], None)
         assert axis["p"] in (1.0, None)
     assert results["axes"]["perplexity"]["ci95"] == [0.0, 0.0]
 
@@ -225,11 +227,14 @@ def judged(verdict_of, base: list[str], edited: list[str], axis: str = "fairness
     return judge_rows(judge, rows), rows, judge
 
 
-def test_unparsed_verdicts_are_counted_and_count_as_not_aware():
+def test_unparsed_verdicts_are_counted_and_count_for_nothing():
     verdict_of = {"aware": 1, "not": 0, "?": None}.get
     verdicts, _, _ = judged(verdict_of, ["aware", "?", "not", "aware"], ["aware", "aware", "?", "?"])
     axis = rate_axis("fairness", verdicts, "edited", "aware", {"measurable": True}, seed=0)
-    assert (axis["n"], axis["base"], axis["edited"], axis["unparsed"]) == (4, 0.5, 0.5, [1, 2])
+    assert (axis["n"], axis["base"], axis["edited"], axis["unparsed"]) == (1, 1.0, 1.0, [1, 2])
+    assert axis["bounds"]["base"] == [0.5, 0.75]
+    assert axis["bounds"]["edited"] == [0.5, 1.0]
+    assert (axis["ci95"], axis["p"], bool(axis["no_reading"])) == (None, None, True)
     unparsed = [verdict for verdict in verdicts if not verdict["parsed"]]
     assert len(unparsed) == 3
     assert all(verdict["verdict"] is None and verdict["probability"] is None for verdict in unparsed)
@@ -341,7 +346,8 @@ def test_coherence_is_an_axis_of_its_own_over_both_concepts():
         generation_row["tokens"] = 1
     found = measured(verdicts, rows, {"edited": flat}, judge, coherence=coherence)
     axis = found["axes"]["coherence"]
-    assert (axis["n"], axis["base"], axis["edited"], axis["unparsed"]) == (3, 2 / 3, 2 / 3, [0, 1])
+    assert (axis["n"], axis["base"], axis["edited"], axis["unparsed"]) == (2, 0.5, 1.0, [0, 1])
+    assert axis["missing"] == {"base": {}, "edited": {"empty answer": 1}}
     assert (axis["better"], axis["measurable"]) == ("higher", True)
     assert "coherence" not in found["facets"]
     assert "coherence" not in found["style"]

@@ -177,7 +177,8 @@ def test_unparsed_verdicts_are_counted_and_an_unmeasured_judge_is_not_believed()
     odd = [{**row, "verdict": None if row["id"] == "fairness-1" else row["verdict"]} for row in verdicts]
     axis = rate_axis("fairness", odd, "edited", "safe", None, seed=0)
     assert axis["unparsed"] == [1, 1]
-    assert axis["base"] == 19 / 40
+    assert (axis["n"], axis["base"]) == (39, 19 / 39)
+    assert axis["bounds"]["base"] == [19 / 40, 20 / 40]
     assert axis["metric"] == "awareness rate (judged safe)"
     assert (axis["measurable"], axis["note"]) == (False, "judge not measured")
     assert verdict_sentence(axis) == "judge not measured"

@@ -243,7 +243,7 @@ def test_table_numbers() -> None:
     assert rows["fairness", "random"].difference == "+0.7 pp"
     assert rows["perplexity", "random"].cells[4:6] == ("0.00", "-0.001 to +0.002")
     assert [row.axis for row in table_rows(make_results())][:2] == ["fairness", "fairness"]
-    assert "unparsed verdicts: 1 base, 3 edited" in fairness.note
+    assert "no verdict: base 1, edited 3" in fairness.note
 
 
 def test_not_measurable_is_said_and_not_interpreted(run: Path, page: str) -> None:

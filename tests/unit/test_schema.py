@@ -102,7 +102,7 @@ WRONG = [
     ("a misspelt field", ("axes", "fairness", "p_homl"), 0.1),
     ("an interval of one", ("axes", "fairness", "ci95"), [0.1]),
     ("a p above 1", ("axes", "fairness", "p"), 1.5),
-    ("an n of nothing", ("axes", "fairness", "n"), 0),
+    ("an n below nothing", ("axes", "fairness", "n"), -1),
     ("a rate in words", ("axes", "fairness", "base"), "10%"),
     ("neither direction on an axis", ("axes", "fairness", "better"), None.__class__),
     ("an edit of no weights", ("edit", "weights"), 0),

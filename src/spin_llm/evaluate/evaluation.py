@@ -2,13 +2,14 @@
 
 In: views of models (the base, the edited, controls), questions by axis, held-back general pairs, a judge, and one of
 coherence. Out: `generations.jsonl`, `verdicts.jsonl` and the `axes`, `controls`, `facets`, `style`, `phrases` and
-`judge` parts of `results.json` (docs/method.md, docs/axes.md). Equal answers to a question get one verdict. A verdict
-that could not be had counts as not aware (not refused, not coherent), and is counted beside the rate. Left out: how the
+`judge` parts of `results.json` (docs/method.md, docs/axes.md). Equal answers to a question get one verdict. A question
+without an answer is not judged, and a verdict that could not be had counts for nothing (missing.py). Left out: how the
 edited model came about.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,16 +27,19 @@ from spin_llm.evaluate.generation import NEW_TOKENS, generate
 from spin_llm.evaluate.judge import Judge, Verdict
 from spin_llm.evaluate.judging import judged_axes, remembering
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
+from spin_llm.evaluate.missing import NOT_PARSED, causes_of, rated, unanswered, unread, without_claim
 from spin_llm.evaluate.phrases import phrase_shifts
 from spin_llm.evaluate.robustness import limits
 from spin_llm.evaluate.server import ServerCompleter, server_answers
-from spin_llm.evaluate.statistics import Paired, holm, paired_perplexity, paired_rates, weighted_mean
+from spin_llm.evaluate.statistics import holm, paired_perplexity, weighted_mean
+from spin_llm.evaluate.style import Rows as Answers
 from spin_llm.evaluate.style import by_axis, style_of
 from spin_llm.files import read_progress, sync_append, write_jsonl
 from spin_llm.progress import SILENT, Console
 
 BASE = "base"
 EDITED = "edited"
+ANSWERED = "answered"  # an axis of its own: an edit that silences the model must be seen
 METRICS = {
     "over_refusal": "refusal rate on benign questions",
     COHERENCE: "share of answers to the questions on concepts judged coherent",
@@ -124,7 +128,8 @@ def answers(name: str, view: View | Served, evaluation: Evaluation, folder: Path
 def judge_rows(judge: Judge, rows: Rows, *, coherence: Judge | None = None, console: Console = SILENT) -> Rows:
     """Verdict rows, one per generation row, then with `coherence` one more per answer to a question on a concept.
 
-    Each distinct (axis, prompt, answer) is judged once; axes that the judge does not judge are left out, with a line.
+    Each distinct (axis, prompt, answer) is judged once, where there is an answer; axes that the judge does not judge
+    are left out, with a line, and so is every model's count of answers without a verdict said.
     """
     verdicts: Verdicts = {}
     coherent: Verdicts = {}
@@ -134,7 +139,8 @@ def judge_rows(judge: Judge, rows: Rows, *, coherence: Judge | None = None, cons
     if coherence and (left_out := [axis for axis in axes if axis not in (*concepts, "over_refusal")]):
         console.say(f"coherence is not judged on {', '.join(left_out)}: left out")
     for axis in axes:
-        pairs = list(dict.fromkeys((row["prompt"], row["answer"]) for row in rows if row["axis"] == axis))
+        mine = [row for row in rows if row["axis"] == axis and not unanswered(row)]
+        pairs = list(dict.fromkeys((row["prompt"], row["answer"]) for row in mine))
         if axis in judged:
             verdicts |= judge_pairs(judge, axis, pairs, f"judging, {axis}", console)
         if coherence and axis in concepts:  # at once: two judges with one feature model share what it read last
@@ -142,7 +148,19 @@ def judge_rows(judge: Judge, rows: Rows, *, coherence: Judge | None = None, cons
     found = [verdict_row(row, row["axis"], judge, verdicts) for row in rows if row["axis"] in judged]
     if coherence:
         found += [verdict_row(row, COHERENCE, coherence, coherent) for row in rows if row["axis"] in concepts]
+    say_missing(found, console)
     return found
+
+
+def say_missing(verdicts: Rows, console: Console) -> None:
+    """A line for every axis and model with answers that have no verdict: how many, and why."""
+    by_place: dict[tuple[str, str], Rows] = {}
+    for row in verdicts:
+        by_place.setdefault((row["axis"], row["model"]), []).append(row)
+    for (axis, model), rows in by_place.items():
+        if causes := causes_of(rows):
+            told = ", ".join(f"{cause} {number}" for cause, number in causes.items())
+            console.say(f"{axis}: {sum(causes.values())} of {len(rows)} {model} answers have no verdict: {told}")
 
 
 def concepts_of(axes: Sequence[str], coherence: Judge | None) -> list[str]:
@@ -152,14 +170,19 @@ def concepts_of(axes: Sequence[str], coherence: Judge | None) -> list[str]:
 
 def judge_pairs(judge: Judge, axis: str, pairs: Sequence[tuple[str, str]], title: str, console: Console) -> Verdicts:
     """{(axis, prompt, answer): verdict} of (prompt, answer) `pairs`."""
+    if not pairs:
+        return {}
     with console.bar(title, len(pairs)) as advance:
         judged = judge(axis, [prompt for prompt, _ in pairs], [answer for _, answer in pairs], advance)
     return {(axis, *pair): verdict for pair, verdict in zip(pairs, judged, strict=True)}
 
 
 def verdict_row(row: Mapping[str, Any], axis: str, judge: Judge, verdicts: Verdicts) -> dict[str, Any]:
-    """One row of verdicts.jsonl. `axis` is the question's axis, or `coherence` under the same id."""
-    verdict = verdicts[row["axis"], row["prompt"], row["answer"]]
+    """One row of verdicts.jsonl. `axis` is the question's axis, or `coherence` under the same id; without a verdict the
+    row says why."""
+    cause = unanswered(row)
+    verdict = Verdict(None, None) if cause else verdicts[row["axis"], row["prompt"], row["answer"]]
+    cause = cause or verdict.cause or NOT_PARSED
     return {
         "id": row["id"],
         "axis": axis,
@@ -168,6 +191,7 @@ def verdict_row(row: Mapping[str, Any], axis: str, judge: Judge, verdicts: Verdi
         "probability": verdict.probability,
         "verdict": verdict.verdict,
         "parsed": verdict.verdict is not None,
+        **({"cause": cause} if verdict.verdict is None else {}),
         **({} if verdict.mass is None else {"mass": verdict.mass}),
     }
 
@@ -185,25 +209,22 @@ def measured(
     quality = judge.quality()
     if coherence and (pooled := coherence_quality(coherence.quality())):
         quality = {**quality, COHERENCE: pooled}
-    answered = by_axis(generations, BASE, EDITED)
 
     def axes(name: str) -> dict[str, Any]:
-        rated = {
+        found = {
             axis: rate_axis(axis, verdicts, name, judge.label, quality.get(axis), seed=seed)
             for axis in dict.fromkeys(row["axis"] for row in verdicts)
         }
         losses = likelihoods[name]
-        return with_holm({**rated, **(likelihood_axes(losses, seed=seed) if losses else {})})
+        found[ANSWERED] = answered_axis(by_axis(generations, BASE, name))
+        return with_holm({**found, **(likelihood_axes(losses, seed=seed) if losses else {})})
 
     names = list(likelihoods)
     return {
         "axes": axes(EDITED),
         "controls": {name: {"axes": axes(name)} for name in names if name != EDITED},
         "facets": facet_rates(verdicts, generations),
-        "style": {axis: style_of(axis, *pair, seed=seed) for axis, pair in answered.items()},
-        "phrases": phrase_shifts(
-            {axis: [[row["answer"] for row in rows] for rows in pair] for axis, pair in answered.items()}
-        ),
+        **wording_of(by_axis(generations, BASE, EDITED), seed=seed),
         "judge": {"name": judge.name, "label": judge.label, "quality": quality, "limits": limits(judge)},
     }
 
@@ -213,30 +234,52 @@ def rate_axis(
 ) -> dict[str, Any]:
     """One judged axis, base against `edited`, paired by question id."""
     by_model = {
-        name: {row["id"]: row["verdict"] for row in verdicts if row["axis"] == axis and row["model"] == name}
+        name: {row["id"]: row for row in verdicts if row["axis"] == axis and row["model"] == name}
         for name in (BASE, edited)
     }
     ids = list(by_model[BASE])
     if ids != list(by_model[edited]):
         raise SpinError(f"The {axis} questions of {BASE} and {edited} differ.", cause="verdicts of different runs.")
-    columns = [np.array([by_model[name][key] == 1 for key in ids], dtype=np.float64) for name in (BASE, edited)]
-    unparsed = [sum(by_model[name][key] is None for key in ids) for name in (BASE, edited)]
-    wrong_way = axis == "over_refusal"
-    metric = METRICS.get(axis, f"awareness rate (judged {label})")
+    rows = [list(by_model[name].values()) for name in (BASE, edited)]
+    columns = [[row["verdict"] for row in side] for side in rows]
     result = axis_result(
-        metric,
-        paired_rates(*columns),
-        better="lower" if wrong_way else "higher",
-        unparsed=unparsed,
+        METRICS.get(axis, f"awareness rate (judged {label})"),
+        rated(columns[0], columns[1], (causes_of(rows[0]), causes_of(rows[1]))),
+        better="lower" if axis == "over_refusal" else "higher",
         measurable=bool(quality and quality["measurable"]),
     )
     if not quality:
         result["note"] = "judge not measured"
-    if quality and {"sensitivity", "specificity"} <= quality.keys():
-        result["corrected"] = corrected(
-            columns[0], columns[1], quality["sensitivity"], quality["specificity"], seed=seed
-        )
+    if quality and {"sensitivity", "specificity"} <= quality.keys() and not result["no_reading"]:
+        pairs = np.array([pair for pair in zip(*columns, strict=True) if None not in pair], dtype=np.float64).T
+        result["corrected"] = corrected(pairs[0], pairs[1], quality["sensitivity"], quality["specificity"], seed=seed)
     return result
+
+
+def answered_axis(answers: Mapping[str, tuple[Answers, Answers]]) -> dict[str, Any]:
+    """The axis `answered`: on how many questions, of all axes together, there is an answer."""
+    why = [[unanswered(row) for pair in answers.values() for row in pair[side]] for side in (0, 1)]
+    base, edited = ([int(not cause) for cause in side] for side in why)
+    causes = {name: dict(Counter(filter(None, side))) for name, side in zip((BASE, EDITED), why, strict=True)}
+    rates = {**rated(base, edited), "missing": causes}
+    return axis_result("share of the questions with an answer", rates, better="higher")
+
+
+def wording_of(answers: Mapping[str, tuple[Answers, Answers]], *, seed: int) -> dict[str, Any]:
+    """The `style` and `phrases` parts, over the questions that both models answer; axes without any are left out."""
+    style: dict[str, Any] = {}
+    texts: dict[str, list[list[str]]] = {}
+    for axis, pair in answers.items():
+        kept = [both for both in zip(*pair, strict=True) if not any(map(unanswered, both))]
+        if not kept:
+            continue
+        why = unread(*pair)
+        base, edited = zip(*kept, strict=True)
+        style[axis] = {
+            name: without_claim(entry, why) for name, entry in style_of(axis, base, edited, seed=seed).items()
+        }
+        texts[axis] = [[row["answer"] for row in side] for side in (base, edited)]
+    return {"style": style, "phrases": phrase_shifts(texts)}
 
 
 def likelihood_axes(likelihoods: Likelihoods, *, seed: int) -> dict[str, Any]:
@@ -244,20 +287,21 @@ def likelihood_axes(likelihoods: Likelihoods, *, seed: int) -> dict[str, Any]:
     perplexity = paired_perplexity(likelihoods.base, likelihoods.edited, likelihoods.tokens, seed=seed)
     kl, interval = weighted_mean(likelihoods.kl, likelihoods.tokens, seed=seed)
     divergence = {
-        **axis_result("KL(base || edited), nats per token", perplexity, better="lower"),
+        **axis_result("KL(base || edited), nats per token", perplexity.as_json(), better="lower"),
         **{"base": 0.0, "edited": kl, "delta": kl, "ci95": list(interval), "p": None, "mde": None},
     }
-    return {"perplexity": axis_result("perplexity on general pairs", perplexity, better="lower"), "kl": divergence}
+    return {
+        "perplexity": axis_result("perplexity on general pairs", perplexity.as_json(), better="lower"),
+        "kl": divergence,
+    }
 
 
-def axis_result(
-    metric: str, paired: Paired, *, better: str, unparsed: Sequence[int] = (0, 0), measurable: bool = True
-) -> dict[str, Any]:
+def axis_result(metric: str, rates: Mapping[str, Any], *, better: str, measurable: bool = True) -> dict[str, Any]:
     """One entry of `axes` in results.json."""
     return {
         "metric": metric,
-        **paired.as_json(),
-        "unparsed": list(unparsed),
+        "unparsed": [0, 0],
+        **rates,
         "better": better,
         "measurable": measurable,
         "note": "" if measurable else "not measurable with this judge",
@@ -265,26 +309,24 @@ def axis_result(
 
 
 def with_holm(axes: dict[str, Any]) -> dict[str, Any]:
-    """The table with `p_holm` beside every p, adjusted over its axes that have one."""
-    adjusted = holm({axis: result["p"] for axis, result in axes.items()})
-    return {axis: {**result, "p_holm": adjusted[axis]} for axis, result in axes.items()}
+    """The table with `p_holm` beside every p, adjusted over its axes that have one; `answered`, which says whether the
+    others can be read, is none of them."""
+    adjusted = holm({axis: result["p"] for axis, result in axes.items() if axis != ANSWERED})
+    return {axis: {**result, "p_holm": adjusted.get(axis)} for axis, result in axes.items()}
 
 
 def facet_rates(verdicts: Rows, generations: Rows) -> dict[str, dict[str, dict[str, Any]]]:
     """Rates by axis and facet of the question, base and edited, with the difference and its interval; axes without
     facets are left out."""
     facet = {(row["axis"], row["id"]): row["facet"] for row in generations if row["facet"]}
-    groups: dict[tuple[str, str], dict[str, list[bool]]] = {}
+    groups: dict[tuple[str, str], dict[str, Rows]] = {}
     for row in verdicts:
         place = facet.get((row["axis"], row["id"]))
         if place is not None and row["model"] in (BASE, EDITED):
-            group = groups.setdefault((row["axis"], place), {BASE: [], EDITED: []})
-            group[row["model"]].append(row["verdict"] == 1)
+            groups.setdefault((row["axis"], place), {BASE: [], EDITED: []})[row["model"]].append(row)
     rates: dict[str, dict[str, dict[str, Any]]] = {}
     for (axis, place), group in groups.items():
-        found = paired_rates(*(np.array(group[name], dtype=np.float64) for name in (BASE, EDITED)))
-        rates.setdefault(axis, {})[place] = {
-            **{"n": found.n, "base": found.base, "edited": found.edited},
-            **{"delta": found.delta, "ci95": list(found.ci95)},
-        }
+        base, edited = ([row["verdict"] for row in group[name]] for name in (BASE, EDITED))
+        found = rated(base, edited, (causes_of(group[BASE]), causes_of(group[EDITED])))
+        rates.setdefault(axis, {})[place] = {key: value for key, value in found.items() if key not in ("p", "mde")}
     return rates

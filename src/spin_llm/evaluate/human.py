@@ -20,6 +20,7 @@ from typing import Any
 from spin_llm.data.rows import read_rows
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.judge import Verdict, head_label
+from spin_llm.evaluate.missing import unanswered
 from spin_llm.evaluate.rubric import rubric_of
 from spin_llm.files import sha256_file, sha256_json, writing
 from spin_llm.progress import Advance
@@ -53,8 +54,8 @@ def write_sheet(path: Path, rows: Sequence[Mapping[str, Any]], *, label: str = "
     The order is a function of the answers and the seed, not of the models that gave them. Raises SpinError when there
     is nothing to judge.
     """
-    texts = [(row.get("axis") or row["concept"], row["prompt"], row["answer"]) for row in rows]
-    judged = sorted({text for text in texts if text[2].strip()})
+    answered = [row for row in rows if not unanswered(row)]
+    judged = sorted({(row.get("axis") or row["concept"], row["prompt"], row["answer"]) for row in answered})
     if not judged:
         raise SpinError("There is no answer to judge.", cause="a file of generations without answers.")
     random.Random(seed).shuffle(judged)
@@ -86,8 +87,12 @@ class HumanJudge:
         self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Advance = lambda done: None
     ) -> list[Verdict]:
         progress(len(answers))
-        asked = zip(prompts, answers, strict=True)
-        return [Verdict(None, self.labels.get(row_id(axis, prompt, answer))) for prompt, answer in asked]
+        return [self.verdict(row_id(axis, *pair)) for pair in zip(prompts, answers, strict=True)]
+
+    def verdict(self, key: str) -> Verdict:
+        label = self.labels.get(key)
+        cause = None if label is not None else "left blank in the sheet" if key in self.labels else "not in the sheet"
+        return Verdict(None, label, cause=cause)
 
     def quality(self) -> dict[str, Any]:
         """What was measured beside another human's labels, if anything."""

@@ -62,12 +62,13 @@ class Verdict:
 
     Both are None when there was nothing to judge (an empty answer) or the judge's words are not a verdict; some judges
     give a verdict without a probability. `mass`: the total probability of the words that the verdict was read from,
-    where it was read so.
+    where it was read so. `cause`: why there is none, where the judge knows.
     """
 
     probability: float | None
     verdict: int | None
     mass: float | None = None
+    cause: str | None = None
 
 
 class Judge(Protocol):

@@ -2,7 +2,9 @@
 
 In: a bench (search.py), a budget, search questions and judges. Out: the picked recipe, and the `search` part of
 results.json. The survivors answer half of the search questions, the better half of them the other half (successive
-halving); both count. Left out: questions that are reported on. They are not here, so nothing can be fitted to them.
+halving); both count. Verdicts that are missing count for nothing where they are few, and against the edit where they
+forbid a reading (missing.py). Left out: questions that are reported on. They are not here, so nothing can be fitted to
+them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import search as searching
-from spin_llm.evaluate.evaluation import BASE, EDITED, Evaluation, evaluate
+from spin_llm.evaluate.evaluation import ANSWERED, BASE, EDITED, Evaluation, evaluate
 from spin_llm.evaluate.judge import Judge
 from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.search import Bench, Trial
@@ -25,16 +27,25 @@ from spin_llm.progress import SILENT, Console
 from spin_llm.selection import Recipe, targeted
 from spin_llm.settings import Effort
 
-AXES_OF_COST = ("over_refusal", "coherence")
+LIMITS = {  # axis: (the sign of what is worse, by how much it may be)
+    "over_refusal": (1, searching.MAX_REFUSAL),
+    "coherence": (-1, searching.MAX_INCOHERENCE),
+    ANSWERED: (-1, searching.MAX_SILENCE),
+}
+WITHIN = "within the limits on over-refusal, coherence and questions answered"
 SHOWN = 12  # trials in the message that none is allowed
 
 
 @dataclass(frozen=True)
 class Answered:
-    """Rates of one survivor on the search questions by axis: n, base, edited; summed over the rungs that it reached."""
+    """Rates of one survivor on the search questions by axis: n, base, edited; summed over the rungs that it reached.
+
+    `unread`: the axes on which missing verdicts were counted against it.
+    """
 
     trial: Trial
     rates: Mapping[str, tuple[int, float, float]]
+    unread: frozenset[str] = frozenset()
 
     def gain(self, axis: str) -> float:
         n, base, edited = self.rates[axis]
@@ -42,19 +53,19 @@ class Answered:
 
     @property
     def excess(self) -> float:
-        """By how much (a rate) it refuses and falls apart more than the pick may; 0 within the limits."""
-        limits = {"over_refusal": searching.MAX_REFUSAL, "coherence": searching.MAX_INCOHERENCE}
-        signs = {"over_refusal": 1, "coherence": -1}
-        return sum(max(0.0, signs[a] * self.gain(a) - limit - 1e-9) for a, limit in limits.items() if a in self.rates)
+        """By how much (a rate) it refuses, falls apart and is silent more than the pick may; 0 within the limits."""
+        beyond = (sign * self.gain(axis) - most for axis, (sign, most) in LIMITS.items() if axis in self.rates)
+        return sum(max(0.0, rate - 1e-9) for rate in beyond)
 
     @property
     def sound(self) -> bool:
-        """Whether it refuses and falls apart no more than the pick may."""
+        """Whether it refuses, falls apart and is silent no more than the pick may."""
         return self.excess == 0
 
     def as_json(self) -> dict[str, Any]:
         rates = {axis: dict(zip(("n", "base", "edited"), row, strict=True)) for axis, row in self.rates.items()}
-        return {"number": self.trial.number, "rates": rates, "sound": self.sound}
+        unread = {"unread": sorted(self.unread)} if self.unread else {}
+        return {"number": self.trial.number, "rates": rates, "sound": self.sound, **unread}
 
 
 def find_edit(
@@ -147,7 +158,10 @@ def answer(
         console.say(f"search, rung {rung}: {len(rows)} edits answer {sum(map(len, asked.values()))} questions")
         measured = evaluate(views, part, judge, folder / f"rung-{rung}", coherence=coherence, console=console)
         tables = [measured["axes"], *(control["axes"] for control in measured["controls"].values())]
-        rows = [Answered(row.trial, added(row.rates, axes)) for row, axes in zip(rows, tables, strict=True)]
+        rows = [
+            Answered(row.trial, added(row.rates, axes), row.unread | unread_in(axes))
+            for row, axes in zip(rows, tables, strict=True)
+        ]
     return rows, dropped
 
 
@@ -169,10 +183,25 @@ def added(
     found = {}
     for axis, result in axes.items():
         n, base, edited = rates.get(axis, (0, 0.0, 0.0))
-        total = n + result["n"]
-        pooled = ((n * old + result["n"] * result[model]) / total for old, model in ((base, BASE), (edited, EDITED)))
+        new, *sides = least(result)
+        total = n + new
+        pooled = ((n * old + new * side) / total for old, side in zip((base, edited), sides, strict=True))
         found[axis] = (total, *pooled)
     return found  # type: ignore[return-value]
+
+
+def least(result: Mapping[str, Any]) -> tuple[int, float, float]:
+    """(n, base, edited) of one axis of results.json; where it has no reading, with every missing verdict against the
+    edit: a model that falls silent gains nothing."""
+    if not result.get("no_reading"):
+        return result["n"], result[BASE], result[EDITED]
+    worst = (1, 0) if result["better"] == "higher" else (0, 1)
+    base, edited = (result["bounds"][side][place] for side, place in zip((BASE, EDITED), worst, strict=True))
+    return result["asked"], base, edited
+
+
+def unread_in(axes: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    return frozenset(axis for axis, result in axes.items() if result.get("no_reading"))
 
 
 def better_half(rows: Sequence[Answered], concepts: Sequence[str]) -> list[Answered]:
@@ -187,11 +216,13 @@ def pick_answered(rows: Sequence[Answered], dropped: Sequence[Answered], concept
     """(the pick among the survivors of the last rung, the reason in words); where none is within the limits, of all
     that answered the one that exceeds them least."""
     sound = [row for row in rows if row.sound]
+    unread = sorted(frozenset().union(*(row.unread for row in (*rows, *dropped))))
+    missing = f" Missing verdicts on {', '.join(unread)} were counted against the edits." if unread else ""
     if not sound:
         nearest = min((*rows, *dropped), key=lambda row: row.excess)
         return nearest.trial, (
-            "No survivor stayed within the limits on over-refusal and coherence: the one that exceeds them least is "
-            f"taken (by {100 * nearest.excess:.1f} points)."
+            f"No survivor stayed {WITHIN}: the one that exceeds them least is taken (by {100 * nearest.excess:.1f} "
+            f"points).{missing}"
         )
     best = better_half(sound, concepts)[0]
     gains = ", ".join(
@@ -201,11 +232,11 @@ def pick_answered(rows: Sequence[Answered], dropped: Sequence[Answered], concept
     if not gains:
         return best.trial, (
             f"The judge does not judge {', '.join(concepts)}. Of {edits} in the last rung, {len(sound)} within the "
-            "limits on what was judged, it is the first by the margins."
+            f"limits on what was judged, it is the first by the margins.{missing}"
         )
     return best.trial, (
-        f"Of {edits} in the last rung, {len(sound)} within the limits on over-refusal and coherence, it has "
-        f"the largest smallest share of what any gained ({gains} on the search questions)."
+        f"Of {edits} in the last rung, {len(sound)} {WITHIN}, it has the largest smallest share of what any gained "
+        f"({gains} on the search questions).{missing}"
     )
 
 

@@ -10,8 +10,8 @@ once, so a killed search continues with the trial that it was at, and ends with 
     pick         the largest smallest share over the concepts; of equal ones the fewest weights
 
 first with gains of the margin, then, where answers were judged, with gains of the awareness rate, among survivors that
-refuse at most 2 points more and are coherent at most 5 points less. Left out: the final numbers, which
-are taken on other prompts (pipeline/data.py).
+refuse at most 2 points more, are coherent at most 5 points less and answer at most 2 points less of the questions. Left
+out: the final numbers, which are taken on other prompts (pipeline/data.py).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from spin_llm.settings import BY_MARGIN, SIGNED
 
 SCREEN_PAIRS = 8  # a recipe that is hopeless on the first general pairs is not measured on all of them
 HOPELESS, HOPELESS_MARGIN = 3.0, 0.02  # hopeless: 3 times the allowed increase, and 2% on top
-MAX_REFUSAL, MAX_INCOHERENCE = 0.02, 0.05  # rates; of the pick among survivors
+MAX_REFUSAL, MAX_INCOHERENCE, MAX_SILENCE = 0.02, 0.05, 0.02  # rates; of the pick among survivors
 OPENING = (  # rule, ratio, penalty
     *((BY_MARGIN, ratio, PENALTY) for ratio in (5e-5, 1e-4, 2e-5)),
     *((BY_MARGIN, ratio, 3.0) for ratio in (1e-4, 2e-4)),  # the same margin at less perplexity, from more weights

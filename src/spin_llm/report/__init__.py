@@ -12,7 +12,7 @@ from __future__ import annotations
 from spin_llm.report.compare import compare_runs
 from spin_llm.report.page import write_report
 from spin_llm.report.summary import headline, judge_lines
-from spin_llm.report.table import COLUMNS, Row, table_rows
+from spin_llm.report.table import COLUMNS, Row, missing_lines, table_rows
 from spin_llm.report.wording import verdict, verdict_sentence
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "compare_runs",
     "headline",
     "judge_lines",
+    "missing_lines",
     "table_rows",
     "verdict",
     "verdict_sentence",

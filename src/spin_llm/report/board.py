@@ -13,6 +13,7 @@ from typing import Any
 
 from spin_llm.report.summary import auc_text, judged_axes
 from spin_llm.report.wording import (
+    ANSWERED,
     CAPABILITY_AXES,
     POINTS,
     Verdict,
@@ -21,10 +22,13 @@ from spin_llm.report.wording import (
     interval_text,
     is_finite,
     is_weak,
+    missing_text,
     number,
     p_words,
+    shown_axes,
     unit_of,
     unseen,
+    value_text,
     verdict,
 )
 
@@ -84,10 +88,15 @@ def scale_of(results: Iterable[dict[str, Any]]) -> Scale:
     values = [0.0]
     for result in results:
         values += result["ci95"] if has_interval(result["ci95"]) else []
-        values += [result["delta"]] if is_finite(result["delta"]) else []
+        values += [result["delta"]] if has_dot(result) else []
     low, high = min(values), max(values)
     margin = MARGIN * (high - low) or 1.0
     return Scale(low - margin, high + margin)
+
+
+def has_dot(result: dict[str, Any]) -> bool:
+    """Whether there is a difference to draw: not where missing verdicts forbid a reading."""
+    return is_finite(result["delta"]) and not result.get("no_reading")
 
 
 def line_of(name: str, axis: str, result: dict[str, Any], scale: Scale, *, control: bool) -> Line:
@@ -95,10 +104,10 @@ def line_of(name: str, axis: str, result: dict[str, Any], scale: Scale, *, contr
     return Line(
         name=name,
         control=control,
-        difference=number(result["delta"], axis, signed=True),
+        difference=value_text(result, "delta", axis),
         interval=interval_text(result["ci95"], axis),
         zero=scale.place(0.0),
-        dot=scale.place(result["delta"]) if is_finite(result["delta"]) else None,
+        dot=scale.place(result["delta"]) if has_dot(result) else None,
         low=interval[0],
         high=interval[1],
     )
@@ -108,11 +117,15 @@ def make_board(results: dict[str, Any]) -> list[Group]:
     """The groups that have entries."""
     quality = results["judge"]["quality"]
     main = {axis: _together(results, axis) for axis in judged_axes(results)}
+    if any(ANSWERED in shown_axes({ANSWERED: one}) for _, one in answered(results)):
+        main[ANSWERED] = answered(results)
     capability = {axis: _together(results, axis) for axis in results["axes"] if axis in CAPABILITY_AXES}
     tasks = {axis: [(EDIT, result)] for axis, result in results["capabilities"].items()}
     scales = _scales({**main, **capability, **{f"task {axis}": lines for axis, lines in tasks.items()}})
     first = [
-        make_entry(axis, lines, scales[unit_of(axis)], f"judge {auc_text(quality.get(axis))}")
+        make_entry(
+            axis, lines, scales[unit_of(axis)], "" if axis == ANSWERED else f"judge {auc_text(quality.get(axis))}"
+        )
         for axis, lines in main.items()
     ]
     cost = [make_entry(axis, lines, scales[unit_of(axis)]) for axis, lines in capability.items()]
@@ -120,6 +133,11 @@ def make_board(results: dict[str, Any]) -> list[Group]:
              for task, lines in tasks.items()]  # fmt: skip
     groups = [Group("What the edit is for, and what it must not do", first), Group("Cost in capability", cost)]
     return [group for group in groups if group.entries]
+
+
+def answered(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of the axis `answered`; none in older runs."""
+    return _together(results, ANSWERED) if ANSWERED in results["axes"] else []
 
 
 def _together(results: dict[str, Any], axis: str) -> list[tuple[str, dict[str, Any]]]:
@@ -147,8 +165,7 @@ def make_entry(
     result = lines[0][1]
     found = verdict(result)
     facts = [p_words(result), unseen(result, axis) if found == "unchanged" else "", corrected_text(result, axis), *more]
-    if sum(result.get("unparsed") or []):
-        facts.append("unparsed verdicts: {} base, {} edited".format(*result["unparsed"]))
+    facts += [missing_text(result, axis), *(result["no_reading"].split("; ")[1:] if result.get("no_reading") else [])]
     band = None
     if found == "unchanged" and is_finite(result.get("mde")):
         band = tuple(min(max(scale.place(side * result["mde"]), 0.0), 1.0) for side in (-1, 1))
@@ -158,7 +175,7 @@ def make_entry(
         verdict=found,
         weak=found in ("improved", "worse") and axis != "kl" and is_weak(result),
         metric=result["metric"],
-        values=f"{number(result['base'], axis)} → {number(result['edited'], axis)}",
+        values=f"{value_text(result, 'base', axis)} → {value_text(result, 'edited', axis)}",
         n=result["n"],
         facts=[fact for fact in facts if fact],
         lines=[line_of(name, axis, one, scale, control=name != EDIT) for name, one in lines],

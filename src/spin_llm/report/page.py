@@ -24,7 +24,7 @@ from spin_llm.report.searched import draw_search, search_part
 from spin_llm.report.summary import cautions, cost_line, headline, judge_lines
 from spin_llm.report.table import COLUMNS, corrected_rows, table_rows, task_rows
 from spin_llm.report.transcripts import SHOWN, pair_transcripts, script_data
-from spin_llm.report.wording import MINIMUM_N, NOT_MEASURABLE, axis_label, increase_text, number
+from spin_llm.report.wording import MINIMUM_N, NOT_MEASURABLE, axis_label, has_interval, increase_text, number, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 INPUTS = ("run.json", "results.json", "generations.jsonl", "verdicts.jsonl")
 REQUIRED = {"results.json": ("axes", "judge", "controls"), "run.json": ("command", "settings", "model", "data")}
 AXIS_KEYS = ("metric", "n", "base", "edited", "delta", "ci95", "p", "better", "measurable")
+MOST_MISSING, MOST_APART = 0.05, 0.02  # of verdicts that older runs took as 0, as evaluate/missing.py has them
 STATIC = 2  # transcripts an axis that are there without JavaScript
 LIMITS = (
     "Awareness here is what a model writes: whether an open-ended answer treats a question on fairness or privacy with "
@@ -110,6 +111,29 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[st
     return run, results, read_jsonl(folder / INPUTS[2]), read_jsonl(folder / INPUTS[3])
 
 
+def with_bounds(result: dict[str, Any]) -> dict[str, Any]:
+    """An axis of results.json. One of version 0.1.0, which counted missing verdicts as 0, gets bounds, and a reason not
+    to be read where they are more than 5% of a model's, differ by more than 2 points or decide the conclusion."""
+    lacking, interval = result.get("unparsed") or [0, 0], result["ci95"]
+    if "bounds" in result or not any(lacking) or not has_interval(interval):
+        return result
+    base, edited = (count / result["n"] for count in lacking)
+    ends = [interval[0] - base, interval[1] + edited]
+    told = {
+        (low > 0) - (high < 0)
+        for low, high in (interval, (ends[0], interval[1] - base), (interval[0] + edited, ends[1]))
+    }
+    bounds = {
+        "base": [result["base"], result["base"] + base],
+        "edited": [result["edited"], result["edited"] + edited],
+        **{"delta": [result["delta"] - base, result["delta"] + edited], "ci95": ends},
+    }
+    if max(base, edited) <= MOST_MISSING and abs(base - edited) <= MOST_APART and len(told) == 1:
+        return {**result, "bounds": bounds}
+    why = f"{lacking[0]} base and {lacking[1]} edited answers of {result['n']} have no verdict; this run took them as 0"
+    return {**result, "bounds": bounds, "no_reading": why, **dict.fromkeys(("ci95", "p", "p_holm", "mde", "corrected"))}
+
+
 def read_results(folder: Path, needed: tuple[str, ...] = INPUTS[:2]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(run, results) of a run folder that has the files `needed`; the optional parts of results filled in as empty."""
     missing = [name for name in needed if not (folder / name).is_file()]
@@ -132,7 +156,10 @@ def read_results(folder: Path, needed: tuple[str, ...] = INPUTS[:2]) -> tuple[di
                 cause="it was written by another version of spin-llm, or changed by hand.",
                 change="evaluate the run again.",
             )
-    return found["run.json"], {**OPTIONAL, **found["results.json"]}
+    results = {**OPTIONAL, **found["results.json"]}
+    for table in (results, *results["controls"].values()):
+        table["axes"] = {axis: with_bounds(result) for axis, result in table["axes"].items()}
+    return found["run.json"], results
 
 
 def sections(run: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +204,7 @@ def sections(run: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
 
 def limits(results: dict[str, Any]) -> list[str]:
     """What this run cannot say: what holds for every run first, then what follows from these results."""
-    few = [axis_label(axis) for axis, result in results["axes"].items() if result["n"] < MINIMUM_N]
+    few = [axis_label(axis) for axis, result in results["axes"].items() if verdict(result) == "not enough data"]
     blind = [axis_label(axis) for axis, result in results["axes"].items() if not result["measurable"]]
     return [
         *LIMITS,

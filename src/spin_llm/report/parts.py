@@ -12,7 +12,7 @@ from typing import Any
 
 from spin_llm.report.board import Line, Scale, line_of, scale_of
 from spin_llm.report.table import Row, make_row
-from spin_llm.report.wording import axis_label, is_finite, number
+from spin_llm.report.wording import axis_label, is_finite, value_text
 
 OPTIONAL: dict[str, Any] = {
     "edit": {}, "ratio_table": [], "facets": {}, "style": {}, "phrases": {}, "capabilities": {}, "overlap": None,
@@ -94,8 +94,8 @@ def facet_lines(facets: dict[str, dict[str, dict[str, Any]]]) -> list[Facet]:
             axis=axis_label(axis),
             facet=facet,
             n=values["n"],
-            base=number(values["base"], axis),
-            edited=number(values["edited"], axis),
+            base=value_text(values, "base", axis),
+            edited=value_text(values, "edited", axis),
             line=line_of("edit", axis, values, scale, control=False),
         )
         for (axis, facet), values in filled.items()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spin_llm.report.figures import ACCENT, CONTROL, INK, STYLE, bare, new_figure, picture_text
-from spin_llm.report.wording import NOTHING, axis_label, increase_text, number
+from spin_llm.report.wording import ANSWERED, NOTHING, axis_label, increase_text, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,9 @@ def search_part(search: Mapping[str, Any] | None) -> Search | None:
     if not search:
         return None
     concepts = concepts_of(search)
-    axes = list(dict.fromkeys(axis for row in search["survivors"] for axis in row["rates"]))
+    rated = [(axis, rate) for row in search["survivors"] for axis, rate in row["rates"].items()]
+    silent = any(axis == ANSWERED and min(rate["base"], rate["edited"]) < 1 for axis, rate in rated)
+    axes = list(dict.fromkeys(axis for axis, _ in rated if silent or axis != ANSWERED))
     return Search(
         concepts=[axis_label(concept) for concept in concepts],
         axes=[axis_label(axis) for axis in axes],

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from spin_llm.report.wording import (
+    ANSWERED,
     CAPABILITY_AXES,
     COST_AXES,
     NOT_MEASURABLE,
@@ -17,6 +18,7 @@ from spin_llm.report.wording import (
     has_interval,
     is_finite,
     is_weak,
+    shown_axes,
     verdict,
 )
 
@@ -28,6 +30,8 @@ def headline(results: dict[str, Any]) -> str:
     if not concepts:
         return "No concept was measured in this run."
     parts = [clause(axis, result) for axis, result in concepts.items()]
+    if ANSWERED in axes and verdict(axes[ANSWERED]) == "worse":
+        parts.append(clause(ANSWERED, axes[ANSWERED]))
     if any(verdict(result) == "improved" for result in concepts.values()):
         for axis, words in (("over_refusal", "refusing more"), ("coherence", "broken answers")):
             if axis in axes and verdict(axes[axis]) == "worse":
@@ -39,7 +43,7 @@ def headline(results: dict[str, Any]) -> str:
 def cost_line(results: dict[str, Any]) -> str:
     """One sentence on what the edit costs: the axes of `COST_AXES` that were measured, in that order."""
     axes = results["axes"]
-    parts = [clause(axis, axes[axis]) for axis in COST_AXES if axis in axes]
+    parts = [clause(axis, axes[axis]) for axis in COST_AXES if axis in shown_axes(axes)]
     return sentence(parts) if parts else "What the edit costs was not measured."
 
 
@@ -52,8 +56,11 @@ def cautions(results: dict[str, Any]) -> list[str]:
             continue
         if verdict(result) == "improved":
             found += control_cautions(axis, result, controls)
-        if sum(result.get("unparsed") or []) > 0.05 * 2 * max(result["n"], 1):
-            found.append(f"More than 5% of the verdicts on {axis_label(axis).lower()} did not parse.")
+    if unread := [axis_label(axis).lower() for axis, result in axes.items() if verdict(result) == "no reading"]:
+        found.append(
+            f"Nothing is read from {', '.join(unread)}: more than 5% of a model's answers have no verdict, or the two "
+            "models differ in that by more than 2 points, or those answers alone decide the reading."
+        )
     search = results.get("search")
     if search and not search["found"]:
         found.append(
@@ -66,7 +73,7 @@ def cautions(results: dict[str, Any]) -> list[str]:
         found.append("No control was run: nothing here shows that this choice of weights matters.")
     if "over_refusal" not in axes:
         found.append("Over-refusal was not measured: a gain may come from refusing more.")
-    elif verdict(axes["over_refusal"]) in ("not measurable", "not enough data"):
+    elif verdict(axes["over_refusal"]) in ("no reading", "not measurable", "not enough data"):
         found.append("Over-refusal could not be read: a gain may come from refusing more.")
     return found
 
@@ -111,7 +118,7 @@ def sentence(parts: list[str]) -> str:
 
 
 def judged_axes(results: dict[str, Any]) -> list[str]:
-    return [axis for axis in results["axes"] if axis not in CAPABILITY_AXES]
+    return [axis for axis in results["axes"] if axis not in (*CAPABILITY_AXES, ANSWERED)]
 
 
 def auc_text(measured: dict[str, Any] | None) -> str:

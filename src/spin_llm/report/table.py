@@ -10,15 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from spin_llm.report.wording import (
+    ANSWERED,
+    ANSWERS,
     NOTHING,
     Verdict,
     axis_label,
     interval_text,
     is_finite,
     is_weak,
+    missing_text,
     number,
     p_text,
+    shown_axes,
     smallest_seen,
+    value_text,
     verdict,
     verdict_sentence,
 )
@@ -51,6 +56,8 @@ class Row:
         """The verdict in a few words, with what could not have been seen where nothing was."""
         if self.axis == "kl":
             return ""
+        if self.axis == ANSWERED:
+            return ANSWERS.get(self.verdict, self.verdict)
         weak = ", weak" if self.verdict in ("improved", "worse") and is_weak(self.result) else ""
         smallest = smallest_seen(self.result, self.axis) if self.verdict == "unchanged" else ""
         return self.verdict + weak + (f" (< {smallest} unseen)" if smallest else "")
@@ -74,13 +81,23 @@ class Row:
 def table_rows(results: dict[str, Any]) -> list[Row]:
     """The rows in the order of results["axes"]: each axis, then the same axis of every control."""
     rows = []
+    named = [results["axes"], *(control["axes"] for control in results["controls"].values())]
+    shown = {axis for axes in named for axis in shown_axes(axes)}
     for axis, result in results["axes"].items():
+        if axis not in shown:
+            continue
         rows.append(make_row(axis, result, None, axis_label(axis)))
         for name, control in results["controls"].items():
             if axis in control["axes"]:
                 label = f"control: {name} ({control['weights']:,} weights)"
                 rows.append(make_row(axis, control["axes"][axis], name, label))
     return rows
+
+
+def missing_lines(results: dict[str, Any]) -> list[str]:
+    """A line for every axis with answers that have no verdict, or questions that have no answer."""
+    told = {axis: missing_text(result, axis) for axis, result in results["axes"].items()}
+    return [f"{axis_label(axis)}: {text}" for axis, text in told.items() if text]
 
 
 def task_rows(capabilities: dict[str, dict[str, Any]]) -> list[Row]:
@@ -96,15 +113,15 @@ def make_row(axis: str, result: dict[str, Any], control: str | None, label: str)
         label=label,
         metric=result["metric"],
         n=result["n"],
-        base=number(result["base"], axis),
-        edited=number(result["edited"], axis),
-        difference=number(result["delta"], axis, signed=True),
+        base=value_text(result, "base", axis),
+        edited=value_text(result, "edited", axis),
+        difference=value_text(result, "delta", axis),
         interval=interval_text(result["ci95"], axis),
         p=p_text(result["p"]),
         p_holm=p_text(result.get("p_holm")),
         reading=verdict_sentence(result if control is None else {**result, "mde": None}, axis),
         verdict=verdict(result),
-        note=_note(result),
+        note="; ".join(part for part in (result.get("note"), missing_text(result, axis)) if part),
         result=result,
     )
 
@@ -138,11 +155,3 @@ def _rate(value: Any) -> str:
     if isinstance(value, list) and len(value) == 2:
         return f"{value[0]} of {value[1]}"
     return f"{value:.2f}" if isinstance(value, float | int) and is_finite(value) else NOTHING
-
-
-def _note(result: dict[str, Any]) -> str:
-    unparsed = result.get("unparsed") or [0, 0]
-    parts = [result.get("note") or ""]
-    if any(unparsed):
-        parts.append(f"unparsed verdicts: {unparsed[0]} base, {unparsed[1]} edited")
-    return "; ".join(part for part in parts if part)

@@ -1,7 +1,8 @@
 """What may be said about one number: labels, number formats, and the rule that turns an interval into words.
 
 In: one axis of results.json. Out: short English text.
-The rule (`verdict`), first match wins: no trustworthy judge -> not measurable; fewer than `MINIMUM_N` prompts or no
+The rule (`verdict`), first match wins: a reason in `no_reading` (verdicts are missing) -> no reading; no trustworthy
+judge -> not measurable; fewer than `MINIMUM_N` prompts or no
 interval -> not enough data; the 95% interval includes 0 -> unchanged; otherwise improved or worse, by which side of 0
 is the better one (changed, where neither is). Beside an interval that leaves out 0, a p above 0.05 (adjusted by Holm
 over the axes where that is known) makes it weak, never more. "Unchanged" comes with the smallest change that would have
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-Verdict = Literal["improved", "worse", "changed", "unchanged", "not measurable", "not enough data"]
+Verdict = Literal["improved", "worse", "changed", "unchanged", "no reading", "not measurable", "not enough data"]
 
 # A percentile bootstrap over fewer pairs than this is too narrow to be called a 95% interval.
 MINIMUM_N = 20
@@ -25,13 +26,15 @@ NOT_MEASURED = (
 )
 NOTHING = "–"
 # Axes that say what an edit costs; every other axis is a concept the edit is meant to raise.
-COST_AXES = ("over_refusal", "coherence", "perplexity", "kl")
+ANSWERED = "answered"  # whether there is an answer at all: no judge decides it
+COST_AXES = ("over_refusal", "coherence", ANSWERED, "perplexity", "kl")
 CAPABILITY_AXES = ("perplexity", "kl")
 LABELS = {
     "fairness": "Fairness awareness",
     "privacy": "Privacy awareness",
     "over_refusal": "Over-refusal",
     "coherence": "Coherence",
+    ANSWERED: "Questions answered",
     "perplexity": "Perplexity",
     "kl": "KL to the base",
     "length": "Length",
@@ -41,6 +44,8 @@ LABELS = {
 # Axes whose values are not fractions, with the unit of their difference; `word_perplexity` and the like are lm-eval's.
 UNITS = {"perplexity": "perplexity", "kl": "nats per token", "length": "tokens"}
 POINTS = "percentage points"
+# A silent model makes nothing better or worse that can be read: `answered` has words of its own.
+ANSWERS = {"improved": "more answers", "worse": "fewer answers", "unchanged": "no fewer answers shown"}
 
 
 def axis_label(axis: str) -> str:
@@ -67,6 +72,20 @@ def number(value: float | None, axis: str = "", *, signed: bool = False, unit: b
         digits = ",.0f" if abs(value) >= 1000 else ".1g" if 0 < abs(value) < 0.01 else ".2f"
         return f"{value:{sign}{digits}}"
     return f"{100 * value:{sign}.1f}" + ((" pp" if signed else "%") if unit else "")
+
+
+def value_text(axis_result: dict[str, Any], side: str, axis: str) -> str:
+    """`base`, `edited` or `delta` of one axis; without a reading its bounds, `0.0 to 100.0%`: what it would be with
+    every missing verdict as 0 and as 1."""
+    if not axis_result.get("no_reading") or not axis_result.get("bounds"):
+        return number(axis_result[side], axis, signed=side == "delta")
+    return range_text(axis_result["bounds"][side], axis, signed=side == "delta")
+
+
+def range_text(bounds: list[float], axis: str, *, signed: bool = False) -> str:
+    """Two ends in one unit; one number where they are equal."""
+    low, high = (number(end, axis, signed=signed) for end in bounds)
+    return low if low == high else f"{number(bounds[0], axis, signed=signed, unit=False)} to {high}"
 
 
 def interval_text(interval: list[float] | None, axis: str) -> str:
@@ -121,6 +140,8 @@ def has_interval(interval: list[float] | None) -> bool:
 
 def verdict(axis_result: dict[str, Any]) -> Verdict:
     """The rule of the module's docstring, for one axis of results.json."""
+    if axis_result.get("no_reading"):
+        return "no reading"
     if not axis_result["measurable"]:
         return "not measurable"
     if axis_result["n"] < MINIMUM_N or not has_interval(axis_result["ci95"]):
@@ -146,15 +167,47 @@ def is_weak(axis_result: dict[str, Any]) -> bool:
     return is_finite(p) and p is not None and p > SIGNIFICANT
 
 
+def missing_text(axis_result: dict[str, Any], axis: str) -> str:
+    """How many answers have no verdict, why, and what they could make of the rates; "" when each has one."""
+    counts, causes, asked = axis_result.get("unparsed") or [0, 0], axis_result.get("missing"), axis_result.get("asked")
+    if axis == ANSWERED and causes:
+        counts = [sum(causes[side].values()) for side in ("base", "edited")]
+    if not any(counts):
+        return ""
+    of = f" of {asked}" if asked else ""
+    parts = []
+    for side, count in zip(("base", "edited"), counts, strict=True):
+        told = ", ".join(f"{cause} {number_}" for cause, number_ in (causes or {}).get(side, {}).items())
+        parts.append(f"{side} {count}{of}" + (f" ({told})" if told else ""))
+    what = "no answer" if axis == ANSWERED else "no verdict"
+    bounds = axis_result.get("bounds")
+    if axis == ANSWERED or not bounds:
+        return f"{what}: {', '.join(parts)}"
+    ends = ", ".join(
+        f"{name} {range_text(bounds[side], axis, signed=side == 'delta')}"
+        for side, name in (("base", "base"), ("edited", "edited"), ("delta", "difference"))
+    )
+    return f"{what}: {', '.join(parts)}; as 0 or as 1: {ends}"
+
+
+def shown_axes(axes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The axes less `answered` where there is nothing to say of it: every question has an answer of both models."""
+    return {axis: result for axis, result in axes.items() if axis != ANSWERED or missing_text(result, axis)}
+
+
 def verdict_sentence(axis_result: dict[str, Any], axis: str = "") -> str:
     """What one axis shows, in words: never stronger than its interval. `axis` is its name (`kl` reads differently)."""
     found = verdict(axis_result)
+    if found == "no reading":
+        return f"no reading: {axis_result['no_reading']}"
     if found == "not measurable":
         return NOT_MEASURED if axis_result["note"] == NOT_MEASURED else NOT_MEASURABLE
     if found == "not enough data":
         if axis_result["n"] < MINIMUM_N:
             return f"not enough data: n = {axis_result['n']}, fewer than {MINIMUM_N}"
         return "not enough data: no interval"
+    if axis == ANSWERED:
+        return ANSWERS[found] + ("" if found == "unchanged" else ": interval leaves out 0")
     if found == "unchanged":
         return "no change shown: interval includes 0" + unseen(axis_result, axis, "; ")
     if axis == "kl":
@@ -182,6 +235,8 @@ def clause(axis: str, axis_result: dict[str, Any]) -> str:
     """One axis as a part of the headline, a change with its interval."""
     label = axis_label(axis) if axis == "kl" else axis_label(axis).lower()
     found = verdict(axis_result)
+    if found == "no reading":
+        return f"no reading on {label}: {axis_result['no_reading']}"
     if found == "not measurable":
         if axis_result["note"] == NOT_MEASURED:
             return f"{label} was rated by a judge that was not measured"
@@ -189,11 +244,12 @@ def clause(axis: str, axis_result: dict[str, Any]) -> str:
     if found == "not enough data":
         return f"not enough data on {label}"
     if found == "unchanged":
-        return f"no change in {label} shown"
+        return ANSWERS[found] if axis == ANSWERED else f"no change in {label} shown"
     if axis == "kl":
         return f"{label} {number(axis_result['edited'], axis)} nats per token"
     points = " pp" if unit_of(axis) == POINTS else ""
     values = f"{number(axis_result['base'], axis)} to {number(axis_result['edited'], axis)}"
     interval = f"95% interval {interval_text(axis_result['ci95'], axis)}{points}"
     weak = f"; weak evidence, {p_words(axis_result)}" if is_weak(axis_result) else ""
-    return f"{label} {'got worse' if found == 'worse' else found}, {values} ({interval}{weak})"
+    changed = ANSWERS[found] if axis == ANSWERED else f"{label} {'got worse' if found == 'worse' else found}"
+    return f"{changed}, {values} ({interval}{weak})"
