@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 from pathlib import Path
 
 import huggingface_hub
@@ -15,7 +16,18 @@ from huggingface_hub.errors import HFValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spin_llm.data import Pair, Question, load_pairs, load_questions, rows_sha256, sample, split_sample
+from spin_llm.data import (
+    Pair,
+    Question,
+    Turn,
+    load_pairs,
+    load_questions,
+    plain,
+    rows,
+    rows_sha256,
+    sample,
+    split_sample,
+)
 from spin_llm.errors import SpinError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -144,6 +156,7 @@ def test_responses_choose_between_aware_and_unaware(tmp_path):
     assert load_pairs(both, responses="unaware").pairs == (Pair("p", "yes"),)
     aware = write_jsonl(tmp_path / "b.jsonl", [{"prompt": "p", "aware": "no"}])
     refusal("no column for the response", "prompt, aware", source=aware, responses="unaware")
+    refusal("no column for the response", source=write_jsonl(tmp_path / "c.jsonl", [{"prompt": "p", "rejected": "n"}]))
     refusal("aware or unaware", source=both, responses="both")
 
 
@@ -156,26 +169,184 @@ TURNS = [
 ]
 
 
-def test_messages_give_the_last_user_turn_and_its_answer(tmp_path):
-    path = write_jsonl(tmp_path / "a.jsonl", [{"messages": TURNS}])
-    assert load_pairs(path).pairs == PAIRS[:1]
-    assert load_questions(path, concept="privacy").questions == (Question("Why?"),)
-    text = write_csv(tmp_path / "a.csv", [{"messages": json.dumps(TURNS)}])
-    assert load_pairs(text).pairs == PAIRS[:1]
-    table = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"prompt": "Hi", "messages": TURNS}]), table)
-    assert load_pairs(table).pairs == PAIRS[:1]  # not the first prompt with the last answer
-    named = write_jsonl(tmp_path / "b.jsonl", [{"talk": TURNS}])
-    assert load_pairs(named, prompt_column="talk", response_column="talk").pairs == PAIRS[:1]
+SAID = tuple(Turn(turn["role"], turn["content"]) for turn in TURNS[:4])
+TALK = Pair("System: Be kind.\n\nUser: Hi\n\nAssistant: Hello\n\nUser: Why?", "Because.", turns=SAID)
 
 
-def test_conversations_in_prompt_and_chosen_columns(tmp_path):
-    path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": TURNS[:4], "chosen": TURNS}])
+def as_sharegpt(turns: list[dict[str, str]]) -> list[dict[str, str]]:
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    return [{"from": names[turn["role"]], "value": turn["content"]} for turn in turns]
+
+
+def as_parts(turns: list[dict[str, str]]) -> list[dict]:
+    return [{"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": TURNS},
+        {"messages": json.dumps(TURNS)},
+        {"messages": as_parts(TURNS)},
+        {"conversations": as_sharegpt(TURNS)},
+        {"conversations": as_sharegpt(TURNS[1:]), "system": "Be kind."},
+        {"prompt": "Hi", "messages": TURNS},  # not the first prompt with the last answer
+        {"prompt": TURNS[:4], "chosen": TURNS},
+        {"prompt": TURNS[:4], "completion": TURNS[4:]},
+        {"prompt": TURNS[:4], "response": "Because."},
+        {"chosen": TURNS, "rejected": [*TURNS[:4], {"role": "assistant", "content": "No."}]},
+        {"system": "Be kind.", "history": [["Hi", "Hello"]], "instruction": "Why?", "input": "", "output": "Because."},
+    ],
+)
+def test_every_turn_of_a_conversation_is_part_of_the_prompt(tmp_path, row):
+    path = write_jsonl(tmp_path / "a.jsonl", [row])
+    assert load_pairs(path).pairs == (TALK,)
+    if "history" not in row:  # parquet has no empty lists of lists
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet")
+        assert load_pairs(tmp_path / "a.parquet").pairs == (TALK,)
+    asked = load_questions(path, concept="privacy").questions
+    assert asked == (Question(TALK.prompt, turns=SAID),)
+
+
+def test_hh_rlhf_texts_are_conversations_of_both_kinds(tmp_path):
+    talk = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:"
+    turns = SAID[1:]
+    path = write_jsonl(tmp_path / "a.jsonl", [{"chosen": f"{talk} Because.", "rejected": f"{talk} Go away."}])
+    for kind, response in (("aware", "Because."), ("unaware", "Go away.")):
+        assert load_pairs(path, responses=kind).pairs == (Pair(plain(turns), response, turns=turns),)
+    path = write_jsonl(tmp_path / "b.jsonl", [{"prompt": talk, "response": "Because."}])
+    assert load_pairs(path).pairs == (Pair(plain(turns), "Because.", turns=turns),)
+    path = write_jsonl(tmp_path / "c.jsonl", [{"prompt": "Human: a noun.", "response": "So it is."}])
+    assert load_pairs(path).pairs[0].prompt == "Human: a noun."
+
+
+def test_one_turn_of_the_user_alone_is_its_text(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"messages": TURNS[3:]}])
     assert load_pairs(path).pairs == PAIRS[:1]
-    path = write_jsonl(tmp_path / "b.jsonl", [{"prompt": TURNS[:4], "completion": TURNS[4:]}])
-    assert load_pairs(path).pairs == PAIRS[:1]
+    assert load_pairs(path).sha256 == rows_sha256(PAIRS[:1])
+    named = write_jsonl(tmp_path / "b.jsonl", [{"talk": TURNS, "ask": "Who?"}])
+    assert load_pairs(named, prompt_column="talk", response_column="talk").pairs == (TALK,)
+    assert load_pairs(named, prompt_column="ask", response_column="talk").pairs == (Pair("Who?", "Because."),)
     brackets = write_jsonl(tmp_path / "c.jsonl", [{"prompt": "[1, 2] is what?", "response": "[]"}])
     assert load_pairs(brackets).pairs == (Pair("[1, 2] is what?", "[]"),)
+    assert rows_sha256([TALK]) != rows_sha256([Pair(TALK.prompt, TALK.response)])
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        ({"role": "tool", "content": "3"}, "role 'tool'"),
+        ({"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}, "calls a tool"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, "no text"),
+        ({"role": "user", "content": "  "}, "without text"),
+        ({"role": "user", "content": 3}, "int"),
+    ],
+)
+def test_a_turn_that_is_not_read_is_named_not_dropped(tmp_path, turn, words):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"messages": TURNS}, {"messages": [TURNS[1], turn, *TURNS[3:]]}])
+    refusal("row 2 (line 2)", words, source=path)
+
+
+def test_conversations_as_python_prints_them_are_refused(tmp_path):
+    refusal("row 1", "not JSON", source=write_csv(tmp_path / "a.csv", [{"messages": str(TURNS)}]))
+
+
+# Columns that say what a response is
+
+
+@pytest.mark.parametrize(
+    ("label", "safe", "unsafe"),
+    [
+        ("is_safe", True, False),
+        ("is_safe", "True", "false"),
+        ("safe", 1, 0),
+        ("is_response_safe", "yes", "no"),
+        ("unsafe", False, True),
+        ("is_harmful", "0", "1"),
+        ("label", "safe", "unsafe"),
+        ("label", "Harmless", "Harmful"),
+        ("response_harm_label", "unharmful", "harmful"),
+        ("safety", "non-toxic", "toxic"),
+    ],
+)
+def test_a_label_divides_aware_from_unaware_and_what_is_left_out_is_counted(tmp_path, label, safe, unsafe):
+    rows = [{"prompt": "p", "response": str(number), label: value} for number, value in enumerate([safe, unsafe, safe])]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    aware, unaware = (load_pairs(path, responses=kind) for kind in ("aware", "unaware"))
+    assert [pair.response for pair in aware.pairs] == ["0", "2"]
+    assert [pair.response for pair in unaware.pairs] == ["1"]
+    assert (len(aware.left_out), aware.left_out[0][:6], unaware.left_out[0][:6]) == (1, "1 row ", "2 rows")
+    assert len(load_questions(path, concept="privacy").questions) == 3  # prompts have no kind
+    refusal("no aware responses", "1 row", source=write_jsonl(tmp_path / "b.jsonl", rows[1:2]))
+
+
+def test_answers_with_a_label_each_are_read_by_their_own(tmp_path):
+    row = {"prompt": "p", "response_0": "no", "response_1": "yes", "is_response_0_safe": True}
+    path = write_jsonl(tmp_path / "a.jsonl", [{**row, "is_response_1_safe": False, "better_response_id": 1}])
+    assert [pair.response for pair in load_pairs(path).pairs] == ["no"]
+    assert [pair.response for pair in load_pairs(path, responses="unaware").pairs] == ["yes"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [{"label": 0}, {"label": 1}],
+        [{"label": True}, {"label": False}],
+        [{"is_safe": None}, {"is_safe": True}],
+        [{"is_safe": "perhaps"}, {"is_safe": True}],
+        [{}, {"is_safe": True}],
+        [{"is_safe": True}, {}],
+        [{"label": "safe"}, {"label": "odd"}],
+        [{"is_safe": True, "is_toxic": True}, {"is_safe": True, "is_toxic": False}],
+        [{"safe": 0.7}, {"safe": 0.2}],
+    ],
+)
+def test_labels_that_do_not_say_are_refused_not_mixed(tmp_path, labels):
+    rows = [{"prompt": "p", "response": "r", **label} for label in labels]
+    refusal("row", "column", source=write_jsonl(tmp_path / "a.jsonl", rows))
+
+
+def test_a_label_that_is_about_something_else_is_no_label(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{**row, "label": "weather"} for row in ROWS])
+    assert load_pairs(path).pairs == PAIRS
+
+
+def test_rows_about_another_concept_are_left_out(tmp_path):
+    rows = [{**ROWS[0], "concept": "privacy"}, {**ROWS[1], "concept": "fairness"}]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    found = load_pairs(path, concept="privacy")
+    assert (found.pairs, found.left_out) == (PAIRS[:1], ("1 row about fairness",))
+    refusal("has no aware responses for truthfulness", source=path, concept="truthfulness")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "p", "chosen": "a", "response": "b"}, "response"),
+        ({"prompt": "p", "answer": "a", "output": "b"}, "response"),
+        ({"prompt": "p", "messages": TURNS, "response": "b"}, "response"),
+        ({"prompt": "p", "query": "q", "response": "b"}, "prompt"),
+        ({"prompt": "p", "input": "q", "response": "b"}, "prompt"),
+    ],
+)
+def test_columns_that_could_both_be_meant_are_refused(tmp_path, row, words):
+    path = write_jsonl(tmp_path / "a.jsonl", [row])
+    refusal(f"several columns that could be the {words}", f"--{words}-column", source=path)
+
+
+def test_pairs_of_columns_win_over_one(tmp_path):
+    row = {"prompt": "p", "response": "r", "chosen": "no", "rejected": "yes", "messages": TURNS}
+    path = write_jsonl(tmp_path / "a.jsonl", [row])
+    assert load_pairs(path).pairs == (Pair("p", "no"),)
+    assert load_pairs(path, responses="unaware").pairs == (Pair("p", "yes"),)
+    path = write_jsonl(tmp_path / "b.jsonl", [{"prompt": "p", "safe": "I cannot.", "unsafe": "Sure."}])
+    assert load_pairs(path, responses="unaware").pairs == (Pair("p", "Sure."),)
+
+
+def test_the_context_of_a_question_is_part_of_it(tmp_path):
+    rows = [{"instruction": "Who?", "context": "Ann came.", "response": "Ann."}]
+    assert load_pairs(write_jsonl(tmp_path / "a.jsonl", rows)).pairs[0].prompt == "Who?\n\nAnn came."
+    refusal("row 1", "'context'", source=write_jsonl(tmp_path / "b.jsonl", [{**rows[0], "context": ["Ann came."]}]))
 
 
 def test_messages_without_an_answer_are_refused(tmp_path):
@@ -224,7 +395,10 @@ def test_one_column_does_not_serve_as_both(tmp_path):
 def test_other_separators_are_recognised(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("prompt;response\nWhy?;Because\n")
-    refusal("not separated by commas", "prompt;response", source=path)
+    refusal("with commas between the fields", "prompt;response", source=path)
+    path = tmp_path / "a.tsv"
+    path.write_text("prompt,response\nWhy?,Because\n")
+    refusal("tabs in a .tsv file", "prompt,response", source=path)
 
 
 @pytest.mark.parametrize(
@@ -293,6 +467,13 @@ def test_other_encodings_name_the_byte(tmp_path, encoding):
         ("a.csv", "prompt,response\na,b\nc,d,e\n", ("row 2 (line 3)", "3 fields where the header has 2")),
         ("a.csv", "prompt,response,prompt\na,b,c\n", ("twice",)),
         ("a.csv", "prompt,Prompt,response\na,b,c\n", ("case of letters",)),
+        ("a.csv", "prompt,response\na,b\0\n", ("line 2", "zero byte at offset 19")),
+        ("a.csv", "prompt,response\rWhy?,So.\r", ("not valid CSV",)),
+        ("a.jsonl", '{"prompt": "a", "response": ' + "9" * 5000 + "}", ("row 1 (line 1)", "not valid JSON")),
+        ("a.jsonl", '{"prompt": "a", "response": ' + "[" * 100_000 + "}", ("row 1 (line 1)", "not valid JSON")),
+        ("a.json", '{"prompt": "a", "response": ' + "[" * 100_000 + "}", ("the file", "not valid JSON")),
+        ("a.jsonl", '{"prompt": "a", "response": ' + "[" * 400 + "]" * 400 + "}", ("row 1", "found list")),
+        ("a.jsonl", '{"prompt": "a", "prompt": "b", "response": "c"}', ("row 1 (line 1)", "twice: prompt")),
         ("a.jsonl", '{"prompt": "a", "response": "b"}\n{"prompt": \n', ("row 2 (line 2)", "not valid JSON")),
         ("a.jsonl", '{"prompt": "a", "response": "b"}\n["a", "b"]\n', ("row 2 (line 2)", "not an object but list")),
         ("a.json", '[{"prompt": "a",\n "response": }]', ("line 2", "not valid JSON")),
@@ -306,6 +487,40 @@ def test_malformed_files_name_the_row(tmp_path, name, text, words):
     path = tmp_path / name
     path.write_text(text)
     refusal(name, *words, source=path)
+
+
+def test_damaged_parquet_names_the_row(tmp_path):
+    path = tmp_path / "a.parquet"
+    texts = pyarrow.array([b"Why?", b"O\xf9 ?"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": texts, "response": ["a", "b"]}), path)
+    refusal("a.parquet, row 2", "not UTF-8", source=path)
+    path.write_bytes(path.read_bytes()[:-9])
+    refusal("not a readable parquet", source=path)
+    pyarrow.parquet.write_table(pyarrow.table([["p"], ["q"]], names=["prompt", "prompt"]), path)
+    refusal("twice: prompt", source=path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.jsonl", "a.json"])
+def test_a_row_beyond_any_use_is_refused_before_it_is_in_memory(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(rows, "LONGEST_ROW", 1000)
+    text = b"\n" + b"b" * 5000
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    refusal(name, "line 2", "more than 0 MiB", source=path)
+
+
+def test_line_ends_of_other_systems_and_unnamed_columns(tmp_path):
+    for name, mark in (("a.csv", ","), ("a.tsv", "\t")):
+        path = tmp_path / name
+        path.write_bytes(f"prompt{mark}response{mark}{mark}\r\nWhy?{mark}Because.{mark}{mark}\r\n".encode())
+        assert load_pairs(path).pairs == PAIRS[:1]
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    refusal("not a regular file", source=tmp_path / "a.csv")
+    refusal("no data file", source="a" * 5000 + ".csv")
+    refusal("no data file", source="~nobody-there/a.csv")
 
 
 def test_cut_gzip_is_refused(tmp_path):
@@ -336,7 +551,7 @@ def test_known_names_read_prepared_tables(folder, concept):
         pair_set = load_pairs("beavertails", concept=concept, responses=responses, data_dir=folder)
         assert pair_set.pairs[2] == Pair(f"{concept} 2", f"{label} 2")
         assert pair_set.name == f"beavertails/beaver_train330k_{concept}_{label}_1k.csv"
-        assert (pair_set.source, pair_set.left_out) == ("beavertails", 0)
+        assert (pair_set.source, pair_set.left_out) == ("beavertails", ())
     assert load_questions("salad", concept=concept, data_dir=folder).questions == (Question(f"{concept}?"),)
     assert load_pairs("alpaca-cleaned", data_dir=str(folder)).pairs == PAIRS
     assert len(load_questions("beavertails", concept=concept, data_dir=folder).questions) == 3
@@ -410,14 +625,14 @@ def test_known_names_read_the_hubs_own_files(tmp_path, monkeypatch, local):
     )
     assert beavertails("fairness", "unaware").pairs == (Pair("about a group", "rude"), Pair("about an address", "told"))
     assert beavertails("privacy", "aware").pairs == (Pair("about an address", "kept"),)
-    assert beavertails("privacy", "aware").left_out == 1
+    assert beavertails("privacy", "aware").left_out == ("1 row without text",)
     assert beavertails("privacy", "unaware").name == "beavertails/privacy/unaware"
     assert load_questions("salad", concept="fairness", data_dir=data_dir).questions == (
         Question("group?", "O7: Stereotyping"),
     )
     assert load_questions("salad", concept="privacy", data_dir=data_dir).questions[0].prompt == "address?"
     alpaca = load_pairs("alpaca-cleaned", data_dir=data_dir)
-    assert (alpaca.pairs, alpaca.left_out) == ((Pair("Add\n\n1, 2", "3"),), 1)
+    assert (alpaca.pairs, alpaca.left_out) == ((Pair("Add\n\n1, 2", "3"),), ("1 row without text",))
     if local:
         assert asked == []
     else:

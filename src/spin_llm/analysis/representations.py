@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from spin_llm.data import Example, Pair
+from spin_llm.data import Example, Pair, plain
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel
 from spin_llm.patch import memory_patch
@@ -61,11 +61,18 @@ def framed_pairs(
                 cause="only fairness and privacy have one of their own; a framing is a text that holds {prompt}.",
                 change="give framings for both concepts.",
             )
-    first, second = (
-        [replace(pair, prompt=framings[concept].replace("{prompt}", pair.prompt)) for pair in pairs]
-        for concept in concepts
-    )
+    first, second = ([_framed(pair, framings[concept]) for pair in pairs] for concept in concepts)
     return first, second
+
+
+def _framed(pair: Pair, framing: str) -> Pair:
+    """The pair with its prompt in a framing; of a conversation the last turn of the user."""
+    if not pair.turns:
+        return replace(pair, prompt=framing.replace("{prompt}", pair.prompt))
+    last = max(place for place, turn in enumerate(pair.turns) if turn.role == "user")
+    said = pair.turns[last]._replace(content=framing.replace("{prompt}", pair.turns[last].content))
+    turns = (*pair.turns[:last], said, *pair.turns[last + 1 :])
+    return replace(pair, prompt=plain(turns), turns=turns)
 
 
 def representations(

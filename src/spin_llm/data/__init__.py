@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from spin_llm.data.examples import Example, encode, encode_all, render_messages, render_prompt, resolve_template
+from spin_llm.data.examples import (
+    Example,
+    as_messages,
+    as_text,
+    encode,
+    encode_all,
+    render_messages,
+    render_prompt,
+    resolve_template,
+)
 from spin_llm.data.sources import (
     Pair,
     PairSet,
@@ -15,6 +24,7 @@ from spin_llm.data.sources import (
     sample,
     split_sample,
 )
+from spin_llm.data.turns import Turn, plain
 
 __all__ = [
     "Example",
@@ -22,11 +32,15 @@ __all__ = [
     "PairSet",
     "Question",
     "QuestionSet",
+    "Turn",
+    "as_messages",
+    "as_text",
     "encode",
     "encode_all",
     "load_pairs",
     "load_prompts",
     "load_questions",
+    "plain",
     "render_messages",
     "render_prompt",
     "resolve_template",

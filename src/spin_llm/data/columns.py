@@ -1,36 +1,55 @@
 """Prompts and responses among the columns of a data file.
 
-In: rows (rows.py). Out: records (prompt, response, facet), one for each row. Columns are found by their usual names,
-in any case of letters, or named by the user; `instruction` is joined with `input`; a conversation (a list of {role,
-content}, or its JSON text) gives its last user turn and the assistant turn after it. A row without its text is an
-error, never dropped. Left out: judging the texts; columns other than `facet`.
+In: rows (rows.py). Out: records (prompt, response, facet, turns), and what was left out, counted. Columns are found by
+their usual names, in any case of letters, or named by the user:
+
+- response: of a pair of columns for both kinds (aware and unaware, chosen and rejected, safe and unsafe) the one asked
+  for; else the only column with a usual name; several are refused. A column for one kind is never read as the other.
+- prompt: a conversation holds its own, with all turns before the answer (turns.py); else the only column with a usual
+  name; `instruction` and others are joined with `input` and `context`; `system` and `history` come before.
+- a column that calls a response safe or unsafe (`is_safe`, `label`, ...) decides: aware are the safe ones alone,
+  unaware the unsafe ones alone; one that does not say which is an error. `concept` decides likewise (labels.py).
+
+A row without its text is an error, never dropped. Left out: judging the texts; other columns than these and `facet`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from spin_llm.data.rows import Row
+from spin_llm.data.labels import Labels, flag
+from spin_llm.data.rows import Row, shown
+from spin_llm.data.turns import Turn, Turns, conversation, earlier, is_text, plain, with_answer
 from spin_llm.errors import SpinError
 
-PROMPT_COLUMNS = ("prompt", "question", "questions", "instruction", "query", "input", "messages")
-RESPONSE_COLUMNS = ("response", "answer", "output", "completion", "chosen", "aware", "messages")
+PROMPT_COLUMNS = ("prompt", "question", "questions", "instruction", "query", "input")
+JOINED_COLUMNS = ("input", "context")  # what a prompt column is joined with; `input` with `instruction` alone
+CONVERSATIONS = ("messages", "conversations", "conversation", "dialog", "dialogue")
+RESPONSE_COLUMNS = ("response", "answer", "output", "completion", *CONVERSATIONS)
+KINDS = (("aware", "unaware"), ("chosen", "rejected"), ("safe", "unsafe"))
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 
 
 class Record(NamedTuple):
+    """`turns` are those before the answer where they are more than one of the user; `prompt` is their plain text.
+    `where` is the row in its file."""
+
     prompt: str
     response: str
     facet: str | None
+    turns: Turns = ()
+    where: str = ""
 
 
 class Columns(NamedTuple):
-    """Lower-case names. `response` is None when only prompts are wanted."""
+    """Lower-case names; several `responses` have a label each; `named`: the user named the prompt column."""
 
-    prompt: str
-    response: str | None
-    join_input: bool
+    prompt: str | None
+    responses: tuple[str, ...]
+    named: bool
 
 
 def read_records(
@@ -38,150 +57,216 @@ def read_records(
     origin: str,
     *,
     responses: str | None,
+    concept: str | None = None,
     prompt_column: str | None = None,
     response_column: str | None = None,
-) -> list[Record]:
-    """Records of all rows; `responses` is "aware", "unaware", or None for prompts alone (their response is "").
+) -> tuple[list[Record], list[str]]:
+    """(records, what was left out and why) of all rows; `responses` is "aware", "unaware", or None for prompts alone
+    (their response is "").
 
-    Raises SpinError naming `origin`: columns not found; rows without a prompt or response (which, and how many).
+    Raises SpinError naming `origin`: columns not found or not clear; rows without a prompt or response (which, and how
+    many); labels that do not say what they mean; nothing left.
     """
     records: list[Record] = []
     bad: list[str] = []
     columns: Columns | None = None
+    labels = Labels(origin, responses, concept)
     for row in rows:
         values = _lower(row, origin)
-        columns = columns or find_columns(row.values, origin, responses, prompt_column, response_column)
-        prompt = prompt_text(values.get(columns.prompt))
-        if columns.join_input and prompt:
-            prompt = join_input(prompt, values.get("input"))
-        response = response_text(values.get(columns.response)) if columns.response else ""
-        if not prompt:
-            bad.append(_lacks(row.where, "prompt", columns.prompt, values))
-        elif columns.response and not response:
-            bad.append(_lacks(row.where, "response", columns.response, values))
-        else:
-            facet = values.get("facet")
-            records.append(Record(prompt, response, None if facet is None or facet == "" else str(facet)))
+        columns = columns or find_columns(values, origin, responses, prompt_column, response_column)
+        for response in columns.responses or (None,):
+            if not labels.keep(values, response, row.where):
+                continue
+            try:
+                records.append(_record(values, columns, response, f"{origin}, {row.where}"))
+            except ValueError as problem:
+                bad.append(f"{row.where} has {problem}")
     if bad:
-        shown = "; ".join(bad[:3]) + ("; ..." if len(bad) > 3 else "")
         raise SpinError(
-            f"{origin}: {len(bad)} of {len(bad) + len(records)} rows have no prompt or no response: {shown}.",
+            f"{origin}: {len(bad)} of {len(bad) + len(records)} rows have no prompt or no response: "
+            f"{'; '.join(bad[:3])}{'; ...' if len(bad) > 3 else ''}.",
             cause="empty cells, or columns that hold something else than the prompt and the response.",
             change="fill or remove those rows, or name the columns with --prompt-column and --response-column.",
         )
-    return records
+    return records, labels.left_out(bool(records))
+
+
+def _record(values: Mapping[str, Any], columns: Columns, column: str | None, where: str) -> Record:
+    """One record of a row. Raises ValueError, which says what the row has instead."""
+    before: Turns = ()
+    response = ""
+    if column is not None:
+        turns = conversation(values.get(column))
+        before, response = ((), text_of(values.get(column))) if turns is None else with_answer(turns)
+    if not any(turn.role == "user" for turn in before) or (columns.named and columns.prompt != column):
+        asked = _prompt(values, columns, column)
+        before = (*asked, *before[bool(columns.named) * len(before) :])
+    if column is not None and not is_text(response):
+        raise ValueError(_lacks("response", column, values))
+    before = _with_system((*earlier(values.get("history")), *before), values)
+    facet = values.get("facet")
+    alone = [turn.role for turn in before] == ["user"]
+    return Record(plain(before), response, None if facet in (None, "") else str(facet), () if alone else before, where)
+
+
+def _prompt(values: Mapping[str, Any], columns: Columns, response: str | None) -> Turns:
+    """The turns of the prompt column. Raises ValueError when there are none."""
+    column = columns.prompt or ""
+    cell = values.get(column)
+    turns = conversation(cell)
+    if turns is not None:
+        before, answer = with_answer(turns)
+        if answer and response is not None:
+            raise ValueError(f"a conversation in column {column!r} that ends with an answer")
+        if not any(turn.role == "user" for turn in before):
+            raise ValueError(f"no prompt in column {column!r} (no turn of the user before the answer)")
+        return before
+    if not (text := text_of(cell)):
+        raise ValueError(_lacks("prompt", column or response or "", values))
+    joined = () if columns.named else JOINED_COLUMNS if column == "instruction" else JOINED_COLUMNS[1:]
+    for name in joined:
+        if not isinstance(values.get(name), str | None):
+            raise ValueError(f"no text in column {name!r}")
+        text = join_input(text, values.get(name))
+    return (Turn("user", text),)
+
+
+def _with_system(turns: Turns, values: Mapping[str, Any]) -> Turns:
+    """The turns with the text of a system column before them. Raises ValueError when they have another one."""
+    text = next((values[name] for name in SYSTEM_COLUMNS if values.get(name) not in (None, "")), "")
+    if not isinstance(text, str) or (text.strip() and not is_text(text)):
+        raise ValueError("a system column that holds no text")
+    own = turns[0].content if turns[0].role == "system" else text
+    if text.strip() and own != text:
+        raise ValueError("a system column beside another system message")
+    return (Turn("system", text), *turns) if text.strip() and turns[0].role != "system" else turns
 
 
 def find_columns(
-    seen: Iterable[str],
+    first: Mapping[str, Any],
     origin: str,
     responses: str | None,
     prompt_column: str | None = None,
     response_column: str | None = None,
 ) -> Columns:
-    """Choose the columns: the user's first, else the first of the usual names that is there."""
-    names = [name.lower() for name in seen]
-    response = None
+    """Choose the columns by the first row (lower-case names): the user's, else those of the module's rules."""
+    names = list(first)
+    found: tuple[str, ...] = ()
     if responses is not None:
-        usual = [name for name in RESPONSE_COLUMNS if name != "aware" or responses == "aware"]
-        if responses == "unaware":
-            usual.append("unaware")
-        if {"aware", "unaware"} <= set(names):
-            usual = [responses]
-        response = _choose(names, _without(usual, prompt_column), response_column, origin, "response")
-    # A response from a conversation goes with the prompt of the same conversation.
-    usual_prompts = ["messages"] if response == "messages" else _without(PROMPT_COLUMNS, response)
-    prompt = _choose(names, usual_prompts, prompt_column, origin, "prompt")
-    return Columns(prompt, response, join_input=prompt == "instruction" and prompt_column is None)
+        found = (_named(names, response_column, origin, "response"),) if response_column else ()
+        found = found or _responses(first, _without(names, prompt_column), responses, origin)
+    if prompt_column is not None:
+        return Columns(_named(names, prompt_column, origin, "prompt"), found, True)
+    if found and _is_conversation(first[found[0]]):
+        usual = [name for name in PROMPT_COLUMNS if name in names and name not in found]
+        return Columns(usual[0] if len(usual) == 1 else None, found, False)
+    return Columns(_prompt_column(first, found, origin), found, False)
 
 
-def _without(usual: Iterable[str], taken: str | None) -> list[str]:
-    """The usual names but the one taken for the other role; a conversation serves both."""
-    return [name for name in usual if name == "messages" or taken is None or name != taken.lower()]
+def _responses(first: Mapping[str, Any], names: Collection[str], responses: str, origin: str) -> tuple[str, ...]:
+    """The columns of the responses of one kind."""
+    place = ("aware", "unaware").index(responses)
+    for pair in KINDS:
+        flags = pair == KINDS[2] and any(flag(first.get(kind)) is not None for kind in pair)
+        if set(pair) <= set(names) and not flags:
+            return (pair[place],)
+    kinds = [kind for pair in KINDS[:2] for kind in pair if kind in names]
+    usual = [name for name in RESPONSE_COLUMNS if name in names]
+    numbered = tuple(name for name in names if re.fullmatch(r"response_\d+", name) and f"is_{name}_safe" in names)
+    if numbered and not kinds and not usual:
+        return numbered
+    if len(kinds) + len(usual) > 1:
+        raise _unclear(names, [*kinds, *usual], origin, "response")
+    fitting = [name for name in (*usual, *kinds) if name not in [pair[1 - place] for pair in KINDS]]
+    if not fitting:
+        raise _not_found(names, (*RESPONSE_COLUMNS, *(pair[place] for pair in KINDS)), origin, "response")
+    return (fitting[0],)
 
 
-def _choose(names: list[str], usual: list[str], wanted: str | None, origin: str, role: str) -> str:
-    if wanted is not None:
-        if wanted.lower() not in names:
-            raise SpinError(
-                f"{origin} has no column {wanted!r}; its columns are: {', '.join(names)}.",
-                cause=f"--{role}-column names a column that is not there.",
-                change=f"give one of these names with --{role}-column.",
-            )
-        return wanted.lower()
-    for name in usual:
-        if name in names:
-            return name
-    raise _not_found(names, usual, origin, role)
+def _prompt_column(first: Mapping[str, Any], responses: tuple[str, ...], origin: str) -> str:
+    """The column of the prompt: a conversation, or the only usual one."""
+    names = [name for name in first if name not in responses]
+    conversations = [name for name in (*CONVERSATIONS, "chosen", "aware") if name in names]
+    if not responses and (holding := [name for name in conversations if _is_conversation(first[name])]):
+        return holding[0]
+    found = [name for name in PROMPT_COLUMNS if name in names]
+    found = [name for name in found if name != "input" or "instruction" not in found]
+    if len(found) > 1:
+        raise _unclear(names, found, origin, "prompt")
+    if not found:
+        raise _not_found(list(first), (*PROMPT_COLUMNS, *CONVERSATIONS), origin, "prompt")
+    return found[0]
 
 
-def _not_found(names: list[str], usual: list[str], origin: str, role: str) -> SpinError:
-    one_field = len(names) == 1 and any(mark in names[0] for mark in ";\t|")
+def _is_conversation(cell: Any) -> bool:
+    try:
+        return conversation(cell) is not None
+    except ValueError:  # one that cannot be read; its row is named later
+        return True
+
+
+def _without(names: list[str], taken: str | None) -> list[str]:
+    """The names but the one taken for the other role; a conversation serves both."""
+    return [name for name in names if name in CONVERSATIONS or taken is None or name != taken.lower()]
+
+
+def _named(names: list[str], wanted: str, origin: str, role: str) -> str:
+    if wanted.lower() not in names:
+        raise SpinError(
+            f"{origin} has no column {wanted!r}; its columns are: {shown(names)}.",
+            cause=f"--{role}-column names a column that is not there.",
+            change=f"give one of these names with --{role}-column.",
+        )
+    return wanted.lower()
+
+
+def _unclear(names: Iterable[str], found: list[str], origin: str, role: str) -> SpinError:
     return SpinError(
-        f"{origin} has no column for the {role}; its columns are: {', '.join(names)}.",
-        cause="the fields are not separated by commas." if one_field else f"none is named {', '.join(usual)}.",
-        change="save the file with commas between the fields." if one_field else f"name it with --{role}-column.",
+        f"{origin} has several columns that could be the {role}: {', '.join(found)}.",
+        cause="only pairs of columns (aware and unaware, chosen and rejected) say by their names which is which.",
+        change=f"name one with --{role}-column, or remove the others.",
+    )
+
+
+def _not_found(names: Collection[str], usual: Iterable[str], origin: str, role: str) -> SpinError:
+    one_field = len(names) == 1 and any(mark in next(iter(names)) for mark in ";\t|,")
+    return SpinError(
+        f"{origin} has no column for the {role}; its columns are: {shown(names)}.",
+        cause="the fields are not separated as the suffix says." if one_field else f"none is named {', '.join(usual)}.",
+        change="save the file with commas between the fields, or tabs in a .tsv file."
+        if one_field
+        else f"name it with --{role}-column.",
     )
 
 
 def _lower(row: Row, origin: str) -> dict[str, Any]:
-    values = {name.lower(): value for name, value in row.values.items()}
+    values = {name.strip().lower(): value for name, value in row.values.items()}
     if len(values) < len(row.values):
+        twice = [name for name, count in Counter(name.strip().lower() for name in row.values).items() if count > 1]
         raise SpinError(
-            f"{origin}, {row.where}: two columns differ only in the case of letters: {', '.join(row.values)}.",
+            f"{origin}, {row.where}: two columns differ only in the case of letters: {shown(twice)}.",
             change="rename one of them.",
         )
     return values
 
 
-def _lacks(where: str, role: str, column: str, values: dict[str, Any]) -> str:
+def _lacks(role: str, column: str, values: Mapping[str, Any]) -> str:
     value = values.get(column)
-    empty = value is None or (isinstance(value, str) and not value.strip())
-    found = "empty" if empty else f"found {type(value).__name__} {str(value)[:40]!a}"
-    return f"{where} has no {role} in column {column!r} ({found})"
+    if value is None or (isinstance(value, str) and not value.strip()):
+        found = "empty"
+    elif isinstance(value, str | int | float | bool):
+        found = f"found {type(value).__name__} {str(value)[:40]!a}"
+    else:  # its text may be as deep and as long as the file
+        found = f"found {type(value).__name__}"
+    return f"no {role} in column {column!r} ({found})"
 
 
-def prompt_text(value: Any) -> str:
-    """The text of a prompt, or the last user turn of a conversation; "" when there is none."""
-    turns = _conversation(value)
-    if turns is None:
-        return _text(value)
-    return _text(next((turn.get("content") for turn in reversed(turns) if turn.get("role") == "user"), None))
-
-
-def response_text(value: Any) -> str:
-    """The text of a response, or the first assistant turn after the last user turn; "" when there is none."""
-    turns = _conversation(value)
-    if turns is None:
-        return _text(value)
-    last_user = max((place for place, turn in enumerate(turns) if turn.get("role") == "user"), default=-1)
-    after = turns[last_user + 1 :]
-    return _text(next((turn.get("content") for turn in after if turn.get("role") == "assistant"), None))
+def text_of(value: Any) -> str:
+    """The value where it is a text, else ""."""
+    return value if is_text(value) else ""
 
 
 def join_input(instruction: str, extra: Any) -> str:
     """An Alpaca instruction and its input, parted by a blank line."""
-    text = _text(extra)
+    text = text_of(extra)
     return f"{instruction}\n\n{text}" if text else instruction
-
-
-def _text(value: Any) -> str:
-    """The value when it is text that says something and can be encoded, else ""."""
-    if not isinstance(value, str) or not value.strip():
-        return ""
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, from a JSON escape
-        return ""
-    return value
-
-
-def _conversation(value: Any) -> list[dict[str, Any]] | None:
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
-            return None
-    if isinstance(value, list) and value and all(isinstance(turn, dict) and "role" in turn for turn in value):
-        return value
-    return None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spin_llm.data.sources import Pair
+from spin_llm.data.turns import Turn, plain
 from spin_llm.errors import SpinError
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, pair: Pair, *, template: str, max
     Raises SpinError: a prompt or response without tokens, or a response longer than max_length - 1 tokens.
     """
     template = resolve_template(tokenizer, template)
-    prompt = render_prompt(tokenizer, pair.prompt, template)
+    prompt = render_prompt(tokenizer, pair.asked, template)
     response = _render_response(tokenizer, pair.response, template)
-    shown = f"the example with the prompt {_short(pair.prompt)}"
+    shown = f"the example with the prompt {_short(pair.prompt)}" + (f" ({pair.where})" if pair.where else "")
     if not prompt:
         raise SpinError(
             f"The prompt of {shown} gives no tokens.",
@@ -90,15 +91,31 @@ def encode(tokenizer: PreTrainedTokenizerBase, pair: Pair, *, template: str, max
     return Example(tuple(prompt[truncated:] + response), len(response), truncated, pair.prompt)
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, template: str) -> list[int]:
-    """Token ids of a prompt up to where the response starts; the same for scoring and for generation."""
+def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Turn], template: str) -> list[int]:
+    """Token ids of a prompt up to where the response starts; the same for scoring and for generation.
+
+    The chat template gets all turns of a conversation; without one it is its plain text (turns.py), and the name of
+    whose turn it is.
+    """
     template = resolve_template(tokenizer, template)
     if template == "chat":
-        return render_messages(tokenizer, [{"role": "user", "content": prompt}])
+        return render_messages(tokenizer, as_messages(prompt))
+    prompt = as_text(prompt)
     ids = _token_ids(tokenizer, prompt, special=True)
     if template == "released":
         return ids
     return _one_bos(tokenizer, ids[:-1] if ids and _appends_eos(tokenizer) else ids)
+
+
+def as_messages(prompt: str | Sequence[Turn]) -> list[dict[str, str]]:
+    """A prompt as chat messages: a text is one of the user."""
+    turns = [Turn("user", prompt)] if isinstance(prompt, str) else prompt
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def as_text(prompt: str | Sequence[Turn]) -> str:
+    """A prompt as text for a model without a chat template."""
+    return prompt if isinstance(prompt, str) else f"{plain(prompt)}\n\nAssistant:"
 
 
 def render_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> list[int]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from spin_llm.data.columns import Record, join_input, prompt_text, response_text
+from spin_llm.data.columns import Record, join_input, text_of
 from spin_llm.data.rows import Row, data_suffix, read_rows
 from spin_llm.errors import SpinError
 
@@ -28,28 +28,28 @@ def beavertails(rows: Iterable[Row], concept: str, responses: str) -> Iterable[R
     category = BEAVERTAILS_CATEGORY[concept]
     flagged: set[str] = set()
     kept: list[Record] = []
-    for _, values in rows:
+    for where, values in rows:
         has_category = bool(values["category"].get(category))
         if has_category:
             flagged.add(values["prompt"])
         if values["is_safe"] if responses == "aware" else has_category and not values["is_safe"]:
-            kept.append(Record(values["prompt"], values["response"], None))
+            kept.append(Record(values["prompt"], values["response"], None, where=where))
     return (record for record in kept if record.prompt in flagged)
 
 
 def salad(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Record]:
     del responses  # questions alone
-    for _, values in rows:
+    for where, values in rows:
         levels = [str(values[column]) for column in SALAD_COLUMNS]
         if any(SALAD_CATEGORY[concept] in level.lower() for level in levels):
-            yield Record(values["question"], "", levels[-1])
+            yield Record(values["question"], "", levels[-1], where=where)
 
 
 def alpaca_cleaned(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Record]:
     del concept, responses
-    for _, values in rows:
-        instruction = prompt_text(values["instruction"])
-        yield Record(instruction and join_input(instruction, values["input"]), values["output"], None)
+    for where, values in rows:
+        instruction = text_of(values["instruction"])
+        yield Record(instruction and join_input(instruction, values["input"]), values["output"], None, where=where)
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def known_records(
     concept: str | None,
     responses: str | None,
     data_dir: Path | None,
-    read_prepared: Callable[[Path, str], list[Record]],
-) -> tuple[str, list[Record], int]:
-    """(name to print, records, rows left out for lack of text); `responses` None asks for prompts alone."""
+    read_prepared: Callable[[Path, str], tuple[list[Record], list[str]]],
+) -> tuple[str, list[Record], list[str]]:
+    """(name to print, records, what was left out); `responses` None asks for prompts alone."""
     known = KNOWN[name]
     if responses and not known.has_responses:
         raise SpinError(
@@ -110,7 +110,7 @@ def known_records(
     label = responses or "aware"
     prepared = _prepared_file(name, known, concept, label, data_dir) if data_dir else None
     if prepared:
-        return f"{name}/{prepared.name}", read_prepared(prepared, str(prepared)), 0
+        return f"{name}/{prepared.name}", *read_prepared(prepared, str(prepared))
     if known.concepts and concept not in known.concepts:
         raise SpinError(
             f"{name} has no rows for the concept {concept!r}.",
@@ -171,7 +171,9 @@ def _data_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and data_suffix(path))
 
 
-def _select(known: Known, path: Path, concept: str, label: str) -> tuple[list[Record], int]:
+def _select(known: Known, path: Path, concept: str, label: str) -> tuple[list[Record], list[str]]:
+    """(the records of a concept with text, what was left out) of the hub's own file."""
+
     def checked(rows: Iterable[Row]) -> Iterable[Row]:
         for row in rows:
             if missing := [column for column in known.columns if column not in row.values]:
@@ -181,15 +183,18 @@ def _select(known: Known, path: Path, concept: str, label: str) -> tuple[list[Re
                     change="give your own file as the source, and name its columns with --prompt-column and "
                     "--response-column.",
                 )
-            yield row
+            if not isinstance(row.values["category"] if "category" in known.columns else {}, dict):
+                raise SpinError(f"{path}, {row.where}: the column category is no object of true and false.")
+            yield Row(f"{path}, {row.where}", row.values)
 
     rows = checked(read_rows(path))
     selected = list(known.select(rows, concept, label))
-    whole = [r for r in selected if prompt_text(r.prompt) and (response_text(r.response) or not known.has_responses)]
+    whole = [r for r in selected if text_of(r.prompt) and (text_of(r.response) or not known.has_responses)]
     if not whole:
         raise SpinError(
             f"{path} has no rows for the concept {concept!r} ({label} answers).",
             cause=f"the categories of {known.repository} have changed, or the file is a part of it.",
             change="give your own file as the source.",
         )
-    return whole, len(selected) - len(whole)
+    lacking = len(selected) - len(whole)
+    return whole, [f"{lacking} {'row' if lacking == 1 else 'rows'} without text"] if lacking else []

@@ -2,9 +2,9 @@
 
 In: `starter` (shipped with the package), a name known from the paper (`beavertails`, `salad`, `alpaca-cleaned`: from
 the folder `data_dir` when given, else from the hub), the path of a file, or a hub data set `owner/name`. Out: a
-PairSet or QuestionSet with the SHA-256 of its rows, and seeded samples of them. The known sets are licensed for
-non-commercial use and are never shipped. Left out: the labels of the known sets beyond the choice of concept;
-deduplication (BeaverTails repeats prompts).
+PairSet or QuestionSet with the SHA-256 of its rows and what was left out of it, and seeded samples of them. The known
+sets are licensed for non-commercial use and are never shipped. Left out: the labels of the known sets beyond the choice
+of concept; deduplication (BeaverTails repeats prompts).
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from __future__ import annotations
 import difflib
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from spin_llm import files
 from spin_llm.data.columns import Record, read_records
 from spin_llm.data.known import KNOWN, known_records
-from spin_llm.data.rows import SUFFIXES, data_suffix, read_rows
+from spin_llm.data.rows import SUFFIXES, Row, data_suffix, read_rows
+from spin_llm.data.turns import Turns
 from spin_llm.errors import SpinError
 from spin_llm.settings import SHIPPED
 
@@ -32,26 +33,46 @@ STARTER_QUESTIONS = {**{name: f"{name}_questions" for name in SHIPPED}, "over_re
 
 @dataclass(frozen=True)
 class Pair:
+    """`turns` are those before the response, where they are more than one of the user: a chat template is given them,
+    and `prompt` is their plain text (turns.py). `where` names the row in its file."""
+
     prompt: str
     response: str
     facet: str | None = None
+    turns: Turns = ()
+    where: str = field(default="", compare=False)
+
+    @property
+    def asked(self) -> str | Turns:
+        """What is put to the model."""
+        return self.turns or self.prompt
 
 
 @dataclass(frozen=True)
 class Question:
+    """As Pair, without a response."""
+
     prompt: str
     facet: str | None = None
+    turns: Turns = ()
+    where: str = field(default="", compare=False)
+
+    @property
+    def asked(self) -> str | Turns:
+        """What is put to the model."""
+        return self.turns or self.prompt
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """`name` is a label to print, `source` what the user gave, `left_out` the rows of a known hub set without text."""
+    """`name` is a label to print, `source` what the user gave; `left_out` says, one text a reason, how many rows were
+    not taken and why."""
 
     name: str
     source: str
     pairs: tuple[Pair, ...]
     sha256: str
-    left_out: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,7 @@ class QuestionSet:
     source: str
     questions: tuple[Question, ...]
     sha256: str
-    left_out: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 def load_pairs(
@@ -82,7 +103,7 @@ def load_pairs(
         raise SpinError(f"responses is {responses!r}.", change="give aware or unaware.")
     name, records, left_out = _load(str(source), concept, responses, data_dir, prompt_column, response_column)
     pairs = tuple(Pair(*record) for record in records)
-    return PairSet(name, str(source), pairs, rows_sha256(pairs), left_out)
+    return PairSet(name, str(source), pairs, rows_sha256(pairs), tuple(left_out))
 
 
 def load_questions(
@@ -94,8 +115,8 @@ def load_questions(
 ) -> QuestionSet:
     """Load prompts to generate answers to (concept: a concept, or over_refusal). Raises as load_pairs does."""
     name, records, left_out = _load(str(source), concept, None, data_dir, prompt_column, None)
-    questions = tuple(Question(record.prompt, record.facet) for record in records)
-    return QuestionSet(name, str(source), questions, rows_sha256(questions), left_out)
+    questions = tuple(_question(record) for record in records)
+    return QuestionSet(name, str(source), questions, rows_sha256(questions), tuple(left_out))
 
 
 def load_prompts(
@@ -106,12 +127,21 @@ def load_prompts(
     known = str(source) in ("starter", *KNOWN)
     kinds = ("aware", "unaware") if known else (None,)
     records = [r for kind in kinds for r in _load(str(source), concept, kind, data_dir, prompt_column, None)[1]]
-    return tuple({record.prompt: Question(record.prompt, record.facet) for record in records}.values())
+    return tuple({record.prompt: _question(record) for record in records}.values())
+
+
+def _question(record: Record) -> Question:
+    return Question(record.prompt, record.facet, record.turns, record.where)
 
 
 def rows_sha256(rows: Sequence[Pair] | Sequence[Question]) -> str:
     """SHA-256 of the rows in order, whatever file or format they came from."""
-    return files.sha256_json([astuple(row) for row in rows])
+
+    def texts(row: Pair | Question) -> tuple[Any, ...]:
+        said = (row.prompt, row.response, row.facet) if isinstance(row, Pair) else (row.prompt, row.facet)
+        return (*said, row.turns) if row.turns else said  # as before there were turns
+
+    return files.sha256_json([texts(row) for row in rows])
 
 
 def sample(items: Sequence[Item], examples: int | None, seed: int, name: str = "the data") -> tuple[Item, ...]:
@@ -145,29 +175,32 @@ def _load(
     data_dir: str | Path | None,
     prompt_column: str | None,
     response_column: str | None,
-) -> tuple[str, list[Record], int]:
-    """(name to print, records, rows left out); `responses` None asks for prompts alone."""
+) -> tuple[str, list[Record], list[str]]:
+    """(name to print, records, what was left out); `responses` None asks for prompts alone."""
 
-    def read(path: Path, origin: str) -> list[Record]:
+    def read(path: Path, origin: str, rows: Iterable[Row] | None = None) -> tuple[list[Record], list[str]]:
         return read_records(
-            read_rows(path),
+            read_rows(path) if rows is None else rows,
             origin,
             responses=responses,
+            concept=concept,
             prompt_column=prompt_column,
             response_column=response_column,
         )
 
-    path = Path(source).expanduser()
+    path, there = _place(source)
     if source == "starter":
         return _starter(concept, responses)
     if source in KNOWN:
         return known_records(source, concept, responses, Path(data_dir).expanduser() if data_dir else None, read)
-    if source and (path.exists() or data_suffix(path) or path.is_absolute() or source.startswith((".", "~"))):
-        return path.name, read(path, str(path)), 0
+    if source and (there or data_suffix(path) or path.is_absolute() or source.startswith((".", "~"))):
+        return path.name, *read(path, str(path))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         from spin_llm.data.hub import hub_files
 
-        return source, [record for file in hub_files(source) for record in read(file, f"{source}: {file.name}")], 0
+        files_of = hub_files(source)
+        rows = (Row(f"{file.name}, {row.where}", row.values) for file in files_of for row in read_rows(file))
+        return source, *read(files_of[0], source, rows)
     close = difflib.get_close_matches(source.lower(), ["starter", *KNOWN], n=2)
     raise SpinError(
         f"There is no data source {source!r}." + (f" Did you mean {' or '.join(close)}?" if close else ""),
@@ -177,7 +210,16 @@ def _load(
     )
 
 
-def _starter(concept: str | None, responses: str | None) -> tuple[str, list[Record], int]:
+def _place(source: str) -> tuple[Path, bool]:
+    """(the path that a source may be, whether something is there)."""
+    try:
+        path = Path(source).expanduser()
+        return path, path.exists()
+    except (RuntimeError, OSError, ValueError):  # no home of that user, a name too long or with a zero byte
+        return Path(source), False
+
+
+def _starter(concept: str | None, responses: str | None) -> tuple[str, list[Record], list[str]]:
     stems = STARTER_QUESTIONS if responses is None else STARTER_PAIRS
     concept = "general" if concept is None and responses is not None else concept
     if concept not in stems:
@@ -188,4 +230,4 @@ def _starter(concept: str | None, responses: str | None) -> tuple[str, list[Reco
         )
     resource = resources.files("spin_llm.data").joinpath("starter", f"{stems[concept]}.jsonl")
     with resources.as_file(resource) as path:
-        return f"starter/{concept}", read_records(read_rows(path), str(path), responses=responses), 0
+        return f"starter/{concept}", *read_records(read_rows(path), f"starter/{path.name}", responses=responses)

@@ -101,7 +101,7 @@ def answers(name: str, view: View | Served, evaluation: Evaluation, folder: Path
     done_file = folder / "progress" / f"answers-{name}.jsonl"
     done_file.parent.mkdir(parents=True, exist_ok=True)
     done = {row["index"]: row for row in read_progress(done_file)}
-    prompts = [question.prompt for _, _, question in asked]
+    prompts = [question.asked for _, _, question in asked]
     with console.bar(f"answers, {name}", len(prompts)) as advance, view() as loaded:
         advance(len(done))
         options: dict[str, Any] = {"template": evaluation.template, "new_tokens": evaluation.new_tokens}

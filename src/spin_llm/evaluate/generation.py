@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from spin_llm.data import render_prompt
+from spin_llm.data import Turn, render_prompt
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.decoding import Row, decode
 from spin_llm.models import LoadedModel
@@ -55,7 +55,7 @@ def plan_batches(lengths: Sequence[int], new_tokens: int) -> list[list[int]]:
 
 def generate(
     loaded: LoadedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[Turn]],
     *,
     template: str,
     new_tokens: int = NEW_TOKENS,

@@ -142,11 +142,15 @@ def judged_answers(
 def divide(rows: Sequence[Mapping[str, Any]], concepts: Mapping[str, Any] | Sequence[str]) -> dict[str, OwnPairs]:
     """Own pairs by concept from judged rows; answers without text or without a verdict belong to neither kind."""
     kept = [row for row in rows if row["answer"].strip() and row["aware"] is not None]
+    asked = [question for part in (concepts.values() if isinstance(concepts, Mapping) else ()) for question in part]
+    turns = {question.prompt: question.turns for question in asked if question.turns}
     return {
         name: OwnPairs(
             *(
                 tuple(
-                    Pair(row["prompt"], row["answer"]) for row in kept if (row["concept"], row["aware"]) == (name, kind)
+                    Pair(row["prompt"], row["answer"], turns=turns.get(row["prompt"], ()))
+                    for row in kept
+                    if (row["concept"], row["aware"]) == (name, kind)
                 )
                 for kind in (True, False)
             )

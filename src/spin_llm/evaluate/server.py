@@ -15,6 +15,7 @@ from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
+from spin_llm.data import Turn, as_messages, as_text
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.completion import Completion, Prompt, added_up
 from spin_llm.evaluate.endpoint import Server, short
@@ -61,7 +62,7 @@ def server_completer(
 
 def server_answers(
     completer: ServerCompleter,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[Turn]],
     *,
     template: str,
     new_tokens: int,
@@ -75,7 +76,7 @@ def server_answers(
     if not prompts:
         raise SpinError("There is no question to answer.")
     asked: dict[int, Prompt] = {
-        index: [{"role": "user", "content": prompt}] if template == "chat" else prompt
+        index: as_messages(prompt) if template == "chat" else as_text(prompt)
         for index, prompt in enumerate(prompts)
         if index not in skip
     }
