@@ -655,7 +655,8 @@ def settings_of(options: dict[str, Any]) -> RunSettings:
     concepts = sources("--concept", options.get("concept") or [], CONCEPTS, default["concepts"])
     protect = sources("--protect", options.get("protect") or [], ("general",), default["protect"])
     axes = default_axes([name for name, _ in concepts])
-    questions = dict(sources("--questions", options.get("questions") or [], axes, default["questions"]))
+    own = [name for name, _ in concepts if set(axes) & set(dict(concepts)) and name not in axes]
+    questions = dict(sources("--questions", options.get("questions") or [], axes, default["questions"], own))
     if questions.setdefault("over_refusal", "starter") in ("salad", "beavertails"):
         questions["over_refusal"] = "starter"
     chosen |= {"concepts": concepts, "protect": protect, "questions": tuple(questions.items())}

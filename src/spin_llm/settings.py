@@ -6,7 +6,9 @@ resumed run must match. Left out: where the run is written, and how it looks on 
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -195,23 +197,23 @@ class RunSettings:
         choices |= {"selector": SELECTORS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise _invalid(name, getattr(self, name), ", ".join(allowed))
+                raise _no_choice(name, getattr(self, name), allowed)
         if self.own_judge and self.responses != OWN:
             raise _invalid("responses", self.responses, "own: --own-judge divides the model's own answers")
         if "margin" in self.wanted_statistics and self.responses == "unaware":
             raise _invalid("responses", "unaware", "aware: the margin compares aware with unaware responses")
         for statistic in self.statistics:
             if statistic not in STATISTICS:
-                raise _invalid("statistics", statistic, ", ".join(STATISTICS))
+                raise _no_choice("statistics", statistic, STATISTICS)
         for control in self.controls:
             if control not in (*self.all_controls, "all", *RULES):
-                raise _invalid("controls", control, ", ".join(dict.fromkeys((*self.all_controls, "all", *RULES))))
+                raise _no_choice("controls", control, tuple(dict.fromkeys((*self.all_controls, "all", *RULES))))
         own = [name for name, _ in self.concepts]
         known = tuple(dict.fromkeys((*SHIPPED, *own, "over_refusal")))
         fitted = self.judge.endswith(".safetensors")  # may judge concepts of the user's own, also without --concept
         for axis, _ in self.questions:
             if axis in MEASURES or not (fitted or axis in known):
-                raise _invalid("questions", axis, f"{', '.join(known)}: the shipped concepts, those of --concept")
+                raise _no_choice("questions", axis, known, "the shipped concepts, and those of --concept")
         for name in ("concepts", "protect", "questions"):
             names = [key for key, _ in getattr(self, name)]
             if len(set(names)) != len(names):
@@ -290,6 +292,14 @@ def _invalid(name: str, value: object, allowed: str) -> SpinError:
     return SpinError(f"{flag_of(name)} {value} is out of range.", change=f"give {allowed}.")
 
 
+def _no_choice(name: str, value: object, allowed: Sequence[str], what: str = "") -> SpinError:
+    near = difflib.get_close_matches(str(value).lower(), allowed, n=1)
+    return SpinError(
+        f"{flag_of(name)} {value} is not a choice." + (f" Did you mean {near[0]}?" if near else ""),
+        change=f"give one of {', '.join(allowed)}" + (f" ({what})." if what else "."),
+    )
+
+
 def help_of(name: str) -> str:
     """The help text of one setting."""
     return next(str(f.metadata["help"]) for f in fields(RunSettings) if f.name == name)
@@ -305,34 +315,81 @@ def default_of(name: str) -> Any:
     return next(f.default for f in fields(RunSettings) if f.name == name)
 
 
-def sources(option: str, given: Sequence[str], names: Sequence[str], default: str) -> Sources:
+def sources(
+    option: str, given: Sequence[str], names: Sequence[str], default: str, beside: Sequence[str] = ()
+) -> Sources:
     """`NAME=SOURCE` texts as pairs.
 
     A SOURCE alone serves every name of `names`, a shipped NAME alone gets its default. Names that nothing was given for
-    get `default`, unless two concepts were named, or one that is not among `names`: then there are only these.
+    get `default`, unless two concepts were named, or one that is not among `names`: then there are only these. Names of
+    `beside` may be given without that. Raises SpinError for a name that is given twice, that is none, or that is nearly
+    a known one.
         >>> sources("--concept", ["privacy=my.csv"], ("fairness", "privacy"), "starter")
         (('fairness', 'starter'), ('privacy', 'my.csv'))
-        >>> sources("--concept", ["truthfulness", "helpfulness=my.csv"], ("fairness", "privacy"), "starter")
-        (('truthfulness', 'starter'), ('helpfulness', 'my.csv'))
+        >>> sources("--concept", ["toxicity=my.csv"], ("fairness", "privacy"), "starter")
+        (('toxicity', 'my.csv'),)
     """
-    bare = {text for text in given if text in (*names, *SHIPPED)}
-    named = {text.partition("=")[0] for text in given if "=" in text} | bare - {"over_refusal"}
-    only = option != "--protect" and all("=" in text or text in bare for text in given)
-    only = only and bool(bare or len(named - {"over_refusal"}) > 1 or named & set(SHIPPED).difference(names))
-    chosen = {} if only else {name: default_source(name, default) for name in names}
+    known = tuple(dict.fromkeys((*names, *beside, *SHIPPED)))
+    bare = [text for text in given if text in (*names, *SHIPPED)]
+    alone = [text for text in given if "=" not in text and text not in bare]
+    named = [*bare, *(text.partition("=")[0] for text in given if "=" in text)]
+    for text in given:
+        _check_source(option, text, known, names[0])
+    if twice := [name for name in dict.fromkeys(named) if named.count(name) > 1]:
+        raise SpinError(f"{option} {', '.join(twice)} is given twice.", change="give each name once.")
+    if len(alone) > 1:
+        raise SpinError(
+            f"{option} {', '.join(alone)}: each of these sources would serve {' and '.join(names)}.",
+            change=f"say which serves which, for example {option} {names[0]}={alone[0]}.",
+        )
+    concepts = set(named) - {"over_refusal"} - set(beside)
+    only = option != "--protect" and not alone
+    only = only and bool(set(bare) - {"over_refusal"} or len(concepts) > 1 or concepts - set(names))
+    start = alone[0] if alone else None
+    chosen = {} if only else {name: start or default_source(name, default) for name in names}
     for text in given:
         name, equals, source = text.partition("=")
         if text in bare:
             chosen[text] = default_source(text, default)
-        elif not equals:
-            chosen.update(dict.fromkeys(names, text))
-        elif name and source:
+        elif equals:
             chosen[name] = source
-        else:
-            raise SpinError(
-                f"{option} {text!r} is not NAME=SOURCE.", change=f"for example {option} {names[0]}=data.csv"
-            )
     return tuple(chosen.items())
+
+
+def _check_source(option: str, text: str, known: Sequence[str], example: str) -> None:
+    """SpinError for a text that is no NAME=SOURCE, whose NAME could not name a file, or is nearly one of `known`."""
+    name, equals, source = text.partition("=")
+    if equals and not (name and source):
+        raise SpinError(f"{option} {text!r} is not NAME=SOURCE.", change=f"for example {option} {example}=data.csv")
+    if equals and not re.fullmatch(r"\w[\w .-]*", name):
+        raise SpinError(
+            f"{option} {text!r}: {name!r} is no name.",
+            cause="a name has letters, digits, spaces, dots, - and _; or this is the path of a file with = in it.",
+            change=f"for example {option} {example}={source if equals else text}",
+        )
+    if (equals or re.fullmatch(r"[\w -]+", text)) and (near := nearly(name, known)):  # else a path
+        way = f"give {option} {near}{equals}{source}"
+        raise SpinError(
+            f"There is no {option.removeprefix('--')} {name!r}. Did you mean {near}?",
+            cause="a mistyped name.",
+            change=f"{way}; for one of your own, take a name less like it."
+            if equals
+            else f"{way}, or ./{name} for a file.",
+        )
+
+
+def nearly(name: str, known: Sequence[str]) -> str | None:
+    """The known name that `name` was meant to be: in other letters, or mistyped; not one that goes on after it, as
+    `fairness-en` does."""
+    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+    if name in known:
+        return None
+    for each in known:
+        if plain == each:
+            return each
+        if plain.startswith(each) and not plain[len(each)].isalpha():
+            return None
+    return next(iter(difflib.get_close_matches(plain, known, n=1, cutoff=0.85)), None)
 
 
 def default_source(name: str, default: str) -> str:

@@ -89,6 +89,11 @@ NAMES = ("fairness", "privacy")
         (["privacy=a.csv", "fairness=b.csv"], {"privacy": "a.csv", "fairness": "b.csv"}),
         (["safety=a.csv", "health=b.csv"], {"safety": "a.csv", "health": "b.csv"}),
         (["privacy=a=b.csv"], {"fairness": "starter", "privacy": "a=b.csv"}),
+        (["toxicity=t.csv"], {"toxicity": "t.csv"}),
+        (["fairness=a.csv", "toxicity=t.csv"], {"fairness": "a.csv", "toxicity": "t.csv"}),
+        (["privacy=a.csv", "my.csv"], {"fairness": "my.csv", "privacy": "a.csv"}),
+        (["my.csv", "privacy=a.csv"], {"fairness": "my.csv", "privacy": "a.csv"}),
+        (["fairness-en=e.csv", "fairness2=f.csv"], {"fairness-en": "e.csv", "fairness2": "f.csv"}),
         (["truthfulness"], {"truthfulness": "starter"}),
         (["truthfulness=t.csv"], {"truthfulness": "t.csv"}),
         (["truthfulness", "helpfulness"], {"truthfulness": "starter", "helpfulness": "starter"}),
@@ -106,6 +111,61 @@ def test_sources(given: list[str], expected: dict[str, str]):
 def test_a_source_without_name_or_value(text: str):
     with pytest.raises(SpinError, match="is not NAME=SOURCE"):
         sources("--concept", [text], NAMES, "starter")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["privacy=a.csv", "privacy=b.csv"], "privacy is given twice"),
+        (["toxicity=a.csv", "fairness=b.csv", "toxicity=a.csv"], "toxicity is given twice"),
+        (["privacy", "privacy=a.csv"], "privacy is given twice"),
+        (["privacy", "privacy"], "privacy is given twice"),
+        (["a.csv", "b.csv"], "each of these sources"),
+        (["../up=a.csv"], "is no name"),
+        (["a/b=c.csv"], "is no name"),
+    ],
+)
+def test_sources_that_contradict_or_name_nothing(given: list[str], words: str):
+    with pytest.raises(SpinError, match=words):
+        sources("--concept", given, NAMES, "starter")
+
+
+@pytest.mark.parametrize("option", ["--concept", "--questions", "--protect"])
+@pytest.mark.parametrize("source", ["", "=a.csv"])
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("Fairness", "fairness"),
+        ("fairnes", "fairness"),
+        ("fariness", "fairness"),
+        ("PRIVACY", "privacy"),
+        ("privacy ", "privacy"),
+        ("privcy", "privacy"),
+        ("truthfullness", "truthfulness"),
+    ],
+)
+def test_a_name_that_is_nearly_known_is_suggested(option: str, source: str, typed: str, meant: str):
+    with pytest.raises(SpinError, match=f"Did you mean {meant}"):
+        sources(option, [f"{typed}{source}"], NAMES, "starter")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("Over-refusal", "over_refusal"), ("over_refusals", "over_refusal")])
+def test_axes_of_questions_are_suggested_too(typed: str, meant: str):
+    with pytest.raises(SpinError, match=f"Did you mean {meant}"):
+        settings_of({"model": "m", "ratio": "auto", "questions": [f"{typed}=a.csv"]})
+    with pytest.raises(SpinError, match="Did you mean general"):
+        settings_of({"model": "m", "ratio": "auto", "protect": ["General=a.csv"]})
+
+
+def test_questions_on_a_concept_of_ones_own_leave_the_scored_shipped_ones():
+    words = {"model": "m", "ratio": "auto", "concept": ["fairness=a.csv", "toxicity=t.csv"]}
+    asked = settings_of({**words, "questions": ["toxicity=q.csv"]}).questions
+    assert dict(asked) == {"fairness": "starter", "over_refusal": "starter", "toxicity": "q.csv"}
+    alone = settings_of({**words, "concept": ["toxicity=t.csv"], "questions": ["toxicity=q.csv"]})
+    assert (dict(alone.concepts), dict(alone.questions)) == (
+        {"toxicity": "t.csv"},
+        {"toxicity": "q.csv", "over_refusal": "starter"},
+    )
 
 
 def test_a_data_folder_changes_the_defaults(tmp_path: Path):
