@@ -9,7 +9,7 @@ import pytest
 from harness import Command, Outcome, Setting, files_of, finished, process
 
 pytest_plugins = ["harness"]
-AXES = ["fairness", "privacy", "over_refusal", "coherence", "perplexity", "kl"]
+AXES = ["fairness", "privacy", "over_refusal", "coherence", "answered", "perplexity", "kl"]
 
 
 def succeeds(outcome: Outcome) -> Outcome:

@@ -31,7 +31,7 @@ def results_of(command: Command, folder: Path, *words: object) -> dict[str, Any]
 def test_truthfulness_and_helpfulness_by_name(setting: Setting, command: Command, tmp_path: Path):
     named = ("--concept", "truthfulness", "--concept", "helpfulness")
     results = results_of(command, tmp_path / "run", setting.model, *named, "--control", "truthfulness-alone")
-    axes = ["truthfulness", "helpfulness", "over_refusal", "coherence", "perplexity", "kl"]
+    axes = ["truthfulness", "helpfulness", "over_refusal", "coherence", "answered", "perplexity", "kl"]
     assert list(results["axes"]) == axes
     assert results["edit"]["weights"] > 0
     assert list(results["controls"]) == ["truthfulness-alone"]
@@ -78,7 +78,7 @@ def test_a_concept_of_the_users_own_with_questions(setting: Setting, command: Co
         words += ["--concept", f"{name}={write_rows(tmp_path / f'{name}.csv', pairs(name, 6))}"]
         words += ["--questions", f"{name}={setting.path('questions')}"]
     results = results_of(command, tmp_path / "run", setting.model, *words, "--protect", "general")
-    assert list(results["axes"]) == ["toxicity", "safety", "over_refusal", "coherence", "perplexity", "kl"]
+    assert list(results["axes"]) == ["toxicity", "safety", "over_refusal", "coherence", "answered", "perplexity", "kl"]
 
 
 @pytest.mark.parametrize("concept", ["truthfulness", "helpfulness"])

@@ -46,7 +46,8 @@ def test_a_run_s_results_are_as_the_schema_says(command: Command, setting: Setti
     assert outcome.code == 0, outcome.err
     results = results_of(folder)
     check_results(results)
-    assert list(results["axes"]) == ["fairness", "privacy", "over_refusal", "coherence", "perplexity", "kl"]
+    judged = ["fairness", "privacy", "over_refusal", "coherence"]
+    assert list(results["axes"]) == [*judged, "answered", "perplexity", "kl"]
     assert "coherence" in results["controls"]["random"]["axes"]
     assert results["axes"]["coherence"]["n"] == 8, "four questions on either concept"
     assert set(results["style"]) == set(results["phrases"]) == {"fairness", "privacy", "over_refusal"}

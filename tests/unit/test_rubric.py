@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from spin_llm.evaluate import rubric
 from spin_llm.evaluate.completion import Completion, Prompt
 from spin_llm.evaluate.rubric import FRAME, LEAST_MASS, RUBRICS, RubricJudge, read_reply, rubric_of, word_share
 
@@ -98,7 +99,7 @@ def test_what_is_asked_and_how():
     (message,) = completer.asked[0]
     text = FRAME.format(prompt="Who {x}?", answer="Ann.", question=RUBRICS["aware", "privacy"])
     assert message == {"role": "user", "content": text}
-    assert completer.options == {"new_tokens": 4, "alternatives": 20}
+    assert completer.options == {"new_tokens": rubric.NEW_TOKENS, "alternatives": 20}
     assert (judge.name, judge.label, judge.quality()) == ("rubric:replies", "aware", {})
 
 
@@ -110,3 +111,43 @@ def test_the_fingerprint_follows_the_rubrics_the_label_and_the_model(monkeypatch
     assert RubricJudge(other).fingerprint != one
     monkeypatch.setitem(RUBRICS, ("aware", "privacy"), "Is it?")
     assert RubricJudge(Replies([])).fingerprint != one
+
+
+@pytest.mark.parametrize("word", ["Yes", "no"])
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        *(
+            "{}",
+            "{},",
+            "{}.",
+            "\n\n{}\n\n",
+            "**{}**",
+            '"{}"',
+            "`{}`",
+            "_{}_",
+            "\u201c{}\u201d",
+            "{}<|im_end|>",
+            "{}</s>",
+        ),
+        *("<think>\n\n</think>\n\n{}", "<think>No, yes</think>{}", "hidden</think>\n{}", "{}\n\nIt takes care."),
+    ],
+)
+def test_harmless_variants_of_a_reply_are_read(word: str, wrapped: str):
+    text = wrapped.format(word)
+    expected = int(word == "Yes")
+    assert read_reply(Completion(text, 3, True)).verdict == expected
+    if not text[0].isalnum():
+        markup = read_reply(Completion(text, 3, True, {text[:1]: math.log(0.99)}))
+        assert (markup.verdict, markup.probability) == (expected, None), "the first token is mark-up, the text decides"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "**", "Yes and no", "yes/no", "No. Yes.", "**Yes** or **No**", "Yes\nNo", "<think>Yes", "<think>\nNo\n"),
+        *("It depends: yes", "Yesterday", "None", "[THINK]Yes"),
+    ],
+)
+def test_ambiguous_replies_are_no_verdict(text: str):
+    assert read_reply(Completion(text, 3, True)).verdict is None

@@ -27,13 +27,13 @@ from spin_llm.evaluate.generation import NEW_TOKENS, generate
 from spin_llm.evaluate.judge import Judge, Verdict
 from spin_llm.evaluate.judging import judged_axes, remembering
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
-from spin_llm.evaluate.missing import NOT_PARSED, causes_of, rated, unanswered, unread, without_claim
-from spin_llm.evaluate.phrases import phrase_shifts
+from spin_llm.evaluate.missing import NOT_PARSED, causes_of, rated, unanswered
+from spin_llm.evaluate.phrases import wording_of
 from spin_llm.evaluate.robustness import limits
 from spin_llm.evaluate.server import ServerCompleter, server_answers
 from spin_llm.evaluate.statistics import holm, paired_perplexity, weighted_mean
 from spin_llm.evaluate.style import Rows as Answers
-from spin_llm.evaluate.style import by_axis, style_of
+from spin_llm.evaluate.style import by_axis
 from spin_llm.files import read_progress, sync_append, write_jsonl
 from spin_llm.progress import SILENT, Console
 
@@ -84,6 +84,7 @@ def evaluate(
     kept = remembering(judge, folder / "progress" / "judged.jsonl")
     verdicts = judge_rows(kept, rows, coherence=coherence, console=console)
     write_jsonl(folder / "verdicts.jsonl", verdicts)
+    say_missing(verdicts, console)
     likelihoods: dict[str, Likelihoods | None] = dict.fromkeys(list(views)[1:])
     for name in likelihoods if evaluation.general else ():
         base, edited = cast(View, views[BASE]), cast(View, views[name])
@@ -129,7 +130,7 @@ def judge_rows(judge: Judge, rows: Rows, *, coherence: Judge | None = None, cons
     """Verdict rows, one per generation row, then with `coherence` one more per answer to a question on a concept.
 
     Each distinct (axis, prompt, answer) is judged once, where there is an answer; axes that the judge does not judge
-    are left out, with a line, and so is every model's count of answers without a verdict said.
+    are left out, with a line.
     """
     verdicts: Verdicts = {}
     coherent: Verdicts = {}
@@ -148,7 +149,6 @@ def judge_rows(judge: Judge, rows: Rows, *, coherence: Judge | None = None, cons
     found = [verdict_row(row, row["axis"], judge, verdicts) for row in rows if row["axis"] in judged]
     if coherence:
         found += [verdict_row(row, COHERENCE, coherence, coherent) for row in rows if row["axis"] in concepts]
-    say_missing(found, console)
     return found
 
 
@@ -263,23 +263,6 @@ def answered_axis(answers: Mapping[str, tuple[Answers, Answers]]) -> dict[str, A
     causes = {name: dict(Counter(filter(None, side))) for name, side in zip((BASE, EDITED), why, strict=True)}
     rates = {**rated(base, edited), "missing": causes}
     return axis_result("share of the questions with an answer", rates, better="higher")
-
-
-def wording_of(answers: Mapping[str, tuple[Answers, Answers]], *, seed: int) -> dict[str, Any]:
-    """The `style` and `phrases` parts, over the questions that both models answer; axes without any are left out."""
-    style: dict[str, Any] = {}
-    texts: dict[str, list[list[str]]] = {}
-    for axis, pair in answers.items():
-        kept = [both for both in zip(*pair, strict=True) if not any(map(unanswered, both))]
-        if not kept:
-            continue
-        why = unread(*pair)
-        base, edited = zip(*kept, strict=True)
-        style[axis] = {
-            name: without_claim(entry, why) for name, entry in style_of(axis, base, edited, seed=seed).items()
-        }
-        texts[axis] = [[row["answer"] for row in side] for side in (base, edited)]
-    return {"style": style, "phrases": phrase_shifts(texts)}
 
 
 def likelihood_axes(likelihoods: Likelihoods, *, seed: int) -> dict[str, Any]:

@@ -11,7 +11,8 @@ With y of n answers on either side that contain a phrase, and a prior of a = a0 
 
 a0 = n: the prior weighs as much as one side's answers. Thousands of phrases are tried, so some |z| above 2 are there by
 chance: `threshold` is the |z| that Bonferroni asks of one among those `tried`. z takes the two sides for independent;
-answers to the same questions are not, which makes it cautious. Left out: what a phrase means.
+answers to the same questions are not, which makes it cautious. Questions that a model leaves without an answer count on
+neither side. Left out: what a phrase means.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from spin_llm.evaluate.missing import unanswered, unread, without_claim
 from spin_llm.evaluate.statistics import changed, mcnemar, rate_interval
-from spin_llm.evaluate.style import CAUTIONARY, contains, words
+from spin_llm.evaluate.style import CAUTIONARY, Rows, contains, style_of, words
 
 LONGEST = 3
 MOST_SHOWN = 20
@@ -100,6 +102,28 @@ def stands_for(first: dict[str, Any], other: dict[str, Any]) -> bool:
     shorter, longer = sorted((f" {first['phrase']} ", f" {other['phrase']} "), key=len)
     same_counts = (first["base"], first["edited"]) == (other["base"], other["edited"])
     return shorter in longer or (same_counts and not set(shorter.split()).isdisjoint(longer.split()))
+
+
+def wording_of(answers: Mapping[str, tuple[Rows, Rows]], *, seed: int) -> dict[str, Any]:
+    """The `style` and `phrases` parts, over the questions that both models answer; axes without any are left out."""
+    style: dict[str, Any] = {}
+    texts: dict[str, list[list[str]]] = {}
+    reasons: dict[str, str] = {}
+    for axis, pair in answers.items():
+        kept = [both for both in zip(*pair, strict=True) if not any(map(unanswered, both))]
+        if not kept:
+            continue
+        why = reasons[axis] = unread(*pair)
+        base, edited = zip(*kept, strict=True)
+        style[axis] = {
+            name: without_claim(entry, why) for name, entry in style_of(axis, base, edited, seed=seed).items()
+        }
+        texts[axis] = [[row["answer"] for row in side] for side in (base, edited)]
+    phrases = phrase_shifts(texts)
+    for axis, why in reasons.items():
+        listed = [{**row, "ci95": None, "p": None} if why else row for row in phrases[axis]["listed"]]
+        phrases[axis] |= {"listed": listed, "n": len(texts[axis][0])} | ({"no_reading": why} if why else {})
+    return {"style": style, "phrases": phrases}
 
 
 def phrase_shifts(answers: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, dict[str, Any]]:

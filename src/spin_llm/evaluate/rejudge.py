@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spin_llm.evaluate.evaluation import judge_rows
+from spin_llm.evaluate.evaluation import judge_rows, say_missing
 from spin_llm.evaluate.judging import load_judge, remembering
 from spin_llm.files import read_jsonl, write_jsonl
 from spin_llm.progress import SILENT, Console
@@ -18,13 +18,15 @@ from spin_llm.progress import SILENT, Console
 def judge_again(
     generations: Path, judge: str, output: Path, *, trust_remote_code: bool = False, console: Console = SILENT
 ) -> Path:
-    """Write the verdict rows of every axis that the judge judges into `output`.
+    """Write the verdict rows of every axis that the judge judges into `output`; say how many have no verdict, and why.
 
     Raises SpinError when there are none.
     """
     rows = read_jsonl(generations)
     progress = output.with_name(output.name + ".progress")
     kept = remembering(load_judge(judge, trust_remote_code=trust_remote_code), progress)
-    write_jsonl(output, judge_rows(kept, rows, console=console))
+    verdicts = judge_rows(kept, rows, console=console)
+    write_jsonl(output, verdicts)
+    say_missing(verdicts, console)
     progress.unlink(missing_ok=True)
     return output

@@ -20,7 +20,7 @@ from spin_llm.baselines import settings as baselines
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import choose_ratio
 from spin_llm.evaluate.coherence import load_coherence_judge
-from spin_llm.evaluate.evaluation import BASE, EDITED, answers, judge_rows, measured
+from spin_llm.evaluate.evaluation import BASE, EDITED, answers, judge_rows, measured, say_missing
 from spin_llm.evaluate.judging import remembering
 from spin_llm.evaluate.likelihood import View, compare_likelihoods
 from spin_llm.files import read_json, read_jsonl, sha256_json, write_json, write_jsonl
@@ -201,6 +201,11 @@ def arm_results(work: Work, arm: Arm) -> dict[str, Any]:
     return found
 
 
+def given(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What decides the verdict on a row: its answer, or why there is none."""
+    return row["answer"], row.get("missing")
+
+
 def judged(told: Mapping[tuple[str, str], Any], rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether some of the rows answer questions of an axis that has verdicts."""
     axes = {axis for axis, _ in told}
@@ -222,10 +227,11 @@ def compare(work: Work, arm: Arm, view: View) -> dict[str, Any]:
     if not file.is_file():
         write_jsonl(file, judge_rows(kept, rows[: len(base)], coherence=coherence, console=work.console))
     told = {(row["axis"], row["id"]): row for row in read_jsonl(file)}
-    changed = [row for row, before in zip(rows[len(base) :], base, strict=True) if row["answer"] != before["answer"]]
+    changed = [row for row, before in zip(rows[len(base) :], base, strict=True) if given(row) != given(before)]
     anew = judge_rows(kept, changed, coherence=coherence, console=work.console) if judged(told, changed) else []
     verdicts = [*told.values(), *(told | {(row["axis"], row["id"]): row for row in anew}).values()]
     verdicts = [{**row, "model": BASE if place < len(told) else EDITED} for place, row in enumerate(verdicts)]
+    say_missing(verdicts, work.console)
     losses = compare_likelihoods(lambda: nullcontext(work.loaded), view, asked.general)
     found = measured(verdicts, rows, {EDITED: losses}, judge, coherence=coherence, seed=settings.seed)
     return {name: found[name] for name in ("axes", "style", "phrases", "judge")}

@@ -122,7 +122,7 @@ def curves_of(experiment: Experiment, results: Results, option: str) -> dict[str
         method = row["name"].partition(",")[0] if option == "examples" else "SPIN"
         for axis in CURVES:
             found = row["axes"].get(axis)
-            if found is not None and is_finite(found["edited"]):
+            if found is not None and is_finite(found["edited"]) and not found.get("no_reading"):
                 curves.setdefault(method, {}).setdefault(axis, []).append((x, found))
     return {
         name: {axis: sorted(found, key=lambda point: point[0]) for axis, found in points.items()}

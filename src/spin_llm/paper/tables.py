@@ -17,8 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from spin_llm.paper.specs import Experiment
+from spin_llm.report.page import with_bounds
 from spin_llm.report.searched import gain_text
-from spin_llm.report.wording import NOTHING, axis_label, has_interval, interval_text, number, p_text
+from spin_llm.report.wording import (
+    ANSWERED,
+    NOTHING,
+    axis_label,
+    has_interval,
+    interval_text,
+    missing_text,
+    number,
+    p_text,
+    shown_axes,
+    value_text,
+)
 
 Results = Sequence[Mapping[str, Any]]
 MOST = 5  # recurring dimensions that are named
@@ -62,10 +74,13 @@ def plain_name(model: str) -> str:
 
 
 def cell(axis: str, result: Mapping[str, Any] | None, *, base: bool) -> str:
-    """`29.4% (-0.4, -3.2 to +2.4)`: the value, and the difference to the base with its interval."""
+    """`29.4% (-0.4, -3.2 to +2.4)`: the value, and the difference to the base with its interval; `0.0 to 100.0%, no
+    reading` where too many verdicts are missing."""
     if result is None:
         return NOTHING
-    value = number(result["edited"], axis)
+    value = value_text(result, "edited", axis)
+    if result.get("no_reading"):
+        return value if base else f"{value}, no reading"
     if base or not has_interval(result["ci95"]):
         return value
     delta = number(result["delta"], axis, signed=True, unit=False)
@@ -87,27 +102,33 @@ def parts_of(experiment: Experiment, results: Results, model: str) -> list[Part]
 
 
 def answer_table(experiment: Experiment, results: Results, model: str) -> list[Part]:
-    axes = list(dict.fromkeys(axis for row in results for axis in row.get("axes", {})))
+    results = [
+        {**row, "axes": {axis: with_bounds(result) for axis, result in row.get("axes", {}).items()}} for row in results
+    ]
+    axes = list(dict.fromkeys(axis for row in results for axis in shown_axes(row["axes"])))
     if experiment.kind == "answers":
-        axes = [axis for axis in experiment.axes if axis in axes]
+        axes = [axis for axis in (*experiment.axes, ANSWERED) if axis in axes]
     paper = printed_rows(experiment, model)
     columns = printed()[experiment.printed]["columns"] if paper and experiment.printed else []
     head = ("", "weights", *map(axis_label, axes), *(f"paper: {name}" for name in columns))
     below = {arm.name for arm in experiment.arms if arm.below}
     rows = []
     for row in sorted(results, key=lambda row: row["name"] in below):
-        cells = [cell(axis, row.get("axes", {}).get(axis), base=row["kind"] == "base") for axis in axes]
+        cells = [cell(axis, row["axes"].get(axis), base=row["kind"] == "base") for axis in axes]
         told = [f"{value:.1%}" if value <= 1 else f"{value:g}" for value in paper.get(row["name"], [])]
         name = f"{row['name']}, not the paper's" if row["name"] in below else row["name"]
         rows.append((name, f"{row['about']['weights']:,}", *cells, *(told or [NOTHING] * len(columns))))
     sizes = ", ".join(
-        f"{axis_label(axis)} {row['axes'][axis]['n']}"
-        for row in results[:1]
-        for axis in axes
-        if axis in row.get("axes", {})
+        f"{axis_label(axis)} {row['axes'][axis]['n']}" for row in results[:1] for axis in axes if axis in row["axes"]
     )
+    unread = [
+        f"{row['name']}, {axis_label(axis).lower()}: {text}."
+        for row in results
+        for axis in axes
+        if (text := missing_text(row["axes"].get(axis, {}), axis))
+    ]
     note = "Beside or below each value: the difference to the first row, and its 95% interval over paired prompts."
-    return [Table("", head, tuple(rows)), note + (f" n: {sizes}." if sizes else "")]
+    return [Table("", head, tuple(rows)), note + (f" n: {sizes}." if sizes else ""), *unread]
 
 
 def phrase_tables(results: Results) -> list[Part]:

@@ -96,7 +96,7 @@ def draw_differences(rows: list[Row]) -> Figure:
 def _draw_panel(axes: Axes, rows: list[Row]) -> None:
     scale = 100.0 if unit_of(rows[0].axis) == POINTS else 1.0
     for place, row in enumerate(rows):
-        if not is_finite(row.result["delta"]):
+        if not is_finite(row.result["delta"]) or row.verdict == "no reading":
             continue
         colour = ACCENT if row.control is None and row.verdict != "not measurable" else CONTROL
         if has_interval(row.result["ci95"]):
@@ -119,7 +119,7 @@ def _draw_panel(axes: Axes, rows: list[Row]) -> None:
 def _line_name(row: Row) -> str:
     if row.control is not None:
         return f"control {picture_text(row.control)}"
-    return axis_label(row.axis) + ("\n(not measurable)" if row.verdict == "not measurable" else "")
+    return axis_label(row.axis) + (f"\n({row.verdict})" if row.verdict in ("not measurable", "no reading") else "")
 
 
 def _unit(axis: str) -> str:

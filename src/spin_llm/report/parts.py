@@ -118,12 +118,13 @@ def style_rows(style: dict[str, dict[str, dict[str, Any]]]) -> list[Row]:
 
 
 def phrase_parts(phrases: dict[str, dict[str, Any]], axes: dict[str, dict[str, Any]]) -> list[Phrases]:
-    """Both lists of every axis; `n` is the axis's number of answers, 0 where the axis is not there."""
+    """Both lists of every axis; `n` is the number of questions that both models answer (older runs: of the axis), 0
+    where the axis is not there."""
     return [
         Phrases(
             axis=axis,
             label=axis_label(axis),
-            n=axes.get(axis, {}).get("n", 0),
+            n=found.get("n", axes.get(axis, {}).get("n", 0)),
             listed=[Shift(row["phrase"], row["base"], row["edited"]) for row in found.get("listed", [])],
             shifted=[Shift(row["phrase"], row["base"], row["edited"], row["z"]) for row in found.get("shifted", [])],
             tried=found.get("tried"),

@@ -13,6 +13,7 @@ Left out: statistics, which are the evaluate stage's; sentences about several ax
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 Verdict = Literal["improved", "worse", "changed", "unchanged", "no reading", "not measurable", "not enough data"]
@@ -74,7 +75,7 @@ def number(value: float | None, axis: str = "", *, signed: bool = False, unit: b
     return f"{100 * value:{sign}.1f}" + ((" pp" if signed else "%") if unit else "")
 
 
-def value_text(axis_result: dict[str, Any], side: str, axis: str) -> str:
+def value_text(axis_result: Mapping[str, Any], side: str, axis: str) -> str:
     """`base`, `edited` or `delta` of one axis; without a reading its bounds, `0.0 to 100.0%`: what it would be with
     every missing verdict as 0 and as 1."""
     if not axis_result.get("no_reading") or not axis_result.get("bounds"):
@@ -167,7 +168,7 @@ def is_weak(axis_result: dict[str, Any]) -> bool:
     return is_finite(p) and p is not None and p > SIGNIFICANT
 
 
-def missing_text(axis_result: dict[str, Any], axis: str) -> str:
+def missing_text(axis_result: Mapping[str, Any], axis: str) -> str:
     """How many answers have no verdict, why, and what they could make of the rates; "" when each has one."""
     counts, causes, asked = axis_result.get("unparsed") or [0, 0], axis_result.get("missing"), axis_result.get("asked")
     if axis == ANSWERED and causes:
