@@ -284,7 +284,7 @@ def select(
     show(summary, [f"{patch.weights:,} weights in {len(patch.edits)} matrices", path], as_json=as_json)
 
 
-PatchFile = Annotated[Path, typer.Argument(metavar="PATCH", help="A patch.safetensors.")]
+PatchFile = Annotated[Path, typer.Argument(metavar="PATCH", help="A patch.safetensors, or a run folder with one.")]
 
 
 @app.command()
@@ -306,14 +306,21 @@ def revert(
 def _rewrite(verb: str, model: str, patch_file: Path, output: Path | None, overwrite: bool, as_json: bool) -> None:
     from spin_llm import patch as patches
     from spin_llm.models import Checkpoint, resolve
+    from spin_llm.models.copying import model_files
 
     if output is None:
         raise SpinError(f"{verb} needs an output folder.", change="give -o FOLDER.")
     patch = patches.load_patch(patch_file)
     function = {"apply": patches.apply_checkpoint, "revert": patches.revert_checkpoint}[verb]
-    path = function(Checkpoint(resolve(model)), patch, output, overwrite=overwrite)
-    lines = [f"{patch.weights:,} weights in {len(patch.edits)} tensors, read back and found right", path]
-    show({"model": str(path), "weights": patch.weights}, lines, as_json=as_json)
+    with console_of(quiet=False) as console:
+        checkpoint = Checkpoint(resolve(model, say=console.say))
+        path = function(checkpoint, patch, output, overwrite=overwrite, say=console.say)
+    left_out = model_files(checkpoint.folder).left_out
+    lines = [f"{patch.weights:,} weights in {len(patch.edits)} tensors, read back as transformers loads them"]
+    if left_out:
+        lines += [f"left out, as no part of the model that is loaded: {', '.join(left_out)}"]
+    about = {"model": str(path), "weights": patch.weights, "left_out": list(left_out)}
+    show(about, [*lines, path], as_json=as_json)
 
 
 @app.command()

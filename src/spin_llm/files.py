@@ -1,26 +1,32 @@
 """Files that are complete or absent, and their hashes.
 
-In: paths and contents. Out: files written as `NAME.part` and renamed when complete, SHA-256 digests, JSON and JSON
-lines. A full disk becomes one clear error and leaves nothing half-written. Left out: what the files mean; pickles,
-always.
+In: paths and contents. Out: files written under a name of this process's own and renamed when complete (outputs.py),
+SHA-256 digests, JSON and JSON lines, seals of safetensors files. A full disk becomes one clear error and leaves nothing
+half-written. Left out: what the files mean; pickles, always.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
 from spin_llm.errors import SpinError
+from spin_llm.outputs import check_output as check_output
+from spin_llm.outputs import clear_stale as clear_stale
+from spin_llm.outputs import disk_error as disk_error
+from spin_llm.outputs import is_temporary as is_temporary
+from spin_llm.outputs import making as making
+from spin_llm.outputs import writing as writing
 
 Decoded = TypeVar("Decoded")
+SEAL = "sha256"
+UNSEALED = {SEAL: "0" * 64}  # the metadata with which a safetensors file is saved that is then sealed
 
 
 def cache_folder() -> Path:
@@ -28,45 +34,6 @@ def cache_folder() -> Path:
     from platformdirs import user_cache_dir
 
     return Path(os.environ.get("SPIN_LLM_CACHE") or user_cache_dir("spin-llm", appauthor=False))
-
-
-@contextmanager
-def writing(path: str | Path) -> Iterator[Path]:
-    """Give a `.part` path to write to; rename it to `path` on success, delete it on failure.
-
-    Raises SpinError when the disk is full or the folder cannot be written to.
-    """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.chmod(_plain_mode())  # the safetensors library writes files that only their owner can read
-        part.replace(path)
-    except BaseException as error:  # noqa: BLE001 - also on Ctrl+C nothing half-written stays
-        part.unlink(missing_ok=True)
-        raise disk_error(error, path) or error from None
-
-
-def _plain_mode() -> int:
-    """The permissions that an ordinary new file gets."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def disk_error(error: BaseException, path: Path) -> SpinError | None:
-    """The SpinError to raise for an operating-system error while writing `path`; None for any other error."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if full or any(words in str(error) for words in ("No space left", "File too large")):
-        return SpinError(
-            f"The disk is full: {path} could not be written.",
-            cause="no space left on the device that holds it, or a limit on size; what was complete before is kept.",
-            change="free some space, or choose another folder with --output, and run the same command again.",
-        )
-    if isinstance(error, PermissionError):
-        return SpinError(f"No permission to write {path}.", change="choose another folder with --output.")
-    return None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -155,11 +122,13 @@ def read_progress(path: Path) -> list[dict[str, Any]]:
     return read_jsonl(path)
 
 
-def sort_safetensors_metadata(path: Path) -> None:
-    """Put the `__metadata__` of a safetensors file in the order of its keys, in place.
+def seal_safetensors(path: Path) -> None:
+    """Give a safetensors file that was saved with the metadata `**UNSEALED` the hash of its content, in place, and put
+    its `__metadata__` in the order of its keys.
 
-    The safetensors library writes it in an order that changes from process to process; equal input is to give equal
-    bytes.
+    The hash is over the header (names, dtypes, shapes, offsets, metadata) and all the tensors' bytes in the order of
+    the file. The safetensors library writes the metadata in an order that changes from process to process; equal input
+    is to give equal bytes.
     """
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -167,8 +136,34 @@ def sort_safetensors_metadata(path: Path) -> None:
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         assert len(text) <= size, "the same keys and values"
+        assert header["__metadata__"].items() >= UNSEALED.items()
+        text = text.ljust(size)
+        digest = _sealed_digest(text, file)
         file.seek(8)
-        file.write(text.ljust(size))
+        file.write(text.replace(UNSEALED[SEAL].encode(), digest.encode(), 1))
+
+
+def check_seal(path: Path, metadata: Mapping[str, str]) -> bool:
+    """Whether a safetensors file with this `metadata` has a seal, which then holds; SpinError when it does not."""
+    if SEAL not in metadata:
+        return False
+    with path.open("rb") as file:
+        text = file.read(int.from_bytes(file.read(8), "little"))
+        digest = _sealed_digest(text.replace(metadata[SEAL].encode(), UNSEALED[SEAL].encode(), 1), file)
+    if digest != metadata[SEAL]:
+        raise SpinError(
+            f"{path} is damaged: its content is not what was written.",
+            cause="a faulty disk or copy, or a file that was edited.",
+            change="copy it again, or make it again.",
+        )
+    return True
+
+
+def _sealed_digest(header: bytes, tensors: BinaryIO) -> str:
+    digest = hashlib.sha256(header)
+    while block := tensors.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def sha256_file(path: str | Path) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,10 +24,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
-from spin_llm.files import disk_error, sort_safetensors_metadata, writing
+from spin_llm.files import SEAL, UNSEALED, check_seal, clear_stale, decoded, making, seal_safetensors, writing
 from spin_llm.models import Checkpoint, StoredTensor
 from spin_llm.models.checkpoint import DTYPES
+from spin_llm.models.copying import as_loaded, check_model_output, copy_model, model_files
 from spin_llm.models.experts import fused_weights
+from spin_llm.models.resolve import Say
 from spin_llm.selection import Selection
 
 FORMAT = "spin-llm patch 1"
@@ -71,7 +72,7 @@ class Patch:
                 for name, edit in self.edits.items():
                     flat = _named(weights, name).data.view(-1)
                     indices = edit.indices.to(flat.device)
-                    if int(indices[-1]) >= flat.numel():
+                    if int(indices[0]) < 0 or int(indices[-1]) >= flat.numel():
                         raise _other_model(name, "the tensor is smaller")
                     current = flat[indices]
                     old, new = (values.to(flat.device, flat.dtype) for values in (edit.old, edit.new))
@@ -91,7 +92,8 @@ def make_patch(
 ) -> Patch:
     """The patch that multiplies the selected weights by `scale` (0 suppresses them, as in the paper).
 
-    Entries that would not change (weights that are 0 already) are left out; SpinError when none is left.
+    Entries that would not change (weights that are 0 already) are left out; SpinError when none is left, or when a
+    value is NaN or infinite.
     """
     edits, fingerprints = {}, {}
     for name, indices in selection.indices.items():
@@ -99,13 +101,14 @@ def make_patch(
         stored = checkpoint.tensors[stored_as]
         data = stored.read()
         flat = torch.frombuffer(data, dtype=stored.torch_dtype)
-        if not indices.numel() or int(indices[-1]) >= flat.numel():
+        if not indices.numel() or int(indices.min()) < 0 or int(indices.max()) >= flat.numel():
             raise SpinError(f"The selection does not fit the tensor {name} of {checkpoint.folder}.")
         old = flat[indices]
         new = (old.double() * scale).to(old.dtype) if scale else torch.zeros_like(old)
         changed = ~_same_bits(old, new)
         if changed.any():
             edits[stored_as] = TensorEdit(indices[changed], old[changed], new[changed])
+            _refuse_no_numbers(edits[stored_as], f"The edit of {stored_as} of {checkpoint.folder}")
             fingerprints[stored_as] = stored.fingerprint(hashlib.sha256(data).hexdigest())
     if not edits:
         raise SpinError(
@@ -142,45 +145,97 @@ def save_patch(path: str | Path, patch: Patch) -> None:
     tensors = {}
     for name, edit in patch.edits.items():
         tensors.update({f"{name}.indices": edit.indices, f"{name}.old": edit.old, f"{name}.new": edit.new})
+    metadata = {"format": FORMAT, "patch": json.dumps(dict(patch.metadata), sort_keys=True), **UNSEALED}
     with writing(path) as part:
-        save_file(tensors, part, metadata={"format": FORMAT, "patch": json.dumps(dict(patch.metadata), sort_keys=True)})
-        sort_safetensors_metadata(part)
+        save_file(tensors, part, metadata=metadata)
+        seal_safetensors(part)
 
 
-def load_patch(path: str | Path) -> Patch:
-    """Read a patch; SpinError when it is absent, truncated, of another kind, or inconsistent."""
-    path = Path(path)
-    if not path.is_file():
-        raise SpinError(f"There is no patch file {path}.")
+@dataclass(frozen=True)
+class _Fingerprint:
+    """What a patch's metadata says of a tensor of its base."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _About:
+    """What is read from a patch's metadata by name."""
+
+    tensors: dict[str, _Fingerprint]
+    rule: str = ""
+    ratio: float | None = None
+    target: str = ""
+    scale: float = 0.0
+    ratio_table: tuple[dict[str, Any], ...] = ()
+
+
+def load_patch(path: str | Path, *, finite: bool = True) -> Patch:
+    """Read a patch file, or that of a run folder; SpinError when it is absent, damaged, of another kind, or
+    inconsistent.
+
+    Its seal is checked where it has one (patches of version 0.1.0 have none), and always that what it says can be done:
+    indices within the tensor, in order, as many values of the tensor's dtype, all of them numbers unless `finite` is
+    false.
+    """
+    path = find_patch(path)
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise SpinError(f"{path} is not a patch of this version (format {header.get('format')!r}).")
-            metadata = json.loads(header["patch"])
+            check_seal(path, header)
+            about = decoded(header.get("patch", ""), _About, f"The metadata of {path}")
+            names = sorted(f"{name}.{part}" for name in about.tensors for part in ("indices", "new", "old"))
+            if {*header} - {"format", "patch", SEAL} or sorted(file.keys()) != names or not names:
+                raise SpinError(f"{path} is damaged: it does not hold the tensors that it names.")
             edits = {
                 name: TensorEdit(*(file.get_tensor(f"{name}.{part}") for part in ("indices", "old", "new")))
-                for name in metadata["tensors"]
+                for name in about.tensors
             }
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a shape beyond what torch can hold
         raise SpinError(
             f"{path} is not a readable patch: {error}",
             cause="the file is truncated or damaged.",
             change="copy it again, or make it again with `spin-llm select`.",
         ) from None
     for name, edit in edits.items():
-        if not _consistent(edit, metadata["tensors"][name]):
+        if not _consistent(edit, about.tensors[name]):
             raise SpinError(f"{path} is damaged: the edit of {name} is inconsistent.")
-    return Patch(edits, metadata)
+        if finite:
+            _refuse_no_numbers(edit, f"{path}: {name}")
+    return Patch(edits, json.loads(header["patch"]))
 
 
-def _consistent(edit: TensorEdit, fingerprint: Mapping[str, Any]) -> bool:
+def find_patch(path: str | Path) -> Path:
+    """The patch file that is meant by `path`: itself, or the one in a run folder. SpinError when there is none."""
+    path = Path(path)
+    found = path / "patch.safetensors" if path.is_dir() else path
+    if not found.is_file():
+        raise SpinError(
+            f"There is no patch file {found}.", change="give a patch.safetensors, or a run folder with one."
+        )
+    return found
+
+
+def _consistent(edit: TensorEdit, fingerprint: _Fingerprint) -> bool:
     """Sorted unique indices within the tensor, and as many old and new values, in its dtype."""
-    indices, size = edit.indices, math.prod(fingerprint["shape"])
-    typed = indices.dtype == torch.int64 and edit.old.dtype == edit.new.dtype == DTYPES.get(fingerprint["dtype"])
-    if not typed or not indices.numel() or not indices.shape == edit.old.shape == edit.new.shape:
+    indices, size = edit.indices, math.prod(fingerprint.shape)
+    typed = indices.dtype == torch.int64 and edit.old.dtype == edit.new.dtype == DTYPES.get(fingerprint.dtype)
+    if not typed or indices.ndim != 1 or not indices.numel() or not indices.shape == edit.old.shape == edit.new.shape:
         return False
-    return bool((indices.diff() > 0).all()) and int(indices[0]) >= 0 and int(indices[-1]) < size
+    within = bool((indices >= 0).all()) and int(indices.max()) < size  # first: differences may wrap around
+    return within and bool((indices.diff() > 0).all()) and all(n > 0 for n in fingerprint.shape)
+
+
+def _refuse_no_numbers(edit: TensorEdit, where: str) -> None:
+    if not (edit.old.isfinite().all() and edit.new.isfinite().all()):
+        raise SpinError(
+            f"{where}: a value is NaN or infinite.",
+            cause="a damaged file or checkpoint, or a scale too large for the weights' dtype.",
+        )
 
 
 def patch_state(checkpoint: Checkpoint, patch: Patch) -> str:
@@ -204,52 +259,68 @@ def patch_state(checkpoint: Checkpoint, patch: Patch) -> str:
     return "mixed" if len(states) > 1 else states.pop()
 
 
-def apply_checkpoint(checkpoint: Checkpoint, patch: Patch, output: Path, *, overwrite: bool = False) -> Path:
-    """Copy the checkpoint folder to `output` and rewrite only the touched bytes; every other byte of every file stays.
+def apply_checkpoint(
+    checkpoint: Checkpoint,
+    patch: Patch,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    say: Say = lambda message: None,
+) -> Path:
+    """Copy the model's files to `output` and rewrite only the touched bytes; every other byte of every file stays.
 
-    The result is read back and must be in state `edited`. `output` appears only when that holds.
+    What transformers then loads from the copy must be the edit; `output` appears only when that holds. Files beside the
+    model's are left out (models/copying.py).
     """
-    return _rewritten_copy(checkpoint, patch, output, "new", overwrite=overwrite)
+    return _rewritten_copy(checkpoint, patch, output, "new", overwrite, say)
 
 
-def revert_checkpoint(checkpoint: Checkpoint, patch: Patch, output: Path, *, overwrite: bool = False) -> Path:
+def revert_checkpoint(
+    checkpoint: Checkpoint,
+    patch: Patch,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    say: Say = lambda message: None,
+) -> Path:
     """The way back: a copy with the old values, byte for byte the patch's base."""
-    return _rewritten_copy(checkpoint, patch, output, "old", overwrite=overwrite)
+    return _rewritten_copy(checkpoint, patch, output, "old", overwrite, say)
 
 
-def _rewritten_copy(checkpoint: Checkpoint, patch: Patch, output: Path, values: str, *, overwrite: bool) -> Path:
+def _rewritten_copy(
+    checkpoint: Checkpoint, patch: Patch, output: str | Path, values: str, overwrite: bool, say: Say
+) -> Path:
+    files = model_files(checkpoint.folder)
+    for message in clear_stale(Path(output).absolute().parent):
+        say(message)
+    place = check_model_output(output, checkpoint.folder, files, overwrite=overwrite)
     patch_state(checkpoint, patch)
-    output = Path(output)
-    replaceable = output.is_dir() and (output / "config.json").is_file() and overwrite
-    if output.exists() and not replaceable and not (output.is_dir() and not any(output.iterdir())):
-        raise SpinError(
-            f"The output {output} exists.", change="choose another --output; --overwrite replaces a model folder only."
-        )
-    if output.resolve() == checkpoint.folder.resolve():
-        raise SpinError("The output is the model's own folder.", change="choose another --output.")
-    part = output.with_name(output.name + ".part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(checkpoint.folder, part)
-        copy = Checkpoint(part)
+    with making(place) as part:
+        copy_model(checkpoint.folder, files, part)
+        copied = Checkpoint(part).tensors
         for name, edit in patch.edits.items():
-            _rewrite(copy.tensors[name], edit.indices, getattr(edit, values))
-        state = patch_state(Checkpoint(part), patch)
-        assert state == {"new": "edited", "old": "base"}[values], state
-        if output.exists():
-            shutil.rmtree(output)
-        part.replace(output)
-    except OSError as error:
-        raise disk_error(error, output) or error from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return output
+            _rewrite(copied[name], edit.indices, getattr(edit, values))
+        _prove(part, patch, values)
+    return Path(output)
+
+
+def _prove(folder: Path, patch: Patch, values: str) -> None:
+    """SpinError when the edit is not what transformers loads from `folder`: the values at the indices by its loader,
+    and all the other bytes of the touched tensors by their digests."""
+    read = as_loaded(folder)
+    for name, edit in patch.edits.items():
+        if not _same_bits(read(name).flatten()[edit.indices], getattr(edit, values)).all():
+            raise SpinError(
+                f"transformers does not load the written values of {name}.",
+                cause="it reads other files of this folder, or the disk does not keep what is written.",
+            )
+    state = patch_state(Checkpoint(folder), patch)
+    assert state == {"new": "edited", "old": "base"}[values], state
 
 
 def _rewrite(stored: StoredTensor, indices: torch.Tensor, values: torch.Tensor) -> None:
     width = values.element_size()
     raw = values.view(torch.uint8).numpy().tobytes()
-    stored.file.chmod(0o644)
     with stored.file.open("r+b") as file:
         for position, index in enumerate(indices.tolist()):
             file.seek(stored.start + index * width)

@@ -55,10 +55,10 @@ def stop_at(place: int | str, stop: Callable[[], None]) -> Callable[[], None]:
     def count(path: Path) -> bool:
         nonlocal writes
         writes += path.suffix != ".svg"  # figures hold no results
-        return place in (writes, path.name.removesuffix(".part"))
+        return place in (writes, path.name)
 
     def stopping_replace(self: Path, target: Path) -> Path:
-        if self.suffix == ".part" and count(self):
+        if self.suffix == ".part" and count(target):
             content = self.read_bytes()
             self.write_bytes(content[: len(content) // 2])
             stop()

@@ -13,6 +13,8 @@ import tiny
 from harness import Command, Outcome, Setting, files_of, finished, pairs, process, write_rows
 from safetensors import SafetensorError
 
+from spin_llm import outputs
+
 pytest_plugins = ["harness"]
 FULL = Path("/dev/full")
 
@@ -201,11 +203,22 @@ def test_a_full_disk(name: str, setting: Setting, command: Command, monkeypatch:
         elif name == "patch.safetensors":  # its library writes to a file of its own and renames it
             full.setattr("spin_llm.patch.save_file", no_space_for_safetensors)
         else:
-            (folder / f"{name}.part").symlink_to(FULL)
+            full.setattr(outputs, "temporary", lambda path: linked_to_full(path, name))
         fails(command(*words), "The disk is full", "run the same command again")
     assert not list(folder.rglob("*.part"))
     assert command(*words).code == 0
     assert files_of(folder) == whole
+
+
+def linked_to_full(path: Path, name: str) -> Path:
+    """A temporary name, which for the file of this `name` is a link to a device without space."""
+    temporary = NEW_NAME(path)
+    if path.name == name:
+        temporary.symlink_to(FULL)
+    return temporary
+
+
+NEW_NAME = outputs.temporary
 
 
 def no_space(descriptor: int) -> None:

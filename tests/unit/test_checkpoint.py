@@ -119,9 +119,13 @@ def test_a_file_that_is_no_safetensors(data: bytes, tmp_path: Path):
 def test_a_truncated_file(tiny_folder: TinyFolder, tmp_path: Path):
     folder = Path(shutil.copytree(tiny_folder("llama"), tmp_path / "model"))
     file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-    checkpoint = Checkpoint(folder)
-    last = max(checkpoint.tensors.values(), key=lambda stored: stored.start)
+    data = file.read_bytes()
+    file.write_bytes(data[:-100])
+    with pytest.raises(SpinError, match=r"model\.safetensors is not a readable safetensors file(.|\n)*truncated"):
+        _ = Checkpoint(folder).tensors
+    file.write_bytes(data)
+    last = max(Checkpoint(folder).tensors.values(), key=lambda stored: stored.start)
+    file.write_bytes(data[:-100])  # it loses its end while it is used
     with pytest.raises(SpinError, match="ends before its last tensor"):
         last.read()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from spin_llm import outputs
 from spin_llm.errors import SpinError
 from spin_llm.files import (
     read_json,
@@ -53,10 +54,12 @@ def test_a_failed_write_leaves_the_former_file(tmp_path: Path, error: BaseExcept
 
 @needs_full
 @pytest.mark.parametrize("write", [lambda p: write_text(p, "text"), lambda p: write_json(p, {"a": 1})])
-def test_a_full_disk_is_one_clear_error(tmp_path: Path, write):
+def test_a_full_disk_is_one_clear_error(tmp_path: Path, write, monkeypatch: pytest.MonkeyPatch):
     target = tmp_path / "file.json"
     target.write_text("former")
-    (tmp_path / "file.json.part").symlink_to(FULL)
+    temporary = tmp_path / "unfinished.part"
+    temporary.symlink_to(FULL)
+    monkeypatch.setattr(outputs, "temporary", lambda path: temporary)
     with pytest.raises(SpinError, match="The disk is full") as caught:
         write(target)
     assert str(target) in caught.value.what

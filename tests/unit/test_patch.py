@@ -469,10 +469,9 @@ def test_a_checkpoint_without_the_base_model_prefix(tiny_folder: TinyFolder, tmp
     assert bits(loaded.model) == before
 
 
-def test_other_files_links_and_modes_are_kept(copy: Path, tmp_path: Path):
+def test_other_files_and_what_links_lead_to_are_kept(copy: Path, tmp_path: Path):
     """As in the hub's cache: the weights are a link to a file that must not be written."""
-    (copy / "extra").mkdir()
-    (copy / "extra" / "notes.bin").write_bytes(b"\x00\xff")
+    (copy / "NOTICE").write_bytes(b"\x00\xff")
     blob = tmp_path / "blob"
     (copy / "model.safetensors").rename(blob)
     blob.chmod(0o444)
@@ -483,7 +482,7 @@ def test_other_files_links_and_modes_are_kept(copy: Path, tmp_path: Path):
     edited = Checkpoint(apply_checkpoint(loaded.checkpoint, patch, tmp_path / "edited"))
     assert_only_touched(loaded.checkpoint, edited, patch)
     assert not (edited.folder / "model.safetensors").is_symlink()
-    assert (edited.folder / "extra" / "notes.bin").read_bytes() == b"\x00\xff"
+    assert (edited.folder / "NOTICE").read_bytes() == b"\x00\xff"
     assert blob.read_bytes() == before
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
+from spin_llm.files import SEAL
 from spin_llm.models import editable_matrices
 from spin_llm.scores import (
     MatrixScores,
@@ -130,6 +131,9 @@ def test_a_file_whose_tensors_are_not_those_of_its_header(scores: Scores, tmp_pa
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     save_file({"other": torch.zeros(1)}, path, metadata=metadata)
+    with pytest.raises(SpinError, match="its content is not what was written"):
+        load_scores(path)
+    save_file({"other": torch.zeros(1)}, path, metadata={k: v for k, v in metadata.items() if k != SEAL})
     with pytest.raises(SpinError, match="not a readable score file"):
         load_scores(path)
 

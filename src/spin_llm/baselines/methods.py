@@ -23,6 +23,7 @@ from spin_llm.models.adapters import import_peft
 from spin_llm.models.loading import quiet_transformers
 from spin_llm.models.reft import Reft, ReftConfig, attach, save_reft
 from spin_llm.models.structure import decoder_layers
+from spin_llm.outputs import scratch
 
 ADAPTER = "adapter"
 BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt", ".py")  # of a checkpoint folder: config, tokenizer, template
@@ -109,17 +110,15 @@ def save_checkpoint(model: Any, base: Checkpoint, folder: Path) -> None:
     are; config.json comes last, so that the folder is no model until it is complete."""
     from transformers import GenerationConfig
 
-    part = folder / "saving.part"
-    shutil.rmtree(part, ignore_errors=True)
     model.generation_config = GenerationConfig()  # the base's own is copied; some cannot be saved by transformers
-    with quiet_transformers():
-        model.to(stored_dtype(base)).save_pretrained(part)
-    for path in base.folder.iterdir():
-        if path.is_file() and path.suffix in BESIDE_WEIGHTS and not path.name.endswith(".index.json"):
-            shutil.copyfile(path, part / path.name)
-    for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):
-        path.replace(folder / path.name)
-    part.rmdir()
+    with scratch(folder) as part:
+        with quiet_transformers():
+            model.to(stored_dtype(base)).save_pretrained(part)
+        for path in base.folder.iterdir():
+            if path.is_file() and path.suffix in BESIDE_WEIGHTS and not path.name.endswith(".index.json"):
+                shutil.copyfile(path, part / path.name)
+        for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):
+            path.replace(folder / path.name)
 
 
 def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:

@@ -21,7 +21,7 @@ from spin_llm.baselines.settings import UNCOMPARED, BaselineSettings
 from spin_llm.baselines.training import train
 from spin_llm.data import Example, encode_all, resolve_template
 from spin_llm.errors import SpinError
-from spin_llm.files import disk_error, read_json, write_json
+from spin_llm.files import disk_error, is_temporary, read_json, write_json
 from spin_llm.models import Checkpoint, LoadedModel, load, resolve
 from spin_llm.models.adapters import adapter_base
 from spin_llm.progress import SILENT, Console
@@ -134,7 +134,7 @@ def check_folder(
     """Make sure that `folder` is new, empty, or the same baseline (which is then resumed); with `overwrite`, any
     baseline."""
     if not (folder / RECORD).is_file():
-        if folder.is_file() or (folder.is_dir() and any(path.suffix != ".part" for path in folder.iterdir())):
+        if folder.is_file() or (folder.is_dir() and not all(map(is_temporary, folder.iterdir()))):
             raise SpinError(
                 f"The output {folder} exists and is not a baseline.", change="choose another folder with --output."
             )
@@ -180,7 +180,8 @@ def start(folder: Path, record: dict[str, Any], *, overwrite: bool) -> None:
 
 def delete_outputs(folder: Path) -> None:
     """Delete what a baseline wrote, and nothing else; baseline.json goes last."""
-    for name in ("saving.part", methods.ADAPTER):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (*read_json(folder / RECORD)["files"], STATE, RECORD):
+    record = read_json(folder / RECORD)
+    if record["settings"].get("method") in ("lora", "dora"):
+        shutil.rmtree(folder / methods.ADAPTER, ignore_errors=True)
+    for name in (*record["files"], STATE, RECORD):
         (folder / name).unlink(missing_ok=True)

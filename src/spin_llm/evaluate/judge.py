@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from spin_llm.errors import SpinError
+from spin_llm.files import check_seal
 from spin_llm.models import LoadedModel, load
 
 Floats = NDArray[np.float32]
@@ -277,6 +278,7 @@ def load_judge(name: str = "local", *, label: str | None = None) -> LocalJudge:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise SpinError(f"{path} is not a judge file of this version (format {header.get('format')!r}).")
+            check_seal(path, header)
             about = json.loads(header["judge"])
             heads = {
                 (head["axis"], head["label"]): Head(

@@ -37,7 +37,7 @@ from spin_llm.evaluate.judge import (
 )
 from spin_llm.evaluate.judge_check import Rows, quality_of
 from spin_llm.evaluate.robustness import probes_for, run_probes
-from spin_llm.files import sha256_json, sort_safetensors_metadata, writing
+from spin_llm.files import UNSEALED, seal_safetensors, sha256_json, writing
 from spin_llm.models import load
 from spin_llm.progress import SILENT, Console
 
@@ -278,10 +278,10 @@ def save_judge(
 
 
 def write_judge(path: Path, weights: Mapping[str, NDArray[np.float32]], about: Mapping[str, Any]) -> Path:
-    metadata = {"format": FORMAT, "judge": json.dumps(about, sort_keys=True)}
+    metadata = {"format": FORMAT, "judge": json.dumps(about, sort_keys=True), **UNSEALED}
     with writing(path) as part:
         save_file(dict(weights), part, metadata=metadata)
-        sort_safetensors_metadata(part)
+        seal_safetensors(part)
     return path
 
 

@@ -1,8 +1,9 @@
 """A checkpoint on disk as bytes: which safetensors file holds which tensor, and where.
 
-In: a folder with `*.safetensors` (sharded or not). Out: a map from tensor name to file, dtype, shape and byte range,
-the raw bytes of any one tensor, and digests. Reading is by offset, so memory does not grow with the model. Left out:
-pickled checkpoints (`*.bin`), which are never read, and what the tensors mean.
+In: a folder with `*.safetensors` (sharded or not). Out: the files that transformers loads from it, a map from tensor
+name to file, dtype, shape and byte range, the raw bytes of any one tensor, and digests. Reading is by offset, so memory
+does not grow with the model. A folder in which it is not clear what is loaded is refused. Left out: pickled checkpoints
+(`*.bin`), which are never read, and what the tensors mean.
 
 The safetensors layout: 8 bytes little-endian header length N, N bytes of JSON, then the tensors' bytes.
 """
@@ -10,18 +11,22 @@ The safetensors layout: 8 bytes little-endian header length N, N bytes of JSON, 
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
+from safetensors import SafetensorError, safe_open
 
 from spin_llm.errors import SpinError
-from spin_llm.files import read_json, sha256_json
+from spin_llm.files import decoded, read_json, read_typed, sha256_json
 from spin_llm.models.identity import Identity, identity_of
+
+INDEX = "model.safetensors.index.json"
+DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -70,29 +75,38 @@ class StoredTensor:
         return {"shape": list(self.shape), "dtype": self.dtype, "sha256": sha256}
 
 
-def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """(header, offset of the first tensor byte) of one safetensors file; SpinError when it is not one."""
-    broken = SpinError(
-        f"{path} is not a readable safetensors file.",
-        cause="it is truncated, or another kind of file.",
-        change="fetch or make the file again.",
-    )
+@dataclass(frozen=True)
+class _Entry:
+    """What a safetensors header says of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file by name; SpinError when the library that transformers reads it with does not
+    take it: an end before the last tensor, offsets that overlap or leave holes, shapes that are not the lengths'."""
     try:
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            if size > path.stat().st_size:
-                raise broken
-            header = json.loads(file.read(size))
-    except (struct.error, ValueError):
-        raise broken from None
-    except OSError as error:
-        raise SpinError(f"{path} could not be read: {error.strerror}.") from None
-    if not isinstance(header, dict):
-        raise broken
-    entries = [entry for name, entry in header.items() if name != "__metadata__"]
-    if not all(isinstance(entry, dict) and entry.keys() >= {"data_offsets", "dtype", "shape"} for entry in entries):
-        raise broken
-    return header, 8 + size
+        with safe_open(path, "pt"), path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = decoded(file.read(size), dict[str, msgspec.Raw], f"The header of {path}")
+    except (SafetensorError, OSError) as error:
+        raise SpinError(
+            f"{path} is not a readable safetensors file: {error}.",
+            cause="it is truncated, or another kind of file.",
+            change="fetch or make the file again.",
+        ) from None
+    header.pop("__metadata__", None)
+    entries = {name: decoded(bytes(raw), _Entry, f"The header of {path}") for name, raw in header.items()}
+    return {
+        name: StoredTensor(path, 8 + size + entry.data_offsets[0], length_of(entry), entry.dtype, entry.shape)
+        for name, entry in entries.items()
+    }
+
+
+def length_of(entry: _Entry) -> int:
+    return entry.data_offsets[1] - entry.data_offsets[0]
 
 
 @dataclass(frozen=True)
@@ -104,14 +118,19 @@ class Checkpoint:
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
-        """Every stored tensor by name, over all files."""
+        """Every stored tensor by name, over all files; SpinError when two files hold one tensor, or when the index
+        names another file for it than the one that holds it."""
         found: dict[str, StoredTensor] = {}
         for file in weight_files(self.folder):
-            header, base = read_header(file)
-            for name, entry in header.items():
-                if name != "__metadata__":
-                    start, end = entry["data_offsets"]
-                    found[name] = StoredTensor(file, base + start, end - start, entry["dtype"], tuple(entry["shape"]))
+            for name, stored in read_header(file).items():
+                if name in found:
+                    raise _ambiguous(self.folder, f"{_places(found[name], stored)} both hold the tensor {name}")
+                found[name] = stored
+        index = weight_index(self.folder)
+        for name, place in _weight_map(index).items() if index else ():
+            if name in found and found[name].file != self.folder / place:  # a tied tensor may be in none
+                where = f"{place}, by the index, and {found[name].file.name}"
+                raise _ambiguous(self.folder, f"{where}, in truth, hold the tensor {name}")
         return found
 
     @cached_property
@@ -154,27 +173,120 @@ def _sample_digest(tensor: StoredTensor) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, by its index where it has one (adapters and other extras are not read)."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        content = read_json(index)
-        weight_map = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(weight_map, dict):
-            raise SpinError(f"{index} names no files: it has no weight_map.", cause="a damaged download.")
-        files = [folder / name for name in sorted(set(weight_map.values()))]
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise SpinError(
-                f"{folder} lacks {', '.join(missing)}, named by its index.", cause="an incomplete download."
-            )
-        return files
-    files = [folder / "model.safetensors"] if (folder / "model.safetensors").is_file() else []
-    files = files or sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = sorted(file.name for file in folder.glob("*.bin"))
-        raise SpinError(
-            f"{folder} holds no safetensors weights.",
-            cause=f"it holds pickled weights ({', '.join(pickled)}), which are never read." if pickled else "",
-            change="convert the model with transformers' save_pretrained(safe_serialization=True).",
+    """The safetensors files that transformers loads from a model folder, in its order; of an adapter's folder, the
+    adapter's.
+
+    The rule of transformers: the file or index that config.json names as `transformers_weights`, else
+    model.safetensors, else all files of model.safetensors.index.json. SpinError when there is none of these, when files
+    are absent or lie outside the folder, and when there are two: no matter which is loaded here, another program, or
+    another version of this one, may load the other.
+    """
+    if (adapter := adapter_file(folder)) is not None:
+        if not adapter.is_file():
+            raise _no_weights(folder)
+        return [adapter]
+    first, *others = _roots(folder) or [""]
+    if not first:
+        raise _no_weights(folder)
+    files = _files_of(folder, first)
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise SpinError(f"{folder} lacks {', '.join(missing)}, named by {first}.", cause="an incomplete download.")
+    for root in others:
+        if more := [name for name in _files_of(folder, root) if name not in files and (folder / name).is_file()]:
+            raise _ambiguous(folder, f"{first} and {root}{f' (with {more[0]})' * (root not in more)} are two sets")
+    if any(DISTRIBUTED.fullmatch(file.name) for file in folder.iterdir()):
+        raise _ambiguous(folder, "files of a distributed training (shard-*-model-*.safetensors) lie beside the model's")
+    if (folder / "adapter_config.json").is_file():
+        raise _ambiguous(
+            folder, "adapter_config.json lies beside the model, and transformers would put that adapter on"
         )
+    return [folder / name for name in files]
+
+
+def weight_index(folder: Path) -> Path | None:
+    """The index by which transformers reads a model folder; None where it reads a single file."""
+    root = next(iter(_roots(folder)), "")
+    return folder / root if root.endswith(".json") and adapter_file(folder) is None else None
+
+
+@dataclass(frozen=True)
+class _Index:
+    weight_map: dict[str, str]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    return read_typed(index, _Index, change="fetch the checkpoint again.").weight_map
+
+
+def _roots(folder: Path) -> list[str]:
+    """Where transformers looks for weights, in its order, of what is there: single files, and indexes (.json)."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    named = config.get("transformers_weights") if isinstance(config, dict) else None
+    if named is not None:
+        _refuse_outside(folder, named, "config.json")
+        if not named.endswith((".safetensors", ".safetensors.index.json")) or not (folder / named).is_file():
+            raise SpinError(f"config.json of {folder} names weights that are not there or never read: {named}.")
+    names = [*([named] if named else []), "model.safetensors", INDEX]
+    return [name for name in dict.fromkeys(names) if (folder / name).is_file()]
+
+
+def _files_of(folder: Path, root: str) -> list[str]:
+    """The weight files, as paths from the folder, of a single file or an index."""
+    if not root.endswith(".json"):
+        return [root]
+    files = sorted(set(_weight_map(folder / root).values()))
+    for name in files:
+        _refuse_outside(folder, name, root)
+    if not files:
+        raise SpinError(f"{folder / root} names no files: its weight_map is empty.", cause="a damaged download.")
     return files
+
+
+def _refuse_outside(folder: Path, name: Any, source: str) -> None:
+    """SpinError when a name would lead out of the folder, or is no name of a file."""
+    parts = re.split(r"[/\\]", str(name))
+    if (
+        not isinstance(name, str)
+        or not name.isprintable()
+        or ":" in parts[0]
+        or any(part in ("", ".", "..") for part in parts)
+    ):
+        raise SpinError(
+            f"{source} of {folder} names {name!r}, which is not a file of that folder.",
+            cause="a damaged checkpoint, or one that was made to reach other files.",
+            change="do not use it, or fetch it again from where you trust it.",
+        )
+
+
+def adapter_file(folder: Path) -> Path | None:
+    """The weights of a folder that is an adapter and no model."""
+    if (folder / "config.json").is_file():
+        return None
+    names = {"adapter_config.json": "adapter_model.safetensors", "reft_config.json": "reft.safetensors"}
+    return next((folder / file for config, file in names.items() if (folder / config).is_file()), None)
+
+
+def _no_weights(folder: Path) -> SpinError:
+    files = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+    pickled = [name for name in files if name.endswith((".bin", ".pt", ".pth"))]
+    other = [name for name in files if name.endswith(".safetensors")]
+    cause = f"it holds pickled weights ({', '.join(pickled[:3])}), which are never read." if pickled else ""
+    if other:
+        cause = f"transformers loads model.safetensors or what {INDEX} names, and not {', '.join(other[:3])}."
+    return SpinError(
+        f"{folder} holds no safetensors weights that transformers would load.",
+        cause=cause,
+        change="convert the model with transformers' save_pretrained.",
+    )
+
+
+def _ambiguous(folder: Path, why: str) -> SpinError:
+    return SpinError(
+        f"It is not clear which weights of {folder} are loaded: {why}.",
+        cause="files of two models, or of two ways of saving one, in one folder.",
+        change="keep the set that you mean in a folder of its own.",
+    )
+
+
+def _places(one: StoredTensor, other: StoredTensor) -> str:
+    return f"{one.file.name} and {other.file.name}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import io
-import os
 import shutil
 import struct
 import subprocess
@@ -27,6 +26,7 @@ from spin_llm.errors import SpinError
 from spin_llm.files import cache_folder, disk_error, sha256_file
 from spin_llm.models.adapters import adapter_config
 from spin_llm.models.checkpoint import weight_files
+from spin_llm.outputs import clear_stale, temporary
 
 Say = Callable[[str], None]
 
@@ -177,10 +177,11 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     from spin_llm.models.loading import quiet_transformers
 
-    part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
+    part = temporary(folder)
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
         part.mkdir(parents=True)
+        clear_stale(folder.parent)
         with quiet_transformers(), redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar of its own
             model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
             clear_quantisation_marks(model)

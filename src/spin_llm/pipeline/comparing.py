@@ -20,7 +20,7 @@ from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.server import ServerCompleter, served, server_completer
 from spin_llm.files import sha256_file, write_json
 from spin_llm.models import load
-from spin_llm.patch import load_patch
+from spin_llm.patch import find_patch, load_patch
 from spin_llm.pipeline.data import read_data
 from spin_llm.pipeline.evaluating import (
     capability_results,
@@ -55,6 +55,7 @@ def evaluate_models(
         return evaluate_served(settings, folder, baseline=baseline, overwrite=overwrite, console=console)
     check_capabilities(settings)
     refuse_model_under_edit(settings.judge, [settings.model, *([baseline] if baseline else [])])
+    patch_file = find_patch(patch_file) if patch_file else None
     patch = load_patch(patch_file) if patch_file else None
     compared: dict[str, Any] = {"baseline": str(baseline)}
     if patch_file:

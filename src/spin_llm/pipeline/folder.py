@@ -18,7 +18,7 @@ from typing import Any
 
 from spin_llm.data import resolve_template
 from spin_llm.errors import SpinError
-from spin_llm.files import read_json, write_json
+from spin_llm.files import is_temporary, read_json, write_json
 from spin_llm.models import LoadedModel
 from spin_llm.pipeline.data import RunData
 from spin_llm.settings import RunSettings, flag_of, scope_of
@@ -39,7 +39,7 @@ def check_folder(
     run may be there. SpinError otherwise; nothing is written.
     """
     if not is_run(folder):
-        if folder.is_file() or (folder.is_dir() and any(path.suffix != ".part" for path in folder.iterdir())):
+        if folder.is_file() or (folder.is_dir() and not all(map(is_temporary, folder.iterdir()))):
             raise SpinError(
                 f"The output {folder} exists and is not a run.", change="choose another folder with --output."
             )

@@ -8,7 +8,7 @@ metadata says how they were made. Left out: dense scores, which never reach the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
-from spin_llm.files import sort_safetensors_metadata, writing
+from spin_llm.files import UNSEALED, check_seal, decoded, seal_safetensors, writing
 from spin_llm.models import Matrix
 
 FORMAT = "spin-llm scores 1"
@@ -143,12 +143,24 @@ def save_scores(path: str | Path, scores: Scores) -> None:
         places[name] |= {"others": list(matrix.others), "at": list(matrix.at)}
     metadata = {"format": FORMAT, "matrices": json.dumps(places), "scoring": json.dumps(dict(scores.metadata))}
     with writing(path) as part:
-        save_file(tensors, part, metadata=metadata)
-        sort_safetensors_metadata(part)
+        save_file(tensors, part, metadata={**metadata, **UNSEALED})
+        seal_safetensors(part)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a score file's metadata says of one matrix."""
+
+    shape: tuple[int, int]
+    layer: int
+    kind: str
+    others: tuple[str, ...] = ()
+    at: tuple[str, ...] = ()
 
 
 def load_scores(path: str | Path) -> Scores:
-    """Read a score file; SpinError when it is absent, truncated or of another kind."""
+    """Read a score file; SpinError when it is absent, damaged or of another kind. Its seal is checked where it has one
+    (files of version 0.1.0 have none), and what it says of its matrices always."""
     path = Path(path)
     if not path.is_file():
         raise SpinError(f"There is no score file {path}.", change="run `spin-llm score` first.")
@@ -157,19 +169,37 @@ def load_scores(path: str | Path) -> Scores:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise SpinError(f"{path} is not a score file of this version (format {header.get('format')!r}).")
-            read = file.get_tensor
-            matrices = {
-                name: MatrixScores(
-                    read(f"{name}.indices"),
-                    read(f"{name}.values"),
-                    tuple(place["shape"]),
-                    place["layer"],
-                    place["kind"],
-                    {s: Kept(read(f"{name}.{s}.indices"), read(f"{name}.{s}.values")) for s in place.get("others", ())},
-                    {key: read(f"{name}.{key}") for key in place.get("at", ())},
-                )
-                for name, place in json.loads(header["matrices"]).items()
-            }
-            return Scores(matrices, json.loads(header["scoring"]))
-    except SafetensorError as error:
+            check_seal(path, header)
+            places = decoded(header.get("matrices", ""), dict[str, _Place], f"The metadata of {path}")
+            scoring = decoded(header.get("scoring", ""), dict[str, Any], f"The metadata of {path}")
+            matrices = {name: _matrix(name, place, file.get_tensor) for name, place in places.items()}
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a shape beyond what torch can hold
         raise SpinError(f"{path} is not a readable score file: {error}", cause="it is truncated.") from None
+    if wrong := [name for name, matrix in matrices.items() if not _consistent(matrix)]:
+        raise SpinError(f"{path} is damaged: the scores of {wrong[0]} are inconsistent.")
+    return Scores(matrices, scoring)
+
+
+def _matrix(name: str, place: _Place, read: Callable[[str], torch.Tensor]) -> MatrixScores:
+    others = {key: Kept(read(f"{name}.{key}.indices"), read(f"{name}.{key}.values")) for key in place.others}
+    at = {key: read(f"{name}.{key}") for key in place.at}
+    main = Kept(read(f"{name}.indices"), read(f"{name}.values"))
+    return MatrixScores(main.indices, main.values, place.shape, place.layer, place.kind, others, at)
+
+
+def _consistent(matrix: MatrixScores) -> bool:
+    """Indices within the matrix, as many values, and all of those numbers."""
+    main = Kept(matrix.indices, matrix.values)
+    values = {place: matrix.others.get(place.rpartition("@")[2], main).indices for place in matrix.at}
+    return min(matrix.shape) > 0 and all(
+        kept.indices.dtype == torch.int64
+        and kept.indices.ndim == 1
+        and kept.indices.shape == found.shape
+        and bool(((kept.indices >= 0) & (kept.indices < matrix.size)).all())
+        and found.is_floating_point()
+        and not bool(found.isnan().any())
+        for kept, found in (
+            *((kept, kept.values) for kept in (main, *matrix.others.values())),
+            *((Kept(indices, matrix.at[place]), matrix.at[place]) for place, indices in values.items()),
+        )
+    )
