@@ -636,12 +636,12 @@ def judge_sheet(
 ) -> None:
     """A blind spreadsheet of the answers for a human to label; --judge human:FILE.csv reads it back."""
     from spin_llm.evaluate.human import write_sheet
-    from spin_llm.files import read_jsonl
+    from spin_llm.stored import read_for_sheet
 
     path = output or generations.with_name("sheet.csv")
     if path.exists() and not overwrite:
         raise SpinError(f"{path} exists.", cause="it may hold labels.", change="give -o FILE, or --overwrite.")
-    print(f"{write_sheet(path, read_jsonl(generations), label=label, seed=seed)} answers to label")
+    print(f"{write_sheet(path, read_for_sheet(generations), label=label, seed=seed)} answers to label")
     print(path)
 
 

@@ -84,6 +84,23 @@ def decoded(data: bytes | str, kind: type[Decoded], where: str, *, change: str =
         raise SpinError(f"{where} cannot be read: {error}.", cause=cause, change=change) from None
 
 
+def read_checked(path: str | Path, kind: type[Any], *, change: str = "") -> Any:
+    """One JSON file's content as it stands, once it is known to decode as `kind` (`read_typed`)."""
+    return checked(read_bytes(path), kind, f"{path}", change=change)
+
+
+def read_checked_lines(path: str | Path, kind: type[Any], *, change: str = "") -> list[Any]:
+    """JSON lines as they stand, likewise."""
+    lines = enumerate(read_bytes(path).split(b"\n"), 1)
+    return [checked(line, kind, f"{path}, line {number}", change=change) for number, line in lines if line.strip()]
+
+
+def checked(data: bytes | str, kind: type[Any], where: str, *, change: str = "") -> Any:
+    """JSON `data` as it stands, once it is known to decode as `kind`; SpinError for any damage."""
+    decoded(data, kind, where, change=change)
+    return decoded(data, Any, where, change=change)  # type: ignore[arg-type]
+
+
 def read_bytes(path: str | Path) -> bytes:
     """A file's bytes; SpinError when it is absent, a folder, or may not be read."""
     try:
@@ -109,9 +126,9 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         raise SpinError(f"{path} is not valid JSON lines: {error}") from None
 
 
-def read_progress(path: Path) -> list[dict[str, Any]]:
-    """The rows of a progress file (`sync_append`), [] when it is absent; a last line that a kill cut short is dropped
-    from the file."""
+def read_progress(path: Path, kind: type[Any] = dict) -> list[dict[str, Any]]:
+    """The rows of a progress file (`sync_append`) once they are known to be of `kind`, [] when it is absent; a last
+    line that a kill cut short is dropped from the file."""
     if not path.exists():
         return []
     text = path.read_bytes()
@@ -119,7 +136,7 @@ def read_progress(path: Path) -> list[dict[str, Any]]:
     if end != len(text):
         with path.open("r+b") as file:
             file.truncate(end)
-    return read_jsonl(path)
+    return read_checked_lines(path, kind, change="delete that file: what it holds is made again.")
 
 
 def seal_safetensors(path: Path) -> None:

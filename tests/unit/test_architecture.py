@@ -14,10 +14,10 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "src" / "spin_llm"
-LEAVES = ("errors", "outputs", "files", "progress", "settings", "kernels")
+LEAVES = ("errors", "outputs", "files", "progress", "settings", "kernels", "stored")
 LEAF_IMPORTS = {
     **{"errors": (), "kernels": (), "progress": (), "outputs": ("errors",), "files": ("errors", "outputs")},
-    "settings": ("errors",),
+    **{"settings": ("errors",), "stored": ("errors", "files")},
 }
 FLOW = ("data", "models", "scores", "selection", "patch", "evaluate", "report", "pipeline", "doctor", "cli")
 # Of the pipeline, each of which imports only from those before it.

@@ -318,11 +318,11 @@ def test_missing_file_is_a_spin_error(tmp_path: Path, name: str) -> None:
 
 
 def test_results_that_lack_a_part_are_a_spin_error(tmp_path: Path) -> None:
-    with pytest.raises(SpinError, match=r"results.json lacks judge, controls"):
+    with pytest.raises(SpinError, match=r"results.json cannot be read: .* missing required field `controls`"):
         write_report(make_run(tmp_path / "run", {"axes": {}}))
     results = make_results()
     del results["controls"]["random"]["axes"]["fairness"]["measurable"]
-    with pytest.raises(SpinError, match="lacks measurable of fairness"):
+    with pytest.raises(SpinError, match=r"missing required field `measurable` - at `\$.controls"):
         write_report(make_run(tmp_path / "run", results))
 
 

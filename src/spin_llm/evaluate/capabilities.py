@@ -32,9 +32,10 @@ from spin_llm.errors import SpinError
 from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.statistics import paired_means, paired_perplexity, paired_rates
 from spin_llm.evaluate.style import entry
-from spin_llm.files import read_jsonl, write_jsonl
+from spin_llm.files import read_checked_lines, write_jsonl
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Advance, Console
+from spin_llm.stored import DocumentRow
 
 PAPER = (
     *("hellaswag", "race", "mmlu", "gpqa_main_zeroshot", "openbookqa", "boolq"),
@@ -118,7 +119,7 @@ def measure_capabilities(
             if not done.is_file():
                 with view() as loaded:
                     write_jsonl(done, run_task(loaded, task, model, task_folder, limit, console))
-            rows += read_jsonl(done)
+            rows += read_checked_lines(done, DocumentRow, change="delete that file: what it holds is made again.")
     write_jsonl(folder / "capabilities.jsonl", rows)
     return {task: compare(task, rows, seed=seed) for task in tasks}
 

@@ -36,6 +36,7 @@ from spin_llm.evaluate.style import Rows as Answers
 from spin_llm.evaluate.style import by_axis
 from spin_llm.files import read_progress, sync_append, write_jsonl
 from spin_llm.progress import SILENT, Console
+from spin_llm.stored import GENERATIONS, VERDICTS, AnswerDone, hashes_of
 
 BASE = "base"
 EDITED = "edited"
@@ -80,17 +81,18 @@ def evaluate(
     if list(views)[:2] != [BASE, EDITED]:
         raise ValueError(f"views must start with {BASE!r} and {EDITED!r}, not {list(views)[:2]}")
     rows = [row for name, view in views.items() for row in answers(name, view, evaluation, folder, console=console)]
-    write_jsonl(folder / "generations.jsonl", rows)
+    write_jsonl(folder / GENERATIONS, rows)
     kept = remembering(judge, folder / "progress" / "judged.jsonl")
     verdicts = judge_rows(kept, rows, coherence=coherence, console=console)
-    write_jsonl(folder / "verdicts.jsonl", verdicts)
+    write_jsonl(folder / VERDICTS, verdicts)
     say_missing(verdicts, console)
     likelihoods: dict[str, Likelihoods | None] = dict.fromkeys(list(views)[1:])
     for name in likelihoods if evaluation.general else ():
         base, edited = cast(View, views[BASE]), cast(View, views[name])
         with console.bar(f"perplexity, {name}", len(evaluation.general)) as advance:
             likelihoods[name] = compare_likelihoods(base, edited, evaluation.general, progress=advance)
-    return measured(verdicts, rows, likelihoods, judge, coherence=coherence, seed=evaluation.seed)
+    found = measured(verdicts, rows, likelihoods, judge, coherence=coherence, seed=evaluation.seed)
+    return {**found, "files": hashes_of(folder, GENERATIONS, VERDICTS)}
 
 
 def answers(name: str, view: View | Served, evaluation: Evaluation, folder: Path, *, console: Console = SILENT) -> Rows:
@@ -101,7 +103,7 @@ def answers(name: str, view: View | Served, evaluation: Evaluation, folder: Path
     ]
     done_file = folder / "progress" / f"answers-{name}.jsonl"
     done_file.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["index"]: row for row in read_progress(done_file)}
+    done = {row["index"]: row for row in read_progress(done_file, AnswerDone)}
     prompts = [question.asked for _, _, question in asked]
     with console.bar(f"answers, {name}", len(prompts)) as advance, view() as loaded:
         advance(len(done))

@@ -23,9 +23,10 @@ from spin_llm.evaluate.judge import Judge, Verdict
 from spin_llm.evaluate.judge import load_judge as load_local_judge
 from spin_llm.evaluate.rubric import RubricJudge
 from spin_llm.evaluate.server import served, server_completer
-from spin_llm.files import read_json, read_progress, sha256_json, sync_append
+from spin_llm.files import read_checked, read_progress, sha256_json, sync_append
 from spin_llm.models import Checkpoint
 from spin_llm.progress import SILENT, Advance, Console
+from spin_llm.stored import JudgeFile, VerdictDone
 
 PORTION = 128  # prompts between two writes of the verdicts' file
 WAYS = (
@@ -118,8 +119,7 @@ def read_quality(path: Path, text: str) -> dict[str, Any]:
 
     Raises SpinError when the file is not one, or measures other judges.
     """
-    found = read_json(path)
-    judges = found.get("judges", {}) if isinstance(found, dict) else {}
+    judges = read_checked(path, JudgeFile)["judges"]
     if not judges.get(text):
         raise SpinError(
             f"{path} holds no quality of the judge {text}.",
@@ -197,7 +197,7 @@ class RememberingJudge:
 
     def __post_init__(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.known = {row.pop("key"): Verdict(**row) for row in read_progress(self.path)}
+        self.known = {row.pop("key"): Verdict(**row) for row in read_progress(self.path, VerdictDone)}
 
     @property
     def name(self) -> str:

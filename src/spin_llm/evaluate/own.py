@@ -29,9 +29,10 @@ from spin_llm.evaluate.coherence import AXIS as COHERENCE
 from spin_llm.evaluate.evaluation import BASE, Evaluation, answers, judge_rows
 from spin_llm.evaluate.judge import Judge
 from spin_llm.evaluate.judging import remembering
-from spin_llm.files import read_json, read_jsonl, write_json, write_jsonl
+from spin_llm.files import read_checked, read_checked_lines, write_json, write_jsonl
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
+from spin_llm.stored import OwnAnswer
 
 PROMPTS_PER_EXAMPLE = 4  # prompts asked for each example wanted: the rarer kind of answer is often one in four
 PROBE = 48  # prompts of each concept that say whether it is worth asking the others
@@ -78,7 +79,7 @@ def own_pairs(
     `asked` gives template, new tokens and seed. What is done is kept in `folder` (answers.jsonl) beside what decides it
     (`told`), and read when it is there. Raises SpinError when that differs, and when there are too few of a kind.
     """
-    if (folder / "told.json").is_file() and read_json(folder / "told.json") != told:
+    if (folder / "told.json").is_file() and read_checked(folder / "told.json", dict) != told:
         raise SpinError(
             f"{folder} holds answers that were made or judged in another way.",
             cause="another --judge or --own-judge, --new-tokens or other questions were given since the scores began.",
@@ -87,7 +88,9 @@ def own_pairs(
     if not (folder / "told.json").is_file():  # other ranks read what the first one wrote
         write_json(folder / "told.json", dict(told))
     if (folder / "answers.jsonl").is_file():
-        return divide(read_jsonl(folder / "answers.jsonl"), prompts)
+        return divide(
+            read_checked_lines(folder / "answers.jsonl", OwnAnswer, change="start anew with --overwrite."), prompts
+        )
     refuse_too_few(too_few_prompts(prompts))
     rows: list[dict[str, Any]] = []
     pairs: dict[str, OwnPairs] = {}

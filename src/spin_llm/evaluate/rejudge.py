@@ -11,8 +11,9 @@ from pathlib import Path
 
 from spin_llm.evaluate.evaluation import judge_rows, say_missing
 from spin_llm.evaluate.judging import load_judge, remembering
-from spin_llm.files import read_jsonl, write_jsonl
+from spin_llm.files import write_jsonl
 from spin_llm.progress import SILENT, Console
+from spin_llm.stored import read_answers
 
 
 def judge_again(
@@ -22,7 +23,7 @@ def judge_again(
 
     Raises SpinError when there are none.
     """
-    rows = read_jsonl(generations)
+    rows = read_answers(generations)
     progress = output.with_name(output.name + ".progress")
     kept = remembering(load_judge(judge, trust_remote_code=trust_remote_code), progress)
     verdicts = judge_rows(kept, rows, console=console)

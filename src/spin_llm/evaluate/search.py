@@ -47,6 +47,7 @@ from spin_llm.scores import Scores
 from spin_llm.selection import Recipe, recipe_of
 from spin_llm.selection.signed import PENALTY
 from spin_llm.settings import BY_MARGIN, SIGNED
+from spin_llm.stored import JournalRow
 
 SCREEN_PAIRS = 8  # a recipe that is hopeless on the first general pairs is not measured on all of them
 HOPELESS, HOPELESS_MARGIN = 3.0, 0.02  # hopeless: 3 times the allowed increase, and 2% on top
@@ -152,7 +153,7 @@ def search(
     start = opening(usual, bench.space)
     study = Study(list(bench.concepts), bench.space, usual)
     done: list[Trial] = []
-    for row in read_progress(journal):
+    for row in read_progress(journal, JournalRow):
         done.append(trial_of(row))
         concepts = list(row["proxy"]["gains"] if row["proxy"] else bench.concepts)
         if concepts != list(bench.concepts) or set(row["parameters"]) != set(study.distributions):

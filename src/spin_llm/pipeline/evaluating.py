@@ -21,7 +21,7 @@ from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.evaluation import Served
 from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.stability import stability_summary
-from spin_llm.files import read_json, write_json
+from spin_llm.files import read_checked, write_json
 from spin_llm.models import Checkpoint, LoadedModel
 from spin_llm.patch import Patch
 from spin_llm.pipeline.data import RunData
@@ -31,6 +31,7 @@ from spin_llm.progress import Console
 from spin_llm.scores import Scores
 from spin_llm.selection import Selection, control_selection, overlap, recipe_of, spared_by
 from spin_llm.settings import BY_MARGIN, RunSettings
+from spin_llm.stored import SearchRecord, StabilityRecord, hashes_of
 
 
 def evaluate_stage(
@@ -55,6 +56,7 @@ def evaluate_stage(
         shared = weights_in_common(patches[name], patch)
         measured["controls"][name] = {"weights": patches[name].weights, "shared": shared, **control}
     results = {"edit": edit_summary(patch), **measured, "ratio_table": patch.metadata["ratio_table"]}
+    results["files"] |= hashes_of(folder, "patch.safetensors")
     if settings.asks_own:
         judge = settings.dividing_judge
         results["edit"]["own_answers"] = {"judge": judge, "reports": judge == settings.judge}
@@ -63,11 +65,11 @@ def evaluate_stage(
             selection, scores["concepts"], spared_by(recipe.rule, scores["protect"]), recipe.granularity
         )
     if (folder / "search.json").is_file():
-        results["search"] = read_json(folder / "search.json")
+        results["search"] = read_checked(folder / "search.json", SearchRecord)
     if left_out:
         results["controls_left_out"] = left_out
     if (folder / "stability.json").is_file():
-        results["stability"] = stability_summary(read_json(folder / "stability.json"))
+        results["stability"] = stability_summary(read_checked(folder / "stability.json", StabilityRecord))
     results |= capability_results(settings, views, folder, console)
     write_json(folder / "results.json", results)
     shutil.rmtree(folder / "progress", ignore_errors=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.stability import ScoredExamples, measure_stability, stability_summary
-from spin_llm.files import read_json, write_json
+from spin_llm.files import read_checked, read_json, write_json
 from spin_llm.models import LoadedModel
 from spin_llm.patch import Patch
 from spin_llm.pipeline.data import RunData, read_data
@@ -29,6 +29,7 @@ from spin_llm.report import write_report
 from spin_llm.scores import Scores, parse_bytes
 from spin_llm.selection import Job, recipe_of, spared_by
 from spin_llm.settings import BY_MARGIN, SIGNED, RunSettings
+from spin_llm.stored import StabilityRecord, read_results
 
 
 def stability_stage(
@@ -48,7 +49,7 @@ def stability_stage(
     the same `resamples` and `seed`."""
     path = folder / "stability.json"
     if path.is_file() and not anew:
-        before = dict(read_json(path))
+        before = dict(read_checked(path, StabilityRecord))
         if (before["resamples"], before["seed"]) == (resamples, seed):
             return before
     recipe = recipe_of(patch.metadata)
@@ -92,7 +93,7 @@ def stability(
     settings = settings_of_record(record)
     seed = settings.seed if seed is None else seed
     if (folder / "stability.json").is_file() and not overwrite:
-        before = read_json(folder / "stability.json")
+        before = read_checked(folder / "stability.json", StabilityRecord)
         if (before["resamples"], before["seed"]) != (resamples, seed):
             raise SpinError(
                 f"{folder / 'stability.json'} has {before['resamples']} resamples, seed {before['seed']}.",
@@ -113,7 +114,7 @@ def stability(
     if (folder / "results.json").is_file():
         write_json(
             folder / "results.json",
-            {**read_json(folder / "results.json"), "stability": stability_summary(result)},
+            {**read_results(folder), "stability": stability_summary(result)},
         )
         write_report(folder)
     return result

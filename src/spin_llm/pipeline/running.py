@@ -14,7 +14,7 @@ from typing import Any
 from spin_llm.data import resolve_template
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.judging import refuse_model_under_edit
-from spin_llm.files import read_json
+from spin_llm.files import read_checked
 from spin_llm.models import LoadedModel, mlp_coverage
 from spin_llm.patch import Patch
 from spin_llm.pipeline.data import RunData, read_data, with_rule
@@ -28,6 +28,7 @@ from spin_llm.progress import SILENT, Console
 from spin_llm.report import write_report
 from spin_llm.scores import Scores
 from spin_llm.settings import SEARCHED, RunSettings
+from spin_llm.stored import SearchRecord, read_results
 
 
 def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def run(settings: RunSettings, folder: Path, *, overwrite: bool = False, console
     if not overwrite and (folder / "results.json").is_file() and (folder / "patch.safetensors").is_file():
         console.say(f"{folder} is complete; writing its report again")
         write_report(folder)
-        return dict(read_json(folder / "results.json"))
+        return read_results(folder)
     check_capabilities(settings)
     loaded, data, scores, patch = edit_stages(settings, folder, data, console, overwrite=overwrite)
     if settings.resamples:
@@ -72,7 +73,7 @@ def sweep(settings: RunSettings, folder: Path, *, overwrite: bool = False, conso
     data = read_data(settings, console)
     check_folder(settings, folder, overwrite=overwrite)
     edit_stages(settings, folder, data, console, overwrite=overwrite)
-    return dict(read_json(folder / "search.json"))
+    return dict(read_checked(folder / "search.json", SearchRecord))
 
 
 def edit_stages(

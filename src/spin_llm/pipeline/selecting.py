@@ -19,7 +19,7 @@ from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.pick import find_edit
 from spin_llm.evaluate.proxy import Contrast
 from spin_llm.evaluate.search import Bench
-from spin_llm.files import read_json, write_json
+from spin_llm.files import read_checked, read_json, write_json
 from spin_llm.models import Checkpoint, LoadedModel, resolve
 from spin_llm.patch import Patch, load_patch, make_patch, save_patch
 from spin_llm.pipeline.data import RunData
@@ -30,6 +30,7 @@ from spin_llm.progress import Console
 from spin_llm.scores import Scores
 from spin_llm.selection import Recipe, Selection, recipe_of
 from spin_llm.settings import OWN, SEARCHED, RunSettings
+from spin_llm.stored import SearchRecord
 
 
 def select_stage(
@@ -92,7 +93,7 @@ def search_stage(
     """Search an edit into search.json; the pick of an earlier search is read."""
     path = folder / "search.json"
     if path.is_file():
-        record = read_json(path)
+        record = read_checked(path, SearchRecord)
         return recipe_of(next(row["recipe"] for row in record["trials"] if row["number"] == record["pick"]))
     bench = bench_of(settings, loaded, data, scores)
     questions = Evaluation(data.search, (), settings.template, settings.new_tokens, settings.seed)

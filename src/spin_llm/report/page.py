@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spin_llm.errors import SpinError
-from spin_llm.files import read_json, read_jsonl, write_text, writing
+from spin_llm.files import read_json, write_text, writing
 from spin_llm.report import charts, figures
 from spin_llm.report.board import make_board
 from spin_llm.report.judging import QUALITY_COLUMNS, agreement_rows, confusion_rows, quality_rows
@@ -25,13 +25,14 @@ from spin_llm.report.summary import cautions, cost_line, headline, judge_lines
 from spin_llm.report.table import COLUMNS, corrected_rows, table_rows, task_rows
 from spin_llm.report.transcripts import SHOWN, pair_transcripts, script_data
 from spin_llm.report.wording import MINIMUM_N, NOT_MEASURABLE, axis_label, has_interval, increase_text, number, verdict
+from spin_llm.stored import read_answers, read_verdicts
+from spin_llm.stored import read_results as read_stored
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INPUTS = ("run.json", "results.json", "generations.jsonl", "verdicts.jsonl")
-REQUIRED = {"results.json": ("axes", "judge", "controls"), "run.json": ("command", "settings", "model", "data")}
-AXIS_KEYS = ("metric", "n", "base", "edited", "delta", "ci95", "p", "better", "measurable")
+REQUIRED = ("command", "settings", "model", "data")  # of run.json
 MOST_MISSING, MOST_APART = 0.05, 0.02  # of verdicts that older runs took as 0, as evaluate/missing.py has them
 STATIC = 2  # transcripts an axis that are there without JavaScript
 LIMITS = (
@@ -108,14 +109,14 @@ def draw(run: dict[str, Any], results: dict[str, Any], place: Place) -> dict[str
 def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     """(run, results, generations, verdicts) of a run folder, checked for what the report needs."""
     run, results = read_results(folder, INPUTS)
-    return run, results, read_jsonl(folder / INPUTS[2]), read_jsonl(folder / INPUTS[3])
+    return run, results, read_answers(folder / INPUTS[2]), read_verdicts(folder / INPUTS[3])
 
 
 def with_bounds(result: dict[str, Any]) -> dict[str, Any]:
     """An axis of results.json. One of version 0.1.0, which counted missing verdicts as 0, gets bounds, and a reason not
     to be read where they are more than 5% of a model's, differ by more than 2 points or decide the conclusion."""
     lacking, interval = result.get("unparsed") or [0, 0], result["ci95"]
-    if "bounds" in result or not any(lacking) or not has_interval(interval):
+    if "bounds" in result or not any(lacking) or not has_interval(interval) or not result["n"]:
         return result
     base, edited = (count / result["n"] for count in lacking)
     ends = [interval[0] - base, interval[1] + edited]
@@ -143,23 +144,18 @@ def read_results(folder: Path, needed: tuple[str, ...] = INPUTS[:2]) -> tuple[di
             cause="the run did not get as far as its evaluation, or this is not a run folder.",
             change="run the command that made it again (it resumes), or name another folder.",
         )
-    found = {name: read_json(folder / name) for name in REQUIRED}
-    for name, keys in REQUIRED.items():
-        lacking = [key for key in keys if key not in found[name]]
-        if name == "results.json" and not lacking:
-            tables = [found[name], *found[name]["controls"].values()]
-            axes = [(axis, result) for table in tables for axis, result in table["axes"].items()]
-            lacking = [f"{key} of {axis}" for axis, result in axes for key in AXIS_KEYS if key not in result]
-        if lacking:
-            raise SpinError(
-                f"{folder / name} lacks {', '.join(lacking)}.",
-                cause="it was written by another version of spin-llm, or changed by hand.",
-                change="evaluate the run again.",
-            )
-    results = {**OPTIONAL, **found["results.json"]}
+    results = read_stored(folder)
+    run = read_json(folder / "run.json")
+    if lacking := [key for key in REQUIRED if key not in run]:
+        raise SpinError(
+            f"{folder / 'run.json'} lacks {', '.join(lacking)}.",
+            cause="it was written by another version of spin-llm, or changed by hand.",
+            change="evaluate the run again.",
+        )
+    results = {**OPTIONAL, **results}
     for table in (results, *results["controls"].values()):
         table["axes"] = {axis: with_bounds(result) for axis, result in table["axes"].items()}
-    return found["run.json"], results
+    return run, results
 
 
 def sections(run: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:

@@ -101,8 +101,8 @@ def control_cautions(axis: str, result: dict[str, Any], controls: dict[str, Any]
             continue
         if verdict(also) == "improved":
             improved.append(name)
-        elif has_interval(also["ci95"]) and also["ci95"][0] <= result["delta"] <= also["ci95"][1]:
-            alike.append(name)
+        elif is_finite(result["delta"]) and has_interval(also["ci95"]):
+            alike += [name] if also["ci95"][0] <= result["delta"] <= also["ci95"][1] else []
     return [
         *(f"The control “{name}” improved {label} too." for name in improved),
         *(
