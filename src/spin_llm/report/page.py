@@ -116,7 +116,7 @@ def with_bounds(result: dict[str, Any]) -> dict[str, Any]:
     """An axis of results.json. One of version 0.1.0, which counted missing verdicts as 0, gets bounds, and a reason not
     to be read where they are more than 5% of a model's, differ by more than 2 points or decide the conclusion."""
     lacking, interval = result.get("unparsed") or [0, 0], result["ci95"]
-    if "bounds" in result or not any(lacking) or not has_interval(interval) or not result["n"]:
+    if "bounds" in result or not any(lacking) or not has_interval(interval):
         return result
     base, edited = (count / result["n"] for count in lacking)
     ends = [interval[0] - base, interval[1] + edited]

@@ -76,6 +76,13 @@ class AxisResult:
     no_reading: str = ""
     corrected: Corrected | None = None
 
+    def __post_init__(self) -> None:
+        known = {value is not None for value in (self.base, self.edited, self.delta)}
+        if len(known) > 1 or (self.ci95 and not all(known)):
+            raise ValueError("base, edited and delta are numbers, or none of them and no interval")
+        if self.ci95 and not self.n:
+            raise ValueError("an interval over nothing")
+
 
 @dataclass(frozen=True)
 class Control:
