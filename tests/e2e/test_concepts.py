@@ -56,7 +56,7 @@ def test_a_search_for_concepts_that_the_judge_does_not_know(
     assert "does not judge truthfulness, helpfulness" in outcome.err
     search = json.loads((tmp_path / "run" / "search.json").read_text())
     assert "first by the margins" in search["why"] or "exceeds them least" in search["why"]
-    assert {axis for row in search["survivors"] for axis in row["rates"]} == {"over_refusal"}
+    assert {axis for row in search["survivors"] for axis in row["rates"]} == {"over_refusal", "answered"}
 
 
 def test_more_concepts_leave_fewer_weights_and_more_protection_too(setting: Setting, command: Command, tmp_path: Path):
