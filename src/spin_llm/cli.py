@@ -69,6 +69,7 @@ Examples = Annotated[int | None, _setting("examples", show_default="128; 64 with
 MaxQuestions = Annotated[int | None, _setting("max_questions")]
 Template = Annotated[str, _setting("template")]
 MaxLength = Annotated[int, _setting("max_length")]
+SkipLong = Annotated[bool, _setting("skip_long", "--skip-long")]
 NewTokens = Annotated[int, _setting("new_tokens")]
 Dtype = Annotated[str, _setting("dtype")]
 Target = Annotated[str, _setting("target")]
@@ -115,6 +116,7 @@ def run(
     max_questions: MaxQuestions = None,
     template: Template = default_of("template"),
     max_length: MaxLength = default_of("max_length"),
+    skip_long: SkipLong = False,
     new_tokens: NewTokens = default_of("new_tokens"),
     dtype: Dtype = default_of("dtype"),
     target: Target = default_of("target"),
@@ -171,6 +173,7 @@ def sweep(
     max_questions: MaxQuestions = None,
     template: Template = default_of("template"),
     max_length: MaxLength = default_of("max_length"),
+    skip_long: SkipLong = False,
     new_tokens: NewTokens = default_of("new_tokens"),
     dtype: Dtype = default_of("dtype"),
     target: Target = default_of("target"),
@@ -220,6 +223,7 @@ def score(
     examples: Examples = None,
     template: Template = default_of("template"),
     max_length: MaxLength = default_of("max_length"),
+    skip_long: SkipLong = False,
     dtype: Dtype = default_of("dtype"),
     target: Target = default_of("target"),
     selector: Selector = default_of("selector"),
@@ -348,6 +352,7 @@ def eval_(
     max_questions: MaxQuestions = None,
     template: Template = default_of("template"),
     max_length: MaxLength = default_of("max_length"),
+    skip_long: SkipLong = False,
     new_tokens: NewTokens = default_of("new_tokens"),
     dtype: Dtype = default_of("dtype"),
     capabilities: Capabilities = None,
@@ -477,6 +482,8 @@ def paper(
     examples: Examples = None,
     max_questions: MaxQuestions = None,
     template: Template = default_of("template"),
+    max_length: MaxLength = default_of("max_length"),
+    skip_long: SkipLong = False,
     new_tokens: NewTokens = default_of("new_tokens"),
     dtype: Dtype = default_of("dtype"),
     ratio: Ratio = "auto",
@@ -535,6 +542,7 @@ def doctor(
     examples: Examples = None,
     template: Template = default_of("template"),
     max_length: MaxLength = default_of("max_length"),
+    skip_long: SkipLong = False,
     dtype: Dtype = default_of("dtype"),
     target: Target = default_of("target"),
     selector: Selector = default_of("selector"),

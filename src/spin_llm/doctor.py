@@ -19,7 +19,7 @@ import torch
 from spin_llm.data import encode_all, load_pairs, render_prompt, resolve_template
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage
-from spin_llm.pipeline import PACKAGES, encode, load_model, read_data, version_of, with_rule
+from spin_llm.pipeline import PACKAGES, encode, fitting, load_model, read_data, version_of, with_rule
 from spin_llm.progress import SILENT, Console
 from spin_llm.scores import accumulators, count, importance, make_batches, make_plan, parse_bytes, top_entries
 from spin_llm.scores.plan import free_memory
@@ -184,6 +184,7 @@ def plan(settings: RunSettings, loaded: LoadedModel, matrices: Sequence[Matrix])
     try:
         settings = with_rule(settings)
         data, statistics = read_data(settings, search=False), settings.wanted_statistics
+        data = fitting(settings, data, loaded)
         sets = [
             (encode(settings, loaded, rows), encode(settings, loaded, data.unaware.get(name, ())))
             for name, rows in {**data.concepts, **data.protect}.items()

@@ -96,6 +96,9 @@ class RunSettings:
     max_questions: int | None = _after_scores(None, "At most this many questions for each axis (default: all).")
     template: str = _option("auto", "Tokens of an example: auto, chat, raw or released.")
     max_length: int = _option(1024, "Most tokens of an example; longer prompts lose their start.")
+    skip_long: bool = _volatile(
+        False, "Leave out pairs and questions that are too long, instead of ending with an error."
+    )
     new_tokens: int = _after_scores(64, "Tokens of an answer.")
     dtype: str = _option("auto", "Compute type: auto, float32 or bfloat16.")
     target: str = _option("mlp", "Which matrices: mlp, attention or all.")

@@ -12,16 +12,17 @@ from typing import Any
 from spin_llm.baselines.settings import MOST_EXAMPLES, BaselineSettings
 from spin_llm.data import Pair, load_pairs, rows_sha256, sample
 from spin_llm.errors import SpinError
+from spin_llm.progress import SILENT, Console
 
 Mixture = dict[str, tuple[Pair, ...]]
 
 
-def read_mixture(settings: BaselineSettings) -> Mixture:
+def read_mixture(settings: BaselineSettings, console: Console = SILENT) -> Mixture:
     """Sample every data set.
 
     Raises SpinError: a source that cannot be read, fewer rows than asked for, or a share that is not one pair.
     """
-    available = {
+    read = {
         name: load_pairs(
             source,
             concept=name,
@@ -29,9 +30,13 @@ def read_mixture(settings: BaselineSettings) -> Mixture:
             data_dir=settings.data_dir,
             prompt_column=settings.prompt_column,
             response_column=settings.response_column,
-        ).pairs
+        )
         for name, source in settings.data
     }
+    for name, found in read.items():
+        if found.left_out:
+            console.say(f"left out of the pairs of {name}: {'; '.join(found.left_out)}")
+    available = {name: found.pairs for name, found in read.items()}
     sizes = {name: len(pairs) for name, pairs in available.items()}
     counts = pair_counts(settings.examples or most_pairs(settings.shares, sizes), settings.shares)
     if empty := [name for name, count in counts.items() if not count]:

@@ -20,6 +20,7 @@ from spin_llm.baselines.mixture import mixture_record, read_mixture
 from spin_llm.baselines.settings import UNCOMPARED, BaselineSettings
 from spin_llm.baselines.training import train
 from spin_llm.data import Example, encode_all, resolve_template
+from spin_llm.data.lengths import long_pairs, refuse_long_pairs
 from spin_llm.errors import SpinError
 from spin_llm.files import disk_error, is_temporary, read_json, write_json
 from spin_llm.models import Checkpoint, LoadedModel, load, resolve
@@ -38,7 +39,7 @@ def train_baseline(
 
     Raises SpinError on bad input, before anything of the user's is touched.
     """
-    mixture = read_mixture(settings)
+    mixture = read_mixture(settings, console)
     data = mixture_record(settings, mixture)
     check_folder(settings, folder, data, overwrite=overwrite)
     if not overwrite and (folder / RECORD).is_file() and (found := read_json(folder / RECORD))["result"]:
@@ -91,6 +92,8 @@ def merge(settings: BaselineSettings, folder: Path, console: Console = SILENT) -
 def encode_mixture(settings: BaselineSettings, loaded: LoadedModel, pairs: Sequence[Any]) -> list[Example]:
     """The pairs as scoring and evaluation encode them."""
     length = min(settings.max_length, loaded.context)
+    longs = long_pairs(loaded.tokenizer, pairs, template=settings.template, max_length=length)
+    refuse_long_pairs(longs, max_length=settings.max_length, context=loaded.context)
     return encode_all(loaded.tokenizer, pairs, template=settings.template, max_length=length)
 
 

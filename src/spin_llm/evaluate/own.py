@@ -37,6 +37,7 @@ from spin_llm.stored import OwnAnswer
 PROMPTS_PER_EXAMPLE = 4  # prompts asked for each example wanted: the rarer kind of answer is often one in four
 PROBE = 48  # prompts of each concept that say whether it is worth asking the others
 LEAST_SCORED, LEAST_HELD_BACK = 24, 8  # of each kind
+LEAST_PROMPTS = 2 * (LEAST_SCORED + LEAST_HELD_BACK)
 HELD_BACK_TIMES = 4  # they cost nothing but their forward passes, and a margin over few answers says little
 
 
@@ -164,7 +165,7 @@ def divide(rows: Sequence[Mapping[str, Any]], concepts: Mapping[str, Any] | Sequ
 
 def too_few_prompts(prompts: Mapping[str, Sequence[Question]]) -> str:
     """Why these prompts are too few however they are answered; "" when they are not."""
-    needed = 2 * (LEAST_SCORED + LEAST_HELD_BACK)
+    needed = LEAST_PROMPTS
     short = [f"{len(asks)} of {name}" for name, asks in prompts.items() if len(asks) < needed]
     return f"there are {' and '.join(short)} prompts, and {needed} are the least" if short else ""
 

@@ -113,7 +113,7 @@ def score_folder(work: Work, settings: RunSettings) -> Path:
 
 def scored_data(work: Work, settings: RunSettings) -> pipeline.RunData:
     """The data that these settings score: with the model's own answers where they ask for them."""
-    data = pipeline.read_data(settings)
+    data = pipeline.fitting(settings, pipeline.read_data(settings), work.loaded)
     return pipeline.with_own_answers(settings, score_folder(work, settings), work.loaded, data, work.console)
 
 
@@ -215,7 +215,7 @@ def judged(told: Mapping[tuple[str, str], Any], rows: Sequence[Mapping[str, Any]
 def compare(work: Work, arm: Arm, view: View) -> dict[str, Any]:
     """Answers, verdicts and losses of an arm beside the base's, which are answered and judged once for all arms; an
     answer that the arm did not change keeps its verdict."""
-    settings, data = work.settings, pipeline.read_data(work.settings)
+    settings, data = work.settings, pipeline.fitting(work.settings, pipeline.read_data(work.settings), work.loaded)
     asked = pipeline.evaluation_of(settings, work.loaded, data)
     bare = Arm("origin")
     base = answers(work.key(bare), lambda: nullcontext(work.loaded), asked, work.folder, console=work.console)

@@ -52,7 +52,7 @@ def margin_results(work: Work, arm: Arm) -> dict[str, Any]:
         return found
     if view is not None:
         settings = replace(work.settings_of(arm), rule="auto", ratio=None)
-        data = pipeline.read_data(settings)
+        data = pipeline.fitting(settings, pipeline.read_data(settings), work.loaded)
         bench = pipeline.bench_of(settings, work.loaded, data, {"concepts": {}, "protect": {}})
         base = measure_reference(work.loaded, bench.contrasts, bench.general)
         with view() as edited:
@@ -88,7 +88,7 @@ def dependence_results(work: Work, arm: Arm, recipe: Recipe, selection: Selectio
     """`information_report`s by title: of the edit on both kinds of pairs, and of as many random weights."""
     from spin_llm.analysis import Measures, information_report
 
-    data = pipeline.read_data(work.settings)
+    data = pipeline.fitting(work.settings, pipeline.read_data(work.settings), work.loaded)
     pairs = {name: data.concepts[name] for name in list(data.concepts)[:2]}
     control = random_like(selection, work.settings.seed)
     measures = Measures(seed=work.settings.seed)

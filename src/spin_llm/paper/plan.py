@@ -150,7 +150,7 @@ def choosing_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
 
 
 def some_examples(work: Work) -> list[Example]:
-    data = data_of(work.settings)
+    data = pipeline.fitting(work.settings, data_of(work.settings), work.loaded, console=work.console)
     rows = [pair for pairs in (*data.concepts.values(), *data.protect.values()) for pair in pairs[:SAMPLE]]
     return pipeline.encode(work.settings, work.loaded, rows)
 

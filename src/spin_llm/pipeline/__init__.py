@@ -15,7 +15,7 @@ from spin_llm.pipeline.evaluating import (
     patched_view,
 )
 from spin_llm.pipeline.folder import PACKAGES, replay_command, settings_from_json, version_of
-from spin_llm.pipeline.loading import encode, judge_of, load_model
+from spin_llm.pipeline.loading import encode, fitting, judge_of, load_model
 from spin_llm.pipeline.resampling import stability
 from spin_llm.pipeline.running import run, sweep
 from spin_llm.pipeline.scoring import (
@@ -41,6 +41,7 @@ __all__ = [
     "encode",
     "evaluate_models",
     "evaluation_of",
+    "fitting",
     "judge_of",
     "load_model",
     "patch_of",

@@ -31,6 +31,7 @@ from spin_llm.pipeline.evaluating import (
     patched_view,
 )
 from spin_llm.pipeline.folder import check_folder, model_record, write_record
+from spin_llm.pipeline.loading import fitting
 from spin_llm.progress import SILENT, Console
 from spin_llm.report import write_report
 from spin_llm.settings import RunSettings
@@ -69,14 +70,13 @@ def evaluate_models(
         "say": console.say,
     }
     loaded = load(settings.model, **options)
-    write_record(settings, folder, model_record(settings, loaded), data, overwrite=overwrite, compared=compared)
-    if patch:
-        views: dict[str, View] = {BASE: lambda: nullcontext(loaded), EDITED: patched_view(loaded, patch)}
-        compared_models = [loaded]
-    else:
-        base = load(str(baseline), **options)
-        compared_models = [loaded, base]
-        views = {BASE: lambda: nullcontext(base), EDITED: lambda: nullcontext(loaded)}
+    base = loaded if patch else load(str(baseline), **options)
+    compared_models = [loaded] if patch else [loaded, base]
+    data = fitting(settings, data, *compared_models, console=console)
+    about = {**model_record(settings, loaded), "baseline_fingerprint": base.checkpoint.fingerprint}
+    write_record(settings, folder, about, data, overwrite=overwrite, compared=compared)
+    edited = patched_view(loaded, patch) if patch else lambda: nullcontext(loaded)
+    views: dict[str, View] = {BASE: lambda: nullcontext(base), EDITED: edited}
     evaluation = evaluation_of(settings, loaded, data)
     measured = evaluate_judged(settings, views, evaluation, folder, console, *compared_models)
     results = {"edit": edit_summary(patch) if patch else {}, **measured, "ratio_table": []}

@@ -8,16 +8,20 @@ the sources themselves (data/).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from spin_llm.data import Pair, Question, load_pairs, load_prompts, load_questions, rows_sha256, sample, split_sample
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.own import PROMPTS_PER_EXAMPLE
+from spin_llm.evaluate.own import LEAST_PROMPTS, PROMPTS_PER_EXAMPLE
 from spin_llm.progress import SILENT, Console
 from spin_llm.settings import OWN, SEARCHED, RunSettings
 
+Item = TypeVar("Item", Pair, Question)
 LEAST_CONTRAST = 8
+PARTS = {"concepts": "concept", "unaware": "unaware pairs", "protect": "protect", "questions": "questions"}
+PARTS |= {"search": "search questions", "own": "own answers"}  # sets of a RunData, and their roles in run.json
+ROLES = {"concept": "pairs of", "protect": "protected set", "questions": "questions on"}
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
 
 
@@ -25,7 +29,8 @@ GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for th
 class RunData:
     """What a run reads, sampled: pairs by concept and by protected set, general pairs to choose and to report on,
     questions by axis; and for a search (aware, unaware) pairs by concept that nothing is scored on, and questions to
-    search with, none of which is among the others; and the prompts that the model answers itself, to be scored on."""
+    search with, none of which is among the others; and the prompts that the model answers itself, to be scored on.
+    `left_out` says by role and name which rows of a source were not taken, and why."""
 
     concepts: Mapping[str, Sequence[Pair]]
     protect: Mapping[str, Sequence[Pair]]
@@ -36,6 +41,7 @@ class RunData:
     contrasts: Mapping[str, tuple[Sequence[Pair], Sequence[Pair]]]
     search: Mapping[str, Sequence[Question]]
     own: Mapping[str, Sequence[Question]]
+    left_out: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
 
     def record(self, settings: RunSettings) -> list[dict[str, Any]]:
         """Role, name, source, size and SHA-256 of everything used, for run.json."""
@@ -48,6 +54,7 @@ class RunData:
         rows = [
             {"role": role, "name": name, "source": source, "examples": len(groups[role][name])}
             | {"sha256": rows_sha256(groups[role][name])}
+            | ({"left_out": list(reasons)} if (reasons := self.left_out.get((role, name))) else {})
             for role, pairs in named.items()
             for name, source in pairs
         ]
@@ -66,6 +73,37 @@ class RunData:
             for role, name, source, items in more
         ]
 
+    def without(self, gone: Collection[Pair | Question], why: str, console: Console = SILENT) -> RunData:
+        """The data without these pairs and questions, counted in `left_out` and said. SpinError when too few of a set
+        are left."""
+        left_out = dict(self.left_out)
+
+        def kept(items: Sequence[Item], role: str, name: str, least: int = 1) -> Sequence[Item]:
+            found = [item for item in items if item not in gone]
+            if len(found) == len(items):
+                return items
+            rows = [item.where for item in items if item in gone]
+            text = f"{len(rows)} of {len(items)} {why} ({', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''})"
+            left_out[role, name] = (*left_out.get((role, name), ()), text)
+            console.say(f"{role}, {name}: left out are {text}")
+            if len(found) < least:
+                raise SpinError(
+                    f"{role}, {name}: {text}, and {least} {'is' if least == 1 else 'are'} needed of the others.",
+                    change="give shorter rows, or more of them.",
+                )
+            return found
+
+        sets: dict[str, Any] = {
+            part: {name: kept(items, role, name) for name, items in getattr(self, part).items()}
+            for part, role in PARTS.items()
+        }
+        sets["contrasts"] = {
+            name: tuple(kept(side, "search by margins", name, LEAST_CONTRAST) for side in sides)
+            for name, sides in self.contrasts.items()
+        }
+        sets |= {part: kept(getattr(self, part), "general pairs", part) for part in ("choose", "final")}
+        return replace(self, **sets, left_out=left_out)
+
 
 def with_rule(settings: RunSettings, console: Console = SILENT) -> RunSettings:
     """The settings with the paper's rule in the place of `auto` where nothing can be searched: without unaware
@@ -75,10 +113,14 @@ def with_rule(settings: RunSettings, console: Console = SILENT) -> RunSettings:
     options = source_options(settings)
     why = "the data are unaware responses alone" if settings.responses == "unaware" else ""
     for name, source in settings.concepts if not why and settings.responses != OWN else ():
-        aware, unaware = (load_pairs(source, concept=name, responses=r, **options) for r in ("aware", "unaware"))
-        if aware.pairs == unaware.pairs:
-            why = f"{source} has one kind of response for {name}"
-            break
+        aware = load_pairs(source, concept=name, responses="aware", **options)
+        try:
+            if aware.pairs != load_pairs(source, concept=name, responses="unaware", **options).pairs:
+                continue
+        except SpinError:  # what reads as aware and not as unaware lacks its columns or rows
+            pass
+        why = f"{source} has one kind of response for {name}"
+        break
     if why:
         console.say(f"the rule is coupled, the paper's: {why}, so there is no margin to search by")
         return replace(settings, rule="coupled")
@@ -94,11 +136,13 @@ def read_data(settings: RunSettings, console: Console = SILENT, *, search: bool 
     concepts: dict[str, Sequence[Pair]] = {}
     unaware: dict[str, Sequence[Pair]] = {}
     contrasts = {}
+    left_out: dict[tuple[str, str], Sequence[str]] = {}
     for name, source in settings.concepts:
         if settings.responses == OWN:  # the data's own responses are not looked at: there need not be any
             concepts[name] = unaware[name] = ()
             continue
-        pairs = load_pairs(source, concept=name, responses=settings.given_responses, **options).pairs
+        found = load_pairs(source, concept=name, responses=settings.given_responses, **options)
+        pairs, left_out["concept", name] = found.pairs, found.left_out
         concepts[name] = sample(pairs, settings.examples, settings.seed, f"the concept {name}")
         if "margin" in settings.wanted_statistics:
             others = load_pairs(source, concept=name, responses="unaware", **options).pairs
@@ -110,10 +154,14 @@ def read_data(settings: RunSettings, console: Console = SILENT, *, search: bool 
             unaware[name] = sample(others, settings.examples, settings.seed, f"the concept {name}, unaware")
         if search and settings.searches:
             contrasts[name] = held_back(name, concepts[name], unaware[name], pairs, others, settings)
-    protect, general = read_protected(settings, console)
-    questions, searched = read_questions(settings)
+    protect, general = read_protected(settings, console, left_out)
+    questions, searched = read_questions(settings, left_out)
     own = own_prompts(settings, {q.prompt for asked in (questions, searched) for part in asked.values() for q in part})
-    return RunData(concepts, protect, general[::2], general[1::2], questions, unaware, contrasts, searched, own)
+    for (role, name), reasons in left_out.items():
+        if reasons:
+            console.say(f"left out of the {ROLES[role]} {name}: {'; '.join(reasons)}")
+    halves = general[::2], general[1::2]
+    return RunData(concepts, protect, *halves, questions, unaware, contrasts, searched, own, left_out)
 
 
 def source_options(settings: RunSettings) -> dict[str, Any]:
@@ -122,14 +170,17 @@ def source_options(settings: RunSettings) -> dict[str, Any]:
     return {"data_dir": settings.data_dir, **columns}
 
 
-def read_protected(settings: RunSettings, console: Console) -> tuple[dict[str, Sequence[Pair]], Sequence[Pair]]:
+def read_protected(
+    settings: RunSettings, console: Console, left_out: dict[tuple[str, str], Sequence[str]]
+) -> tuple[dict[str, Sequence[Pair]], Sequence[Pair]]:
     """(pairs by protected set, general pairs that none of them has: what the samples leave, or the starter set's where
-    too few are left)."""
+    too few are left). What was not taken is put into `left_out`."""
     options = source_options(settings)
     protect: dict[str, Sequence[Pair]] = {}
     rest: list[Pair] = []
     for name, source in settings.protect:
-        pairs = load_pairs(source, concept=name, **options).pairs
+        found = load_pairs(source, concept=name, **options)
+        pairs, left_out["protect", name] = found.pairs, found.left_out
         protect[name], left = split_sample(pairs, settings.examples, settings.seed, f"the protected set {name}")
         rest += list(left)
     if len(rest) < 16:
@@ -140,14 +191,15 @@ def read_protected(settings: RunSettings, console: Console) -> tuple[dict[str, S
     return protect, sample(rest, min(len(rest), 2 * GENERAL_PAIRS), settings.seed)
 
 
-def read_questions(settings: RunSettings) -> tuple[dict[str, Sequence[Question]], dict[str, Sequence[Question]]]:
-    """(questions to report on, questions to search with), by axis."""
+def read_questions(
+    settings: RunSettings, left_out: dict[tuple[str, str], Sequence[str]]
+) -> tuple[dict[str, Sequence[Question]], dict[str, Sequence[Question]]]:
+    """(questions to report on, questions to search with), by axis. What was not taken is put into `left_out`."""
     questions: dict[str, Sequence[Question]] = {}
     searched: dict[str, Sequence[Question]] = {}
     for axis, source in settings.questions:
-        asked = load_questions(
-            source, concept=axis, data_dir=settings.data_dir, prompt_column=settings.prompt_column
-        ).questions
+        found = load_questions(source, concept=axis, data_dir=settings.data_dir, prompt_column=settings.prompt_column)
+        asked, left_out["questions", axis] = found.questions, found.left_out
         if settings.searches_answers:
             searched[axis], asked = split_questions(asked, settings.budget.search_questions, settings.seed)
         most = settings.max_questions or (settings.budget.final_questions if settings.searches else None)
@@ -163,6 +215,18 @@ def own_prompts(settings: RunSettings, others: Collection[str]) -> dict[str, Seq
     for name, source in settings.concepts if settings.asks_own else ():
         asked = [q for q in load_prompts(source, concept=name, **columns) if q.prompt not in others]
         found[name] = sample(asked, min(len(asked), PROMPTS_PER_EXAMPLE * settings.examples), settings.seed)
+        if len(found[name]) < LEAST_PROMPTS:
+            few = len(asked) < LEAST_PROMPTS
+            least = -(-LEAST_PROMPTS // PROMPTS_PER_EXAMPLE)
+            raise SpinError(
+                f"The model's own answers to {len(found[name])} prompts of {name} cannot be scored: {LEAST_PROMPTS} "
+                "are the least.",
+                cause=f"{source} has {len(asked)} prompts that no question has."
+                if few
+                else f"--examples {settings.examples} asks for {PROMPTS_PER_EXAMPLE} prompts each.",
+                change=("give more prompts with --concept" if few else f"give --examples {least} or more")
+                + ", or leave out --responses own.",
+            )
     return found
 
 

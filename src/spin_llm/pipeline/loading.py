@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spin_llm.data import Example, Pair, encode_all
+from spin_llm.data import Example, Pair, Question, encode_all
+from spin_llm.data.lengths import Long, long_pairs, long_questions, refuse_long_pairs, refuse_long_questions
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import Judge, load_judge
 from spin_llm.evaluate.judging import refuse_fingerprint
 from spin_llm.models import LoadedModel, load, resolve
 from spin_llm.models.adapters import adapter_base
+from spin_llm.pipeline.data import RunData
 from spin_llm.progress import SILENT, Console
 from spin_llm.settings import RunSettings
+
+SKIP = "give --skip-long to leave them out"
 
 
 def load_model(settings: RunSettings, console: Console = SILENT) -> LoadedModel:
@@ -38,6 +42,44 @@ def encode(settings: RunSettings, loaded: LoadedModel, pairs: Sequence[Pair]) ->
     """Examples of at most --max-length tokens, and no more than the model can see."""
     length = min(settings.max_length, loaded.context)
     return encode_all(loaded.tokenizer, pairs, template=settings.template, max_length=length)
+
+
+def fitting(settings: RunSettings, data: RunData, *models: LoadedModel, console: Console = SILENT) -> RunData:
+    """The data, when all of it fits the models and --max-length; with --skip-long without what does not, which is said.
+
+    Every prompt and response is rendered, so that any error of one comes before the work. Raises SpinError otherwise,
+    which names the rows, and when too little is left of a set.
+    """
+    gone: set[Pair | Question] = set()
+    for loaded in models:
+        most = min(settings.max_length, loaded.context) - 1
+        if settings.asks_own and settings.new_tokens > most:
+            raise SpinError(
+                f"An answer of --new-tokens {settings.new_tokens} would not fit to be scored: {most} tokens do.",
+                change=f"give --new-tokens {most} or fewer, or a larger --max-length where the model's context allows.",
+            )
+        longs = _long(settings, data, loaded)
+        gone |= {long.item for long in longs}
+        if not settings.skip_long:
+            pairs, questions = ([long for long in longs if isinstance(long.item, kind)] for kind in (Pair, Question))
+            refuse_long_pairs(pairs, max_length=settings.max_length, context=loaded.context, others=SKIP)
+            refuse_long_questions(questions, new_tokens=settings.new_tokens, context=loaded.context, others=SKIP)
+    return data.without(gone, "too long", console) if gone else data
+
+
+def _long(settings: RunSettings, data: RunData, loaded: LoadedModel) -> list[Long]:
+    """What of the data does not fit one model."""
+    groups = (data.concepts, data.protect, data.unaware)
+    pairs = [pair for group in groups for part in group.values() for pair in part]
+    pairs += [pair for sides in data.contrasts.values() for side in sides for pair in side]
+    pairs += [*data.choose, *data.final]
+    asked = [q for group in (data.questions, data.search, data.own) for part in group.values() for q in part]
+    options = {"tokenizer": loaded.tokenizer, "template": settings.template}
+    length, room = min(settings.max_length, loaded.context), loaded.context - settings.new_tokens
+    return [
+        *long_pairs(pairs=pairs, max_length=length, **options),
+        *long_questions(questions=asked, room=room, **options),
+    ]
 
 
 def judge_of(settings: RunSettings, *models: LoadedModel) -> Judge:

@@ -21,7 +21,7 @@ from spin_llm.models import LoadedModel
 from spin_llm.patch import Patch
 from spin_llm.pipeline.data import RunData, read_data
 from spin_llm.pipeline.folder import check_same_inputs, is_run, model_record, settings_of_record
-from spin_llm.pipeline.loading import encode, load_model
+from spin_llm.pipeline.loading import encode, fitting, load_model
 from spin_llm.pipeline.scoring import stored_scores, with_own_answers
 from spin_llm.pipeline.selecting import patch_of_run
 from spin_llm.progress import SILENT, Console
@@ -105,6 +105,7 @@ def stability(
     patch = patch_of_run(settings, folder / "patch.safetensors")
     data = read_data(settings, console)
     loaded = load_model(settings, console)
+    data = fitting(settings, data, loaded)
     model = model_record(settings, loaded)
     check_same_inputs(folder, record, model, data.record(settings), ("concept", "protect"))
     data = with_own_answers(settings, folder, loaded, data, console)

@@ -20,7 +20,7 @@ from spin_llm.patch import Patch
 from spin_llm.pipeline.data import RunData, read_data, with_rule
 from spin_llm.pipeline.evaluating import check_capabilities, evaluate_stage
 from spin_llm.pipeline.folder import check_folder, model_record, write_record
-from spin_llm.pipeline.loading import load_model
+from spin_llm.pipeline.loading import fitting, load_model
 from spin_llm.pipeline.resampling import stability_stage
 from spin_llm.pipeline.scoring import score_stage, with_own_answers
 from spin_llm.pipeline.selecting import select_stage
@@ -87,6 +87,7 @@ def edit_stages(
         f"{str(loaded.dtype).removeprefix('torch.')} on {loaded.device}, template {template}; "
         f"{mlp_coverage(loaded.model):.0%} of the MLP weights can be edited"
     )
+    data = fitting(settings, data, loaded, console=console)
     write_record(settings, folder, model_record(settings, loaded), data, overwrite=overwrite)
     data = with_own_answers(settings, folder, loaded, data, console)
     scores = score_stage(settings, folder, loaded, data, console)

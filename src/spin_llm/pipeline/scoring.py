@@ -21,7 +21,7 @@ from spin_llm.evaluate.proxy import KL_PAIRS
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage
 from spin_llm.pipeline.data import RunData, read_data, with_rule
 from spin_llm.pipeline.folder import check_folder, model_record, write_record
-from spin_llm.pipeline.loading import encode, judge_of, load_model
+from spin_llm.pipeline.loading import encode, fitting, judge_of, load_model
 from spin_llm.progress import SILENT, Console
 from spin_llm.scores import (
     STATISTICS,
@@ -55,6 +55,7 @@ def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, conso
         data = read_data(settings, console, search=False)
         check_folder(settings, folder, overwrite=overwrite)
         loaded = load_model(settings, console)
+        data = fitting(settings, data, loaded, console=console)
         model = model_record(settings, loaded)
         ranks.wait()
         if ranks.first:
