@@ -11,6 +11,7 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,8 @@ def plan(settings: RunSettings, loaded: LoadedModel, matrices: Sequence[Matrix])
     try:
         settings = with_rule(settings)
         data, statistics = read_data(settings, search=False), settings.wanted_statistics
-        data = fitting(settings, data, loaded)
+        scored = replace(data, choose=(), final=(), questions={}, search={}, own={})
+        data = fitting(settings, scored, loaded)
         sets = [
             (encode(settings, loaded, rows), encode(settings, loaded, data.unaware.get(name, ())))
             for name, rows in {**data.concepts, **data.protect}.items()
