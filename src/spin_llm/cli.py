@@ -816,28 +816,29 @@ def print_table(results: dict[str, Any]) -> None:
 
 
 class Interrupted(BaseException):
-    """Ctrl+C.
+    """Ctrl+C, or a polite request to end (the signal TERM).
 
     Not a KeyboardInterrupt, which the option parser would turn into exit code 1 without a word on how to continue.
     """
 
 
 def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted
+    raise Interrupted(number)
 
 
 def main() -> None:
     """Entry point: users' mistakes become one message and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         app()
     except SpinError as error:
         print(f"spin-llm: {error}", file=sys.stderr)
         sys.exit(2)
-    except Interrupted:
+    except Interrupted as signalled:
         print("spin-llm: interrupted; the same command continues where it stopped.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signalled.args[0])
     except BrokenPipeError:
         sys.exit(141)
 

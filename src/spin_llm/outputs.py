@@ -176,7 +176,11 @@ def _placing(path: Path) -> Iterator[tuple[Path, Path]]:
         try:
             yield part, target
         finally:
-            _settle(part)
+            try:
+                _settle(part)
+            except BaseException:
+                _settle(part)
+                raise
     except BaseException as error:  # noqa: BLE001 - also on Ctrl+C nothing half-written stays
         for folder in made:  # the innermost first
             with suppress(OSError):

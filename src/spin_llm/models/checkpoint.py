@@ -190,7 +190,9 @@ def weight_files(folder: Path) -> list[Path]:
         raise _no_weights(folder)
     files = _files_of(folder, first)
     if missing := [name for name in files if not (folder / name).is_file()]:
-        raise SpinError(f"{folder} lacks {', '.join(missing)}, named by {first}.", cause="an incomplete download.")
+        raise SpinError(
+            f"{folder} lacks {', '.join(missing)}, named by its index {first}.", cause="an incomplete download."
+        )
     for root in others:
         if more := [name for name in _files_of(folder, root) if name not in files and (folder / name).is_file()]:
             raise _ambiguous(folder, f"{first} and {root}{f' (with {more[0]})' * (root not in more)} are two sets")
