@@ -323,7 +323,7 @@ def _rewrite(verb: str, model: str, patch_file: Path, output: Path | None, overw
     lines = [f"{patch.weights:,} weights in {len(patch.edits)} tensors, read back as transformers loads them"]
     if left_out:
         lines += [f"left out, as no part of the model that is loaded: {', '.join(left_out)}"]
-    about = {"model": str(path), "weights": patch.weights, "left_out": list(left_out)}
+    about = {"model": str(path), "weights": patch.weights, **({"left_out": list(left_out)} if left_out else {})}
     show(about, [*lines, path], as_json=as_json)
 
 

@@ -56,7 +56,9 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpinError(f"There is no file {path}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SpinError(f"{path} could not be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
         raise SpinError(f"{path} is not valid JSON: {error}") from None
 
 
@@ -122,7 +124,9 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines if line.strip()]
     except FileNotFoundError:
         raise SpinError(f"There is no file {path}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SpinError(f"{path} could not be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
         raise SpinError(f"{path} is not valid JSON lines: {error}") from None
 
 
@@ -160,9 +164,12 @@ def seal_safetensors(path: Path) -> None:
         file.write(text.replace(UNSEALED[SEAL].encode(), digest.encode(), 1))
 
 
-def check_seal(path: Path, metadata: Mapping[str, str]) -> bool:
-    """Whether a safetensors file with this `metadata` has a seal, which then holds; SpinError when it does not."""
+def check_seal(path: Path, metadata: Mapping[str, str], known: Iterable[str]) -> bool:
+    """Whether a safetensors file with this `metadata` has a seal, which then holds; SpinError when it does not, or when
+    the metadata has keys other than those `known` (a seal whose name was damaged)."""
     if SEAL not in metadata:
+        if odd := sorted({*metadata} - {*known}):
+            raise SpinError(f"{path} is damaged, or not of this program: its metadata has the key {odd[0]!r}.")
         return False
     with path.open("rb") as file:
         text = file.read(int.from_bytes(file.read(8), "little"))

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
-from spin_llm.files import SEAL, UNSEALED, check_seal, clear_stale, decoded, making, seal_safetensors, writing
+from spin_llm.files import UNSEALED, check_seal, clear_stale, decoded, making, seal_safetensors, writing
 from spin_llm.models import Checkpoint, StoredTensor
 from spin_llm.models.checkpoint import DTYPES
 from spin_llm.models.copying import as_loaded, check_model_output, copy_model, model_files
@@ -186,10 +186,10 @@ def load_patch(path: str | Path, *, finite: bool = True) -> Patch:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise SpinError(f"{path} is not a patch of this version (format {header.get('format')!r}).")
-            check_seal(path, header)
+            check_seal(path, header, ("format", "patch"))
             about = decoded(header.get("patch", ""), _About, f"The metadata of {path}")
             names = sorted(f"{name}.{part}" for name in about.tensors for part in ("indices", "new", "old"))
-            if {*header} - {"format", "patch", SEAL} or sorted(file.keys()) != names or not names:
+            if sorted(file.keys()) != names or not names:
                 raise SpinError(f"{path} is damaged: it does not hold the tensors that it names.")
             edits = {
                 name: TensorEdit(*(file.get_tensor(f"{name}.{part}") for part in ("indices", "old", "new")))

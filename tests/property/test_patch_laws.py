@@ -84,7 +84,7 @@ def write(case: Case, folder: Path) -> Checkpoint:
         files = {name: f"model-{i}.safetensors" for i, name in enumerate(case.tensors)}
         for name, file in files.items():
             save_file({name: case.tensors[name]}, folder / file)
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
     else:
         save_file(case.tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return Checkpoint(folder)

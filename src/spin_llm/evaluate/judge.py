@@ -278,7 +278,7 @@ def load_judge(name: str = "local", *, label: str | None = None) -> LocalJudge:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise SpinError(f"{path} is not a judge file of this version (format {header.get('format')!r}).")
-            check_seal(path, header)
+            check_seal(path, header, ("format", "judge"))
             about = json.loads(header["judge"])
             heads = {
                 (head["axis"], head["label"]): Head(

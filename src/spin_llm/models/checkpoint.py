@@ -223,7 +223,9 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _roots(folder: Path) -> list[str]:
     """Where transformers looks for weights, in its order, of what is there: single files, and indexes (.json)."""
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    named = config.get("transformers_weights") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        raise SpinError(f"config.json of {folder} is not a model's: it holds no object.", cause="a damaged download.")
+    named = config.get("transformers_weights")
     if named is not None:
         _refuse_outside(folder, named, "config.json")
         if not named.endswith((".safetensors", ".safetensors.index.json")) or not (folder / named).is_file():
@@ -251,7 +253,7 @@ def _refuse_outside(folder: Path, name: Any, source: str) -> None:
         not isinstance(name, str)
         or not name.isprintable()
         or ":" in parts[0]
-        or any(part in ("", ".", "..") for part in parts)
+        or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
     ):
         raise SpinError(
             f"{source} of {folder} names {name!r}, which is not a file of that folder.",

@@ -177,6 +177,8 @@ def as_loaded(folder: Path) -> Callable[[str], torch.Tensor]:
             f"This version of transformers cannot be asked which files of {folder} it loads: {error}",
             change="use another version of transformers; 5.24 can.",
         ) from None
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise SpinError(f"transformers cannot load what is in {folder}: {error!r}.", cause="a damaged index.") from None
     holders: dict[str, str] = {}
     for file in files or ():
         with safe_open(file, "pt") as opened:

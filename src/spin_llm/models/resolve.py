@@ -25,7 +25,7 @@ from typing import Any
 from spin_llm.errors import SpinError
 from spin_llm.files import cache_folder, disk_error, sha256_file
 from spin_llm.models.adapters import adapter_config
-from spin_llm.models.checkpoint import weight_files
+from spin_llm.models.checkpoint import Checkpoint
 from spin_llm.outputs import clear_stale, temporary
 
 Say = Callable[[str], None]
@@ -79,7 +79,7 @@ def _check_folder(folder: Path) -> Path:
             f"The folder {folder} is not a model: it has no config.json (it holds {seen}).",
             change="give the folder that save_pretrained wrote, a .gguf file, or a hub id.",
         )
-    weight_files(folder)
+    _ = Checkpoint(folder).tensors  # refuses a folder in which it is unclear what is loaded
     return folder
 
 

@@ -169,7 +169,7 @@ def load_scores(path: str | Path) -> Scores:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise SpinError(f"{path} is not a score file of this version (format {header.get('format')!r}).")
-            check_seal(path, header)
+            check_seal(path, header, ("format", "matrices", "scoring"))
             places = decoded(header.get("matrices", ""), dict[str, _Place], f"The metadata of {path}")
             scoring = decoded(header.get("scoring", ""), dict[str, Any], f"The metadata of {path}")
             matrices = {name: _matrix(name, place, file.get_tensor) for name, place in places.items()}
