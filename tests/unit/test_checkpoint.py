@@ -240,8 +240,9 @@ def exchanged(folder: Path) -> None:
     """An index that puts a tensor into a shard that does not hold it."""
 
     def change(index: dict[str, Any]) -> None:
-        names, places = list(index["weight_map"]), sorted(set(index["weight_map"].values()))
-        index["weight_map"][names[0]] = next(place for place in places if place != index["weight_map"][names[0]])
+        places = index["weight_map"]
+        name = next(name for name, place in places.items() if list(places.values()).count(place) > 1)
+        places[name] = next(place for place in places.values() if place != places[name])
 
     change_index(folder, change)
 
