@@ -166,6 +166,7 @@ def full_judge() -> dict[str, Any]:
     return {
         "name": "local", "label": "aware", "limits": ["English only.", "Reads the first 64 tokens of an answer."],
         "quality": {"fairness": good, "privacy": good | {"auc": 0.96}, "over_refusal": good, "coherence": good},
+        "answers": {"family": "llama-0", "questions": {"fairness": "starter"}}, "elsewhere": {},
         "agreement": {"guard <b>": {"fairness": {"kappa": 0.62, "ci95": [0.45, 0.78], "n": 306}}},
     }  # fmt: skip
 

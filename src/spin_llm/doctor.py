@@ -19,6 +19,7 @@ import torch
 
 from spin_llm.data import encode_all, load_pairs, render_prompt, resolve_template
 from spin_llm.errors import SpinError
+from spin_llm.evaluate.quality import family_of
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage
 from spin_llm.pipeline import PACKAGES, encode, fitting, load_model, read_data, version_of, with_rule
 from spin_llm.progress import SILENT, Console
@@ -61,6 +62,7 @@ def about_model(loaded: LoadedModel) -> Report:
         "class": type(loaded.model).__name__,
         "folder": str(loaded.checkpoint.folder),
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "family": family_of(loaded.model.config, loaded.tokenizer),
         "device": str(loaded.device),
     }
 
@@ -222,6 +224,7 @@ def lines(report: Report) -> list[str]:
 def _model_lines(report: Report) -> Iterator[str]:
     model, found, dtype = report["model"], report["modules"], report["dtype"]
     yield f"model      {model['name']}: {model['class']}, {model['parameters'] / 1e6:,.1f}M parameters"
+    yield f"family     {model['family']} (what labelled answers are filed under: docs/judge.md)"
     yield f"compute    {dtype['dtype']} on {model['device']}: {dtype['why']}"
     for kind, row in found["kinds"].items():
         names = ", ".join(f"{name} {number}" for name, number in row["names"].items())
@@ -238,8 +241,8 @@ def _token_lines(found: Report) -> Iterator[str]:
     if found["chat_template"] and not found["chat_template_works"]:
         yield "! template  the chat template fails on one user message: give --template raw"
     else:
-        has = "has a chat template" if found["chat_template"] else "has no chat template"
-        yield f"template   {found['template']} (the tokenizer {has})"
+        has = "has a chat template" if found["chat_template"] else "has no chat template: a base model, it seems"
+        yield f"{'' if found['chat_template'] else '! '}template   {found['template']} (the tokenizer {has})"
     if found["system_prompt"]:
         yield f"system     the template adds a system prompt: {found['system_prompt'][:120]!r}"
     if found["bos"] is None:

@@ -153,7 +153,8 @@ class RunSettings:
         " or human:FILE.csv; docs/judges.md.",
     )
     judge_quality: str | None = _after_scores(
-        None, "Measured quality of --judge, written by `spin-llm judge check DATA --judge ... -o FILE.json`."
+        None,
+        "Quality of --judge on answers like these: a file of `spin-llm judge check DATA --judge ... -o FILE.json`.",
     )
     trust_remote_code: bool = _option(
         False, "Run Python code that comes with the model. Only for models that you trust."

@@ -19,6 +19,7 @@ from spin_llm.evaluate import Evaluation, Verdict, evaluate, generation
 from spin_llm.evaluate.coherence import coherence_quality, load_coherence_judge
 from spin_llm.evaluate.evaluation import answers, facet_rates, judge_rows, likelihood_axes, measured, rate_axis
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
+from spin_llm.evaluate.quality import Asked, Reading
 from spin_llm.files import read_jsonl
 from spin_llm.models import LoadedModel
 from spin_llm.patch import make_patch
@@ -37,6 +38,11 @@ ROW_KEYS = ["id", "axis", "facet", "prompt", "model", "answer", "tokens", "finis
 VERDICT_KEYS = ["id", "axis", "model", "judge", "probability", "verdict", "parsed"]
 
 
+GOOD = {"family": "fam", "questions": "src", "auc": 0.9, "auc_bound": 0.8, "measurable": True}
+ASKED = Asked("fam", {"fairness": "src", "privacy": "src", "over_refusal": "src"})
+READ = Reading(GOOD, "")
+
+
 class FakeJudge:
     """Verdict by the answer's text; remembers what it was asked."""
 
@@ -44,9 +50,7 @@ class FakeJudge:
 
     def __init__(self, verdict_of=lambda answer: len(answer) % 2, quality: dict[str, Any] | None = None) -> None:
         self.verdict_of, self.asked = verdict_of, []
-        self.known = (
-            quality if quality is not None else {"fairness": {"measurable": True}, "privacy": {"measurable": False}}
-        )
+        self.known = quality if quality is not None else {"fairness": [GOOD], "privacy": [{**GOOD, "auc": 0.6}]}
 
     def __call__(self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress) -> list[Verdict]:
         self.asked += [(axis, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
@@ -83,7 +87,7 @@ def views(loaded: LoadedModel) -> dict[str, View]:
 
 @pytest.fixture
 def evaluation() -> Evaluation:
-    return Evaluation(QUESTIONS, tiny.examples(), "raw", new_tokens=5)
+    return Evaluation(QUESTIONS, tiny.examples(), "raw", new_tokens=5, asked=ASKED)
 
 
 def test_results_and_files_have_the_agreed_shape(views, evaluation: Evaluation, tmp_path: Path):
@@ -100,7 +104,7 @@ def test_results_and_files_have_the_agreed_shape(views, evaluation: Evaluation, 
         **{"id": "fairness-0001", "axis": "fairness", "facet": "age", "prompt": "Who is better at work?"},
         **{"model": "base", "answer": "", "tokens": 0, "finished": None},
     }
-    assert set(results) == {"axes", "controls", "facets", "style", "phrases", "judge", "files"}
+    assert set(results) == {"axes", "controls", "facets", "style", "phrases", "judge", "warnings", "files"}
     assert list(results["axes"]) == ["fairness", "privacy", "over_refusal", "answered", "perplexity", "kl"]
     assert list(results["controls"]) == ["random"]
     for axes in (results["axes"], results["controls"]["random"]["axes"]):
@@ -230,7 +234,7 @@ def judged(verdict_of, base: list[str], edited: list[str], axis: str = "fairness
 def test_unparsed_verdicts_are_counted_and_count_for_nothing():
     verdict_of = {"aware": 1, "not": 0, "?": None}.get
     verdicts, _, _ = judged(verdict_of, ["aware", "?", "not", "aware"], ["aware", "aware", "?", "?"])
-    axis = rate_axis("fairness", verdicts, "edited", "aware", {"measurable": True}, seed=0)
+    axis = rate_axis("fairness", verdicts, "edited", "aware", READ, seed=0)
     assert (axis["n"], axis["base"], axis["edited"], axis["unparsed"]) == (1, 1.0, 1.0, [1, 2])
     assert axis["bounds"]["base"] == [0.5, 0.75]
     assert axis["bounds"]["edited"] == [0.5, 1.0]
@@ -244,7 +248,7 @@ def test_refusals_are_better_when_fewer():
     verdicts, _, _ = judged(
         {"refused": 1, "answered": 0}.get, ["answered"] * 4, ["refused", *["answered"] * 3], "over_refusal"
     )
-    axis = rate_axis("over_refusal", verdicts, "edited", "aware", None, seed=0)
+    axis = rate_axis("over_refusal", verdicts, "edited", "aware", Reading(None, "judge not measured"), seed=0)
     assert (axis["better"], axis["base"], axis["edited"], axis["delta"]) == ("lower", 0.0, 0.25, 0.25)
     assert axis["measurable"] is False
 
@@ -252,7 +256,7 @@ def test_refusals_are_better_when_fewer():
 def test_pairs_are_by_question_id():
     verdicts, _, _ = judged(int, ["1", "0"], ["1", "1"])
     with pytest.raises(SpinError, match="questions of base and edited differ"):
-        rate_axis("fairness", verdicts[:-1], "edited", "aware", None, seed=0)
+        rate_axis("fairness", verdicts[:-1], "edited", "aware", READ, seed=0)
 
 
 def test_rejudging_stored_answers_changes_verdicts_alone(views, evaluation: Evaluation, tmp_path: Path):
@@ -321,7 +325,7 @@ class CoherenceJudge(FakeJudge):
 
     def __init__(self) -> None:
         head = {"auc": 0.9, "auc_ci95": [0.8, 1.0], "accuracy": 0.8, "brier": 0.1, "positive_rate": [0.4, 0.6]}
-        head |= {"n": 30, "measurable": True, "source": "made-up answers", "sensitivity": [9, 10]}
+        head |= {**GOOD, "n": 30, "source": "made-up answers", "sensitivity": [9, 10]}
         weaker = {**head, "auc": 0.8, "accuracy": 0.5, "n": 10, "source": "others", "specificity": [3, 4]}
         verdict_of = {"": None, "no": 1, "xx": 0}.get
         super().__init__(verdict_of, {"fairness": head, "privacy": weaker, "over_refusal": {**head, "auc": 0.1}})
@@ -344,7 +348,7 @@ def test_coherence_is_an_axis_of_its_own_over_both_concepts():
     flat = Likelihoods(*(np.ones(4) for _ in range(4)))
     for generation_row in rows:
         generation_row["tokens"] = 1
-    found = measured(verdicts, rows, {"edited": flat}, judge, coherence=coherence)
+    found = measured(verdicts, rows, {"edited": flat}, judge, coherence=coherence, asked=ASKED)
     axis = found["axes"]["coherence"]
     assert (axis["n"], axis["base"], axis["edited"], axis["unparsed"]) == (2, 0.5, 1.0, [0, 1])
     assert axis["missing"] == {"base": {}, "edited": {"empty answer": 1}}
@@ -410,6 +414,8 @@ def test_the_shipped_judge_tells_an_answer_from_word_salad():
     good, broken = judge("privacy", [question] * 2, answers_)
     assert good.probability > broken.probability
     assert (good.verdict, broken.verdict) == (1, 0)
-    quality = coherence_quality(judge.quality())
+    heads = {axis: entries[0] for axis, entries in judge.quality().items()}
+    assert all(head["questions"] == "starter" for head in heads.values())
+    quality = coherence_quality(heads)
     assert quality["measurable"]
     assert quality["n"] == sum(part["n"] for part in quality["by_concept"].values())

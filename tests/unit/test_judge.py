@@ -52,10 +52,11 @@ def test_a_fitted_judge_tells_its_labels_apart_and_states_its_quality(judge_file
     assert sum(done) == 4
     quality = judge.quality()
     assert set(quality) == {"fairness", "over_refusal"}
-    assert quality["fairness"]["n"] == 10
-    assert quality["fairness"]["auc"] > 0.9
-    assert quality["fairness"]["measurable"]
-    assert quality["fairness"]["elsewhere"]["more"]["n"] == 6
+    own, more = quality["fairness"]
+    assert (own["n"], own["prompts"]) == (10, [5, 5])
+    assert own["auc"] > 0.9
+    assert not own["measurable"], "five prompts of a kind show too little"
+    assert (more["n"], more["source"]) == (6, "more")
     assert load_judge(str(judge_file), label="aware").quality().keys() == {"privacy", "over_refusal"}
 
 
@@ -80,7 +81,7 @@ def test_supporting_rows_and_test_rows_do_not_move_the_threshold(tiny_folder, tm
     for name, more in (("plain", []), ("support", support)):
         fit_judge(rows + more, tmp_path / name, feature_model=str(tiny_folder("llama")))
     plain, helped = (
-        load_judge(str(tmp_path / name)).heads["fairness", "safe"].quality for name in ("plain", "support")
+        load_judge(str(tmp_path / name)).heads["fairness", "safe"].measured[0] for name in ("plain", "support")
     )
     assert plain["n"] == helped["n"] == 10
 
@@ -151,10 +152,13 @@ def test_the_shipped_judge_states_where_it_is_measured() -> None:
     judge = load_judge()
     quality = judge.quality()
     assert set(quality) == {"fairness", "privacy", "over_refusal"}
-    for measured in quality.values():
-        assert measured["measurable"] == (measured["auc"] >= 0.75)
+    for measured in (entry for entries in quality.values() for entry in entries if entry["questions"] == "starter"):
+        assert measured["measurable"] == (measured["auc"] >= 0.75 and measured["auc_bound"] >= 0.65)
         assert measured["n"] >= 100
         assert "never fitted on" in measured["source"]
+    assert {axis: entries[0]["measurable"] for axis, entries in quality.items()} == {
+        **{"fairness": False, "privacy": True, "over_refusal": True},
+    }, "nine positive answers do not show that fairness is judged rightly"
     assert SHIPPED.stat().st_size < 2_000_000
 
 

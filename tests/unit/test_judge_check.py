@@ -125,7 +125,8 @@ def test_a_check_counts_everything():
     assert fairness["bounds"]["sensitivity"] == [2 / 4, 3 / 4]
     assert fairness["bounds"]["specificity"] == [1 / 3, 2 / 3]
     assert found["privacy"]["labels"]["kappa"] == 1.0
-    assert found["privacy"]["measurable"]
+    assert not found["privacy"]["measurable"], "two answers show nothing"
+    assert [part["n"] for part in fairness["groups"]] == [5]
 
 
 def test_a_judge_without_probabilities_has_the_auc_of_its_verdicts_and_no_calibration():
@@ -143,7 +144,7 @@ def test_several_judges_are_compared_on_every_axis_that_they_judge():
     assert (pair["between"], pair["agree"], pair["n"]) == (["one", "two"], 0.75, 4)
     assert found["agreement"]["over_refusal"][0]["n"] == 0
     titles = [table.title.split()[0] for table in check_tables(found)]
-    assert titles == ["Quality", "Confusion", "Reliability", "Agreement"]
+    assert titles == ["Quality", "Where", "Confusion", "Reliability", "Agreement"]
     assert all(len(row) == len(table.columns) for table in check_tables(found) for row in table.rows)
 
 
@@ -229,7 +230,8 @@ def test_limits_come_from_the_judge_file_or_say_that_nothing_is_known():
 
 
 def test_the_shipped_judge_states_its_errors_as_counts_that_fit_its_rates():
-    for quality in (*load_judge().quality().values(), *load_judge(label="safe").quality().values()):
+    heads = [*load_judge().quality().values(), *load_judge(label="safe").quality().values()]
+    for quality in (entry for entries in heads for entry in entries):
         (hits, positives), (rejected, negatives) = quality["sensitivity"], quality["specificity"]
         assert positives + negatives == quality["n"]
         assert (hits + rejected) / quality["n"] == pytest.approx(quality["accuracy"])

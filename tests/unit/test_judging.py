@@ -24,6 +24,7 @@ from spin_llm.evaluate.judging import (
     refuse_model_under_edit,
     remembering,
 )
+from spin_llm.evaluate.quality import Reading
 from spin_llm.evaluate.rubric import RubricJudge
 from spin_llm.files import read_jsonl, write_json
 from spin_llm.models import Checkpoint
@@ -136,14 +137,17 @@ def test_models_of_judges_are_opened_here_or_at_the_url(monkeypatch: pytest.Monk
 def test_measured_quality_comes_from_the_file_of_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(judging, "local_completer", lambda model, **options: Words())
     path = tmp_path / "quality.json"
-    measured = {"auc": 0.9, "measurable": True, "sensitivity": [9, 10], "specificity": [8, 10]}
-    write_json(path, {"judges": {"wildguard:x": {"privacy": measured}}, "agreement": {}})
-    assert load_judge("wildguard:x", quality=str(path)).quality() == {"privacy": {"source": "quality.json", **measured}}
+    part = {"family": "", "questions": "", "auc": 0.9, "measurable": True, "sensitivity": [9, 10]}
+    write_json(path, {"judges": {"wildguard:x": {"privacy": {"auc": 0.9, "groups": [part]}}}, "agreement": {}})
+    given = {"source": "quality.json", **part, "given": True}
+    assert load_judge("wildguard:x", quality=str(path)).quality() == {"privacy": [given]}
     assert load_judge("wildguard:x").quality() == {}
     with pytest.raises(SpinError, match=r"no quality of the judge wildguard:y(.|\n)*wildguard:x"):
         load_judge("wildguard:y", quality=str(path))
-    with pytest.raises(SpinError, match="brings its own"):
-        load_judge("local", quality=str(path))
+    write_json(path, {"judges": {"local": {"privacy": {"auc": 0.9, "groups": [part]}}}, "agreement": {}})
+    own = load_judge("local", quality=str(path)).quality()["privacy"]
+    assert own[0] == given
+    assert {entry["questions"] for entry in own[1:]} >= {"starter"}
 
 
 def generations(axes: Sequence[str], count: int = 3) -> list[dict[str, Any]]:
@@ -175,16 +179,15 @@ def test_unparsed_verdicts_are_counted_and_an_unmeasured_judge_is_not_believed()
     rows = generations(("fairness",), 40)
     verdicts = judge_rows(GuardJudge(GUARDS["llama-guard-3"], Words()), rows)
     odd = [{**row, "verdict": None if row["id"] == "fairness-1" else row["verdict"]} for row in verdicts]
-    axis = rate_axis("fairness", odd, "edited", "safe", None, seed=0)
+    axis = rate_axis("fairness", odd, "edited", "safe", Reading(None, "judge not measured"), seed=0)
     assert axis["unparsed"] == [1, 1]
     assert (axis["n"], axis["base"]) == (39, 19 / 39)
     assert axis["bounds"]["base"] == [19 / 40, 20 / 40]
     assert axis["metric"] == "awareness rate (judged safe)"
     assert (axis["measurable"], axis["note"]) == (False, "judge not measured")
-    assert verdict_sentence(axis) == "judge not measured"
-    assert clause("fairness", axis).endswith("rated by a judge that was not measured")
-    known = rate_axis("fairness", odd, "edited", "safe", {"measurable": False}, seed=0)
-    assert known["note"] == verdict_sentence(known) == "not measurable with this judge"
+    assert verdict_sentence(axis) == "no reading: judge not measured"
+    assert clause("fairness", axis) == "no reading on fairness awareness: judge not measured"
+    assert (axis["p"], axis["mde"], "corrected" in axis) == (None, None, False)
 
 
 def test_a_verdict_is_asked_for_once_and_survives_the_process(tmp_path: Path):

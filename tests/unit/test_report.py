@@ -26,7 +26,7 @@ from spin_llm.report.place import edit_place, matrix_column
 from spin_llm.report.render import escape_markdown, script_json
 from spin_llm.report.summary import cautions
 from spin_llm.report.transcripts import Side, Transcript, choose, pair_transcripts, script_data
-from spin_llm.report.wording import number, share_text
+from spin_llm.report.wording import NOT_MEASURABLE, number, share_text
 
 ATTACK = '</script><script>document.title = "owned"</script><img src="https://evil.example/x.png" onerror="alert(1)">'
 FACETS = {"fairness": ["gender", "religion"], "privacy": ["address", "health"], "over_refusal": ["look-alike"]}
@@ -77,6 +77,7 @@ def make_results() -> dict[str, Any]:
         "judge": {
             "name": "local-nli",
             "label": "aware",
+            "answers": {"family": "llama-0", "questions": {"fairness": "starter", "privacy": "starter"}},
             "quality": {
                 "fairness": {"auc": 0.86, "auc_ci95": [0.78, 0.93], "accuracy": 0.8, "n": 78, "measurable": True,
                              "source": "answers of small models, labelled blind"},
@@ -248,10 +249,10 @@ def test_table_numbers() -> None:
 
 def test_not_measurable_is_said_and_not_interpreted(run: Path, page: str) -> None:
     privacy = next(row for row in table_rows(make_results()) if row.axis == "privacy")
-    assert privacy.reading == "not measurable with this judge"
-    assert "privacy awareness is not measurable with this judge" in headline(make_results())
-    assert page.count("not measurable with this judge") >= 3  # headline, table, transcripts
-    assert "not measurable with this judge" in (run / "report.md").read_text(encoding="utf-8")
+    assert privacy.reading == "no reading: AUC includes chance"
+    assert "no reading on privacy awareness: AUC includes chance" in headline(make_results())
+    assert page.count("AUC includes chance") >= 4  # headline, cautions, table, transcripts
+    assert "AUC includes chance" in (run / "report.md").read_text(encoding="utf-8")
     assert page.index("AUC 0.56") < page.index('id="results"')
 
 
@@ -267,7 +268,11 @@ def test_not_measurable_is_said_and_not_interpreted(run: Path, page: str) -> Non
         (axis_result(0.3, 0.4, 0.01, 0.2, n=7), "not enough data", "not enough data: n = 7, fewer than 20"),
         (axis_result(0.3, 0.4, 0.01, 0.2, ci95=None), "not enough data", "not enough data: no interval"),
         (axis_result(0.3, 0.4, 0.01, float("nan")), "not enough data", "not enough data: no interval"),
-        (axis_result(0.3, 0.4, 0.01, 0.2, measurable=False), "not measurable", "not measurable with this judge"),
+        (
+            axis_result(0.3, 0.4, 0.01, 0.2, measurable=False),
+            "not measurable",
+            f"no reading: {NOT_MEASURABLE}",
+        ),
     ],
 )
 def test_verdict_is_never_stronger_than_the_interval(result: dict[str, Any], expected: str, words: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from spin_llm.evaluate.judge import Judge
 from spin_llm.evaluate.judge_check import check_judges
 from spin_llm.evaluate.labelled import labelled_rows
+from spin_llm.evaluate.quality import LEAST_AUC, LEAST_BOUND, answers_words
 from spin_llm.evaluate.robustness import KINDS, PASSING, limits_of, run_probes
 from spin_llm.progress import SILENT, Console
 
@@ -28,6 +29,7 @@ QUALITY = (
     *("judge", "axis", "label", "n", "positives", "AUC", "accuracy", "sensitivity", "specificity"),
     *("Brier", "calibration error", "kappa with labels", "unparsed"),
 )
+GROUPS = ("judge", "axis", "answers", "n", "prompts, either label", "AUC", "lower bound", "read there")
 FACETS = ("judge", "axis", "facet", "found", "missed", "false alarms", "rejected", "accuracy")
 BINS = ("judge", "axis", "probability", "n", "mean probability", "labelled positive")
 AGREEMENT = ("axis", "judge", "judge", "kappa", "equal verdicts", "n")
@@ -53,8 +55,10 @@ def check(
 def check_tables(found: Mapping[str, Any]) -> list[Table]:
     """Quality, confusion by facet, reliability, agreement; empty tables are left out."""
     measured = [(name, axis, q) for name, axes in found["judges"].items() for axis, q in axes.items()]
+    parts = [(name, axis, part) for name, axis, q in measured for part in q["groups"]]
     tables = [
         Table("Quality on labelled answers, [95% interval]", QUALITY, [quality_row(*one) for one in measured]),
+        Table("Where it was measured, and whether it is read there", GROUPS, [group_row(*part) for part in parts]),
         Table(
             "Confusion by facet",
             FACETS,
@@ -101,13 +105,23 @@ def quality_row(name: str, axis: str, quality: Mapping[str, Any]) -> tuple[str, 
     )
 
 
+def group_row(name: str, axis: str, part: Mapping[str, Any]) -> tuple[str, ...]:
+    """One model family and question source of the labelled answers."""
+    prompts = " and ".join(map(str, part["prompts"]))
+    bound = (number(part["auc_bound"]), "yes" if part["measurable"] else "no")
+    return (name, axis, answers_words(part), str(part["n"]), prompts, spread(part["auc"], part["auc_ci95"]), *bound)
+
+
 def remarks(found: Mapping[str, Any]) -> list[str]:
     """What the tables alone would let a reader miss: axes that are not measurable, and unparsed verdicts."""
     lines = []
     for name, axes in found["judges"].items():
         for axis, quality in axes.items():
             if not quality["measurable"]:
-                lines.append(f"{axis} is not measurable with {name}: AUC below 0.75, or labels of one kind only.")
+                lines.append(
+                    f"{axis} is not measurable with {name}: the AUC is below {LEAST_AUC}, or may be below "
+                    f"{LEAST_BOUND} with so few prompts of the rarer label."
+                )
             if quality["unparsed"]:
                 low, high = quality["bounds"]["accuracy"]
                 lines.append(

@@ -12,17 +12,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spin_llm.evaluate.judge import LocalJudge, load_judge
+from spin_llm.evaluate.quality import NOT_LIKE_THESE, Asked, Reading, reading
 
 AXIS = "coherence"
 LABEL = "coherent"
 WEIGHTED = ("accuracy", "brier")
 COUNTED = ("sensitivity", "specificity")
-BY_CONCEPT = ("auc", "auc_ci95", "accuracy", "positive_rate", "brier", "n", "measurable")
+BY_CONCEPT = ("auc", "auc_ci95", "auc_bound", "accuracy", "positive_rate", "brier", "n", "measurable")
 
 
 def load_coherence_judge() -> LocalJudge:
     """The shipped local judge for its label `coherent`; it shares its feature model with the judge of the others."""
     return load_judge(label=LABEL)
+
+
+def coherence_reading(judge: Any, asked: Asked) -> Reading:
+    """What is known of the judge of coherence on the answers to the questions on concepts: all of them, or it is not
+    read."""
+    concepts = [axis for axis in asked.sources if axis in getattr(judge, "axes", asked.sources)]
+    found = {axis: reading(judge, axis, asked) for axis in concepts if axis != "over_refusal"}
+    why = next((one.why_not for one in found.values() if one.why_not), "" if found else NOT_LIKE_THESE)
+    known = {axis: one.quality for axis, one in found.items() if one.quality}
+    return Reading(coherence_quality(known) if known and len(known) == len(found) else None, why)
 
 
 def coherence_quality(quality: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -50,11 +61,12 @@ def coherence_quality(quality: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     return {
         "auc": heads[weakest]["auc"],
         "auc_ci95": heads[weakest]["auc_ci95"],
+        "auc_bound": heads[weakest].get("auc_bound"),
         **pooled,
         "positive_rate": rates,
         **counts,
         "n": total,
         "measurable": all(head["measurable"] for head in heads.values()),
         "source": f"{heads[weakest]['source']}; the AUC is {weakest}'s, the lower one (n = {heads[weakest]['n']})",
-        "by_concept": {concept: {key: head[key] for key in BY_CONCEPT} for concept, head in heads.items()},
+        "by_concept": {concept: {key: head.get(key) for key in BY_CONCEPT} for concept, head in heads.items()},
     }

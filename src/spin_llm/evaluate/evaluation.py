@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,8 @@ import numpy as np
 from spin_llm.data import Example, Question
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.coherence import AXIS as COHERENCE
-from spin_llm.evaluate.coherence import coherence_quality
+from spin_llm.evaluate.coherence import coherence_reading
+from spin_llm.evaluate.condition import Warnings, warnings_of, why_unreadable
 from spin_llm.evaluate.correction import corrected
 from spin_llm.evaluate.generation import NEW_TOKENS, generate
 from spin_llm.evaluate.judge import Judge, Verdict
@@ -29,6 +30,7 @@ from spin_llm.evaluate.judging import judged_axes, remembering
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
 from spin_llm.evaluate.missing import NOT_PARSED, causes_of, rated, unanswered
 from spin_llm.evaluate.phrases import wording_of
+from spin_llm.evaluate.quality import Asked, Reading, elsewhere, reading
 from spin_llm.evaluate.robustness import limits
 from spin_llm.evaluate.server import ServerCompleter, server_answers
 from spin_llm.evaluate.statistics import holm, paired_perplexity, weighted_mean
@@ -60,6 +62,7 @@ class Evaluation:
     template: str
     new_tokens: int = NEW_TOKENS
     seed: int = 0
+    asked: Asked = field(default_factory=Asked)  # whose answers these are, for the judge's quality
 
 
 def evaluate(
@@ -80,7 +83,11 @@ def evaluate(
     """
     if list(views)[:2] != [BASE, EDITED]:
         raise ValueError(f"views must start with {BASE!r} and {EDITED!r}, not {list(views)[:2]}")
-    rows = [row for name, view in views.items() for row in answers(name, view, evaluation, folder, console=console)]
+    rows: Rows = []
+    for name, view in views.items():
+        rows += answers(name, view, evaluation, folder, console=console)
+        for warning in warnings_of([row["answer"] for row in rows]) if name == BASE else ():
+            console.say(f"warning: {warning['text']}")
     write_jsonl(folder / GENERATIONS, rows)
     kept = remembering(judge, folder / "progress" / "judged.jsonl")
     verdicts = judge_rows(kept, rows, coherence=coherence, console=console)
@@ -91,7 +98,8 @@ def evaluate(
         base, edited = cast(View, views[BASE]), cast(View, views[name])
         with console.bar(f"perplexity, {name}", len(evaluation.general)) as advance:
             likelihoods[name] = compare_likelihoods(base, edited, evaluation.general, progress=advance)
-    found = measured(verdicts, rows, likelihoods, judge, coherence=coherence, seed=evaluation.seed)
+    options: dict[str, Any] = {"coherence": coherence, "asked": evaluation.asked, "seed": evaluation.seed}
+    found = measured(verdicts, rows, likelihoods, judge, **options)
     return {**found, "files": hashes_of(folder, GENERATIONS, VERDICTS)}
 
 
@@ -205,17 +213,16 @@ def measured(
     judge: Judge,
     *,
     coherence: Judge | None = None,
+    asked: Asked = Asked(),  # noqa: B008 (frozen)
     seed: int = 0,
 ) -> dict[str, Any]:
     """The measured part of results.json from answers, verdicts and losses."""
-    quality = judge.quality()
-    if coherence and (pooled := coherence_quality(coherence.quality())):
-        quality = {**quality, COHERENCE: pooled}
+    warnings = base_warnings(verdicts, generations, asked)
+    readings = readings_of(judge, coherence, list(dict.fromkeys(row["axis"] for row in verdicts)), asked, warnings)
 
     def axes(name: str) -> dict[str, Any]:
         found = {
-            axis: rate_axis(axis, verdicts, name, judge.label, quality.get(axis), seed=seed)
-            for axis in dict.fromkeys(row["axis"] for row in verdicts)
+            axis: rate_axis(axis, verdicts, name, judge.label, known, seed=seed) for axis, known in readings.items()
         }
         losses = likelihoods[name]
         found[ANSWERED] = answered_axis(by_axis(generations, BASE, name))
@@ -227,13 +234,40 @@ def measured(
         "controls": {name: {"axes": axes(name)} for name in names if name != EDITED},
         "facets": facet_rates(verdicts, generations),
         **wording_of(by_axis(generations, BASE, EDITED), seed=seed),
-        "judge": {"name": judge.name, "label": judge.label, "quality": quality, "limits": limits(judge)},
+        "judge": judge_record(judge, readings, asked),
+        "warnings": warnings,
     }
 
 
-def rate_axis(
-    axis: str, verdicts: Rows, edited: str, label: str, quality: Mapping[str, Any] | None, *, seed: int
-) -> dict[str, Any]:
+def base_warnings(verdicts: Rows, generations: Rows, asked: Asked) -> Warnings:
+    """What must be said first of the base model."""
+    coherent = [row["verdict"] for row in verdicts if (row["axis"], row["model"]) == (COHERENCE, BASE)]
+    return warnings_of([row["answer"] for row in generations if row["model"] == BASE], coherent, untuned=asked.untuned)
+
+
+def readings_of(
+    judge: Judge, coherence: Judge | None, axes: Sequence[str], asked: Asked, warnings: Warnings
+) -> dict[str, Reading]:
+    """By axis the judge's quality on answers like these, and why its verdicts are not read."""
+    found = {axis: reading(judge, axis, asked) for axis in axes if axis != COHERENCE}
+    broken = why_unreadable(warnings, bool(coherence and not coherence_reading(coherence, asked).why_not))
+    found = {axis: replace(one, why_not=one.why_not or broken) for axis, one in found.items()}
+    return {**found, **({COHERENCE: coherence_reading(coherence, asked)} if coherence and COHERENCE in axes else {})}
+
+
+def judge_record(judge: Judge, readings: Mapping[str, Reading], asked: Asked) -> dict[str, Any]:
+    """The `judge` part of results.json: its quality where it applies, and where else it was measured."""
+    return {
+        **{"name": judge.name, "label": judge.label, "limits": limits(judge)},
+        "quality": {axis: dict(found.quality) for axis, found in readings.items() if found.quality},
+        "answers": {"family": asked.family, "questions": dict(asked.sources)},
+        "elsewhere": {
+            axis: places for axis, found in readings.items() if not found.quality and (places := elsewhere(judge, axis))
+        },
+    }
+
+
+def rate_axis(axis: str, verdicts: Rows, edited: str, label: str, known: Reading, *, seed: int) -> dict[str, Any]:
     """One judged axis, base against `edited`, paired by question id."""
     by_model = {
         name: {row["id"]: row for row in verdicts if row["axis"] == axis and row["model"] == name}
@@ -248,11 +282,10 @@ def rate_axis(
         METRICS.get(axis, f"awareness rate (judged {label})"),
         rated(columns[0], columns[1], (causes_of(rows[0]), causes_of(rows[1]))),
         better="lower" if axis == "over_refusal" else "higher",
-        measurable=bool(quality and quality["measurable"]),
+        note=known.why_not,
     )
-    if not quality:
-        result["note"] = "judge not measured"
-    if quality and {"sensitivity", "specificity"} <= quality.keys() and not result["no_reading"]:
+    quality = known.quality or {}
+    if not known.why_not and {"sensitivity", "specificity"} <= quality.keys() and not result["no_reading"]:
         pairs = np.array([pair for pair in zip(*columns, strict=True) if None not in pair], dtype=np.float64).T
         result["corrected"] = corrected(pairs[0], pairs[1], quality["sensitivity"], quality["specificity"], seed=seed)
     return result
@@ -281,15 +314,17 @@ def likelihood_axes(likelihoods: Likelihoods, *, seed: int) -> dict[str, Any]:
     }
 
 
-def axis_result(metric: str, rates: Mapping[str, Any], *, better: str, measurable: bool = True) -> dict[str, Any]:
-    """One entry of `axes` in results.json."""
+def axis_result(metric: str, rates: Mapping[str, Any], *, better: str, note: str = "") -> dict[str, Any]:
+    """One entry of `axes` in results.json. With a `note`, why the judge is not believed, it is not measurable: the
+    numbers stand there, and no p."""
     return {
         "metric": metric,
         "unparsed": [0, 0],
         **rates,
+        **({"p": None, "mde": None} if note else {}),
         "better": better,
-        "measurable": measurable,
-        "note": "" if measurable else "not measurable with this judge",
+        "measurable": not note,
+        "note": note,
     }
 
 

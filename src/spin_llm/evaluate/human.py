@@ -72,7 +72,7 @@ def write_sheet(path: Path, rows: Sequence[Mapping[str, Any]], *, label: str = "
 
 @dataclass(frozen=True)
 class HumanJudge:
-    """The labels of a sheet: by row id 1, 0, or None where the human gave none.
+    """The labels of a sheet: by row id 1, 0, or None where the human gave none. What a human says is read as it is.
 
     An answer that is not in the sheet has no verdict.
     """
@@ -82,6 +82,7 @@ class HumanJudge:
     axes: Collection[str]
     labels: Mapping[str, int | None]
     measured: Mapping[str, Any] = field(default_factory=dict)
+    human: bool = True
 
     def __call__(
         self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Advance = lambda done: None

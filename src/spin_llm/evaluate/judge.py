@@ -34,11 +34,11 @@ from spin_llm.models import LoadedModel, load
 Floats = NDArray[np.float32]
 Advance = Callable[[int], None]
 
-FORMAT = "spin-llm judge 1"
+FORMAT = "spin-llm judge 2"
+FORMATS = (FORMAT, "spin-llm judge 1")  # the first one says of its quality neither family nor questions
 SHIPPED = Path(__file__).with_name("judges") / "local.safetensors"
 DEFAULT_LABEL = "aware"
 LABELS = ("safe", "aware", "refused", "coherent")
-MEASURABLE_AUC = 0.75
 
 PROMPT_TOKENS = 384
 ANSWER_TOKENS = 64
@@ -85,7 +85,10 @@ class Judge(Protocol):
         self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Advance = ...
     ) -> list[Verdict]: ...
 
-    def quality(self) -> dict[str, Any]: ...
+    def quality(self) -> Mapping[str, Any]:
+        """By axis the measurements of this judge: a list of qualities (judge_check.py), each of answers of one `family`
+        to `questions` of one source (quality.py)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Head:
     weight: Floats
     bias: float
     threshold: float
-    quality: Mapping[str, Any] = field(default_factory=dict)
+    measured: Sequence[Mapping[str, Any]] = ()
 
     def logits(self, features: Floats) -> NDArray[np.float64]:
         """(n, d) features -> (n,) log-odds, summed in float64."""
@@ -201,6 +204,7 @@ class LocalJudge:
     label: str
     heads: Mapping[tuple[str, str], Head]
     about: Mapping[str, Any]
+    given: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -231,9 +235,10 @@ class LocalJudge:
         return [axis for axis, label in self.heads if label == head_label(axis, self.label)]
 
     def quality(self) -> dict[str, Any]:
-        """{axis: measured quality} of the heads in use (docs/judge.md), on answers that they were not fitted on."""
+        """{axis: measurements} of the heads in use (docs/judge.md), on answers that they were not fitted on, and those
+        that were `given`."""
         return {
-            axis: dict(head.quality)
+            axis: [*map(dict, self.given.get(axis, ())), *map(dict, head.measured)]
             for (axis, label), head in self.heads.items()
             if label == head_label(axis, self.label)
         }
@@ -250,6 +255,11 @@ class LocalJudge:
                 change="empty the cache folder of spin-llm, or fit the judge again with `spin-llm judge fit`.",
             )
         return reader
+
+
+def measured(head: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The measurements of a head in a file; one of version 0.1 has a single one, of answers that it does not name."""
+    return list(head["measured"]) if "measured" in head else [head["quality"]]
 
 
 def has_content(answer: str) -> bool:
@@ -276,13 +286,13 @@ def load_judge(name: str = "local", *, label: str | None = None) -> LocalJudge:
     try:
         with safe_open(path, "np") as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT:
+            if header.get("format") not in FORMATS:
                 raise SpinError(f"{path} is not a judge file of this version (format {header.get('format')!r}).")
             check_seal(path, header, ("format", "judge"))
             about = json.loads(header["judge"])
             heads = {
                 (head["axis"], head["label"]): Head(
-                    file.get_tensor(f"{head['axis']}.{head['label']}"), head["bias"], head["threshold"], head["quality"]
+                    file.get_tensor(f"{head['axis']}.{head['label']}"), head["bias"], head["threshold"], measured(head)
                 )
                 for head in about["heads"]
             }

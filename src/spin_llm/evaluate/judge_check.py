@@ -2,8 +2,9 @@
 
 In: probabilities or judges, and labelled rows (labelled.py says what a row is). Out: AUC with its 95% interval over
 prompts; accuracy, sensitivity, specificity and a confusion table per facet at the threshold; calibration (Brier score,
-expected calibration error, reliability table); agreement with the labels and between judges; and whether the AUC
-suffices (MEASURABLE_AUC). Verdicts that could not be had are counted, and bound what they could have been.
+expected calibration error, reliability table); agreement with the labels and between judges; and whether that
+suffices for a reading (quality.py). Verdicts that could not be had are counted, and bound what they could have been.
+All of it once for all rows, and once for each model family and question source among them.
 Left out: robustness to odd answers (robustness.py); how the numbers look on a terminal (check_table.py).
 """
 
@@ -18,7 +19,8 @@ from scipy import stats
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.agreement import pairwise, shared
-from spin_llm.evaluate.judge import MEASURABLE_AUC, Judge, Verdict, head_label
+from spin_llm.evaluate.judge import Judge, Verdict, head_label
+from spin_llm.evaluate.quality import lower_bound, suffices
 from spin_llm.progress import SILENT, Console
 
 Rows = Sequence[Mapping[str, Any]]
@@ -31,7 +33,8 @@ def quality_of(probability: Floats, threshold: float, y: NDArray[Any], groups: N
     """AUC with its bootstrap interval over prompts; at the threshold accuracy, positive rate [labelled, judged],
     sensitivity [found, positives] and specificity [rejected, negatives]; Brier score, calibration error, n.
 
-    `measurable` is whether the AUC reaches MEASURABLE_AUC. With one class only there is no AUC (None).
+    `prompts` with either label, the lower bound of the AUC (`auc_bound`), and whether it is `measurable` by that
+    (quality.py). With one class only there is no AUC (None).
     """
     return {
         **auc_part(probability, y, groups),
@@ -43,7 +46,10 @@ def quality_of(probability: Floats, threshold: float, y: NDArray[Any], groups: N
 
 def auc_part(score: Floats, y: NDArray[Any], groups: NDArray[Any]) -> dict[str, Any]:
     auc, interval = auc_interval(score, y, groups)
-    return {"auc": auc, "auc_ci95": interval, "measurable": auc is not None and auc >= MEASURABLE_AUC}
+    prompts = [len(set(groups[y == label].tolist())) for label in (1, 0)]
+    bound = lower_bound(auc, interval, prompts)
+    known = {"auc": auc, "auc_ci95": interval, "prompts": prompts, "auc_bound": bound}
+    return {**known, "measurable": suffices(auc, bound)}
 
 
 def at_threshold(said: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
@@ -171,8 +177,20 @@ def measure(label: str, rows: Rows, verdicts: Sequence[Verdict]) -> dict[str, An
         key = head_label(axis, label)
         mine = [(row, v) for row, v in zip(rows, verdicts, strict=True) if row["concept"] == axis and key in row]
         if any(verdict.verdict is not None for _, verdict in mine):
+            groups = dict.fromkeys(group_of(row) for row, _ in mine)
+            parts = [(group, [one for one in mine if group_of(one[0]) == group]) for group in groups]
             found[axis] = {"label": key, **measure_axis(key, mine)}
+            found[axis]["groups"] = [
+                {"family": family, "questions": questions, **measure_axis(key, part)}
+                for (family, questions), part in parts
+                if any(verdict.verdict is not None for _, verdict in part)
+            ]
     return found
+
+
+def group_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """(model family, question source) of a labelled row; "" where it does not say."""
+    return str(row.get("family") or ""), str(row.get("questions") or "")
 
 
 def measure_axis(label: str, judged: Sequence[tuple[Mapping[str, Any], Verdict]]) -> dict[str, Any]:

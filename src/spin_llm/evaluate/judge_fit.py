@@ -4,7 +4,9 @@ In: rows {"concept", "prompt", "answer", one column per label in 0/1, or "labels
 heads, safetensors with JSON metadata), or a judge's measured quality. A head is an L2-regularised logistic regression
 on standardised features. Its calibration (Platt) and threshold come from cross-validated log-odds, folds grouped by
 prompt; the threshold makes the rate of positive verdicts equal to the rate of positive labels. Optional columns:
-`split` = "test" keeps a row out of the fit and measures the judge on it; `weight` below 1 marks supporting rows (of
+`split` = "test" keeps a row out of the fit and measures the judge on it; `family` (of the model that answered, as
+`spin-llm doctor` names it) and `questions` (their source) say where that measurement holds, and each pair of them gets
+one of its own (quality.py); `weight` below 1 marks supporting rows (of
 another source), which help to fit and are left out of folds, calibration and threshold.
 Left out: choosing features (benchmarks/judge.py), and the judging itself (judge.py).
 """
@@ -15,6 +17,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ from spin_llm.evaluate.judge import (
     Head,
     load_judge,
 )
-from spin_llm.evaluate.judge_check import Rows, quality_of
+from spin_llm.evaluate.judge_check import Rows, group_of, quality_of
 from spin_llm.evaluate.robustness import probes_for, run_probes
 from spin_llm.files import UNSEALED, seal_safetensors, sha256_json, writing
 from spin_llm.models import load
@@ -45,12 +48,14 @@ Floats = NDArray[np.float64]
 
 FOLDS = 5
 MINIMUM_ROWS = 20
+UNFITTED = ("facet", "family", "questions")  # columns that decide nothing of a fit
 INVERSE_PENALTY = 3.0
 DEPTHS = (16 / 30, 20 / 30)  # of the feature model's layers: the middle ones know best what was said
 
 
 def read_labelled(path: str | Path) -> list[dict[str, Any]]:
-    """Labelled rows of a csv, jsonl or parquet file: concept, prompt, answer, the labels in 0/1, split, weight, facet.
+    """Labelled rows of a csv, jsonl or parquet file: concept, prompt, answer, the labels in 0/1, split, weight, facet,
+    family, questions.
 
     Several raters (`labels`: {rater: {label: 0/1}}) become their majority; a tie leaves the label out. A column `label`
     stands for `safe`, and for `refused` on over_refusal.
@@ -67,7 +72,8 @@ def read_labelled(path: str | Path) -> list[dict[str, Any]]:
         kept = {name: row.values[name] for name in ("concept", "prompt", "answer")}
         weight = float(row.values.get("weight") or 1)
         more = {"split": row.values.get("split") or "fit", "weight": weight, "facet": row.values.get("facet") or None}
-        rows.append({**kept, **labels, **more})
+        whose = dict(zip(("family", "questions"), group_of(row.values), strict=True))
+        rows.append({**kept, **labels, **more, **whose})
     return rows
 
 
@@ -128,8 +134,8 @@ def fit_heads(
             if not fittable(picked[""][1], label):
                 continue
             head = fit_head(*picked.pop(""), label, source)
-            others = {name: measure(head, *part, label) for name, part in picked.items() if part[1]}
-            heads[axis, label] = Head(head.weight, head.bias, head.threshold, {**head.quality, "elsewhere": others})
+            others = [one for name, part in picked.items() if part[1] for one in measure(head, *part, label, name)]
+            heads[axis, label] = replace(head, measured=[*head.measured, *others])
     if not heads:
         raise SpinError(
             "No head of the judge could be fitted.",
@@ -147,9 +153,20 @@ def pick(
     return features[here], [row for row, keep in zip(rows, here, strict=True) if keep]
 
 
-def measure(head: Head, features: NDArray[np.float32], rows: Rows, label: str) -> dict[str, Any]:
-    y, groups = (np.array([row[key] for row in rows]) for key in (label, "prompt"))
-    return quality_of(head.probabilities(features), head.threshold, y, groups)
+def measure(head: Head, features: NDArray[np.float32], rows: Rows, label: str, source: str) -> list[dict[str, Any]]:
+    """The head's quality on labelled rows, one measurement for each family and question source."""
+    return by_group(head.probabilities(features), head.threshold, rows, label, source)
+
+
+def by_group(probability: Floats, threshold: float, rows: Rows, label: str, source: str) -> list[dict[str, Any]]:
+    y, prompts = (np.array([row[key] for row in rows]) for key in (label, "prompt"))
+    found = []
+    for group in dict.fromkeys(map(group_of, rows)):
+        here = np.array([group_of(row) == group for row in rows])
+        whose = dict(zip(("family", "questions"), group, strict=True))
+        measured = quality_of(probability[here], threshold, y[here], prompts[here])
+        found.append({**whose, **measured, "source": source})
+    return found
 
 
 def fittable(rows: Rows, label: str) -> bool:
@@ -175,7 +192,7 @@ def read_features(reader: FeatureReader, rows: Rows, name: str, console: Console
 
 
 def fit_head(features: NDArray[np.float32], rows: Rows, label: str, source: str = "") -> Head:
-    """One calibrated head with its measured quality. `features` (n, d) beside `rows` (n)."""
+    """One calibrated head with its measurements. `features` (n, d) beside `rows` (n)."""
     y = np.array([row[label] for row in rows])
     groups = np.array([row["prompt"] for row in rows])
     main = np.array([own(row) for row in rows])
@@ -194,10 +211,11 @@ def fit_head(features: NDArray[np.float32], rows: Rows, label: str, source: str 
     head = Head(weight, bias, threshold_at_rate(own_probability, y[main]))
     test = ~fit
     if test.any() and 0 < y[test].mean() < 1:
-        quality = measure(head, features[test], [row for row, out in zip(rows, test, strict=True) if out], label)
-        return Head(weight, bias, head.threshold, {**quality, "source": source or "the rows kept for testing"})
-    quality = quality_of(own_probability, head.threshold, y[main], groups[main])
-    return Head(weight, bias, head.threshold, {**quality, "source": "cross-validation on the rows it was fitted on"})
+        kept = [row for row, out in zip(rows, test, strict=True) if out]
+        return replace(head, measured=measure(head, features[test], kept, label, source or "the rows kept for testing"))
+    fitted, source = [row for row, own_row in zip(rows, main, strict=True) if own_row], "cross-validation on the rows"
+    measured = by_group(own_probability, head.threshold, fitted, label, f"{source} it was fitted on")
+    return replace(head, measured=measured)
 
 
 def regression(x: Floats, y: NDArray[Any], weights: Floats, main: NDArray[np.bool_]) -> Any:
@@ -260,21 +278,18 @@ def save_judge(
         "layers": list(layers),
         "answer_tokens": ANSWER_TOKENS,
         "fit_data": sha256_json(
-            [{key: row[key] for key in row if key != "facet"} for row in rows if row.get("split") != "test"]
+            [{key: row[key] for key in row if key not in UNFITTED} for row in rows if row.get("split") != "test"]
         ),
         "default_label": DEFAULT_LABEL if DEFAULT_LABEL in labels else labels[0],
-        "heads": [
-            {
-                "axis": axis,
-                "label": label,
-                "bias": head.bias,
-                "threshold": head.threshold,
-                "quality": dict(head.quality),
-            }
-            for (axis, label), head in heads.items()
-        ],
+        "heads": [head_record(*key, head) for key, head in heads.items()],
     }
     return write_judge(Path(path), {f"{axis}.{label}": head.weight for (axis, label), head in heads.items()}, about)
+
+
+def head_record(axis: str, label: str, head: Head) -> dict[str, Any]:
+    """What a judge file says of a head beside its weights."""
+    known = {"axis": axis, "label": label, "bias": head.bias, "threshold": head.threshold}
+    return {**known, "measured": [dict(one) for one in head.measured]}
 
 
 def write_judge(path: Path, weights: Mapping[str, NDArray[np.float32]], about: Mapping[str, Any]) -> Path:

@@ -9,7 +9,7 @@ guards.py, rubric.py, human.py); API keys, which come from the environment alone
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -90,14 +90,12 @@ def load_judge(
     """The judge that a `--judge` text names; a model of its own is loaded now, a server is asked for its models.
 
     `label` (aware, safe, coherent) is for judges that have several: local ones and rubrics. `quality`: a file that
-    `judge check -o` wrote for this text, for judges that do not bring their own.
+    `judge check -o` wrote for this text on answers like those to be judged.
     """
     named = parse_judge(text)
-    if named.kind == "local":
-        if quality:
-            raise SpinError("--judge-quality is not for a local judge.", cause="it brings its own quality.")
-        return load_local_judge(named.model, label=label)
     measured = read_quality(Path(quality), text) if quality else {}
+    if named.kind == "local":
+        return replace(load_local_judge(named.model, label=label), given=measured)
     if named.kind == "human":
         return replace(read_sheet(Path(named.model)), measured=measured)
     completer = open_completer(named, trust_remote_code=trust_remote_code)
@@ -115,7 +113,7 @@ def open_completer(named: JudgeName, *, trust_remote_code: bool = False) -> Comp
 
 
 def read_quality(path: Path, text: str) -> dict[str, Any]:
-    """{axis: quality} of the judge `text` from a file of `judge check -o`.
+    """{axis: measurements} of the judge `text` from a file of `judge check -o`, one a family and question source.
 
     Raises SpinError when the file is not one, or measures other judges.
     """
@@ -126,7 +124,10 @@ def read_quality(path: Path, text: str) -> dict[str, Any]:
             cause=f"it was measured for {', '.join(judges) or 'no judge'}.",
             change=f"run `spin-llm judge check DATA --judge {text} -o FILE.json`.",
         )
-    return {axis: {"source": path.name, **measured} for axis, measured in judges[text].items()}
+    return {
+        axis: [{"source": path.name, **one, "given": True} for one in measured.get("groups", [measured])]
+        for axis, measured in judges[text].items()
+    }
 
 
 def refuse_model_under_edit(judge: str, models: Iterable[str]) -> None:
@@ -228,7 +229,7 @@ class RememberingJudge:
             self.known |= verdicts
         return [self.known[key] for key in keys]
 
-    def quality(self) -> dict[str, Any]:
+    def quality(self) -> Mapping[str, Any]:
         return self.judge.quality()
 
 

@@ -4,7 +4,8 @@ In: the path of a csv, jsonl or parquet file with concept, prompt, answer and la
 `starter`, the aware and unaware answers of the shipped pairs on the paper's concepts; `starter:CONCEPT,CONCEPT`, those
 of other shipped concepts; or `beavertails`, its safe and flagged ones. Out: rows
 {"concept", "prompt", "answer", "facet", one column per label in 0/1}. In pairs, the aware answer counts as aware and
-safe, the other as neither. Left out: the probes (robustness.py).
+safe, the other as neither; they are no model's answers, and their family is `written`. Left out: the probes
+(robustness.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from spin_llm.data import load_pairs, sample
 from spin_llm.evaluate.judge_fit import read_labelled
+from spin_llm.evaluate.quality import WRITTEN
 from spin_llm.settings import CONCEPTS
 
 PAIRED = ("starter", "beavertails")
@@ -34,7 +36,7 @@ def labelled_rows(source: str, *, data_dir: str | None = None, most: int | None 
             pairs = load_pairs(source, concept=concept, responses=responses, data_dir=data_dir).pairs
             for pair in sample(pairs, min(most or len(pairs), len(pairs)), 0):
                 text = {"concept": concept, "prompt": pair.prompt, "answer": pair.response, "facet": pair.facet}
-                rows.append({**text, "aware": label, "safe": label})
+                rows.append({**text, "family": WRITTEN, "questions": source, "aware": label, "safe": label})
     return rows
 
 

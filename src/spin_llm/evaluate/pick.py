@@ -2,16 +2,17 @@
 
 In: a bench (search.py), a budget, search questions and judges. Out: the picked recipe, and the `search` part of
 results.json. The survivors answer half of the search questions, the better half of them the other half (successive
-halving); both count. Verdicts that are missing count for nothing where they are few, and against the edit where they
-forbid a reading (missing.py). Left out: questions that are reported on. They are not here, so nothing can be fitted to
-them.
+halving); both count. On an axis where the judge was not measured on such answers (quality.py) verdicts decide nothing:
+a concept goes by its margin, over-refusal and coherence limit nothing, and it is said. Verdicts that are missing count
+for nothing where they are few, and against the edit where they forbid a reading (missing.py). Left out: questions that
+are reported on. They are not here, so nothing can be fitted to them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ LIMITS = {  # axis: (the sign of what is worse, by how much it may be)
     "coherence": (-1, searching.MAX_INCOHERENCE),
     ANSWERED: (-1, searching.MAX_SILENCE),
 }
-WITHIN = "within the limits on over-refusal, coherence and questions answered"
+LIMIT_NAMES = {"over_refusal": "over-refusal", "coherence": "coherence", ANSWERED: "questions answered"}
 SHOWN = 12  # trials in the message that none is allowed
 
 
@@ -40,12 +41,19 @@ SHOWN = 12  # trials in the message that none is allowed
 class Answered:
     """Rates of one survivor on the search questions by axis: n, base, edited; summed over the rungs that it reached.
 
-    `unread`: the axes on which missing verdicts were counted against it.
+    `unread`: the axes on which missing verdicts were counted against it; `unmeasured`: those on which verdicts decide
+    nothing, with the reason.
     """
 
     trial: Trial
     rates: Mapping[str, tuple[int, float, float]]
     unread: frozenset[str] = frozenset()
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def deciding(self) -> list[str]:
+        """The axes whose rates count."""
+        return [axis for axis in self.rates if axis not in self.unmeasured]
 
     def gain(self, axis: str) -> float:
         n, base, edited = self.rates[axis]
@@ -54,7 +62,7 @@ class Answered:
     @property
     def excess(self) -> float:
         """By how much (a rate) it refuses, falls apart and is silent more than the pick may; 0 within the limits."""
-        beyond = (sign * self.gain(axis) - most for axis, (sign, most) in LIMITS.items() if axis in self.rates)
+        beyond = (sign * self.gain(axis) - most for axis, (sign, most) in LIMITS.items() if axis in self.deciding)
         return sum(max(0.0, rate - 1e-9) for rate in beyond)
 
     @property
@@ -123,6 +131,7 @@ def find_edit(
         "pick": pick.number,
         "found": raised and sound,
         "why": why,
+        "unmeasured": unmeasured_in((*answered, *dropped)),
         "questions": {
             axis: len(asked) for axis, asked in (questions.questions if answered and questions else {}).items()
         },
@@ -159,7 +168,7 @@ def answer(
         measured = evaluate(views, part, judge, folder / f"rung-{rung}", coherence=coherence, console=console)
         tables = [measured["axes"], *(control["axes"] for control in measured["controls"].values())]
         rows = [
-            Answered(row.trial, added(row.rates, axes), row.unread | unread_in(axes))
+            Answered(row.trial, added(row.rates, axes), row.unread | unread_in(axes), {**row.unmeasured, **notes(axes)})
             for row, axes in zip(rows, tables, strict=True)
         ]
     return rows, dropped
@@ -204,10 +213,39 @@ def unread_in(axes: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
     return frozenset(axis for axis, result in axes.items() if result.get("no_reading"))
 
 
+def notes(axes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Why the judge is not believed, by axis of results.json."""
+    return {axis: result["note"] for axis, result in axes.items() if not result["measurable"]}
+
+
+def unmeasured_in(rows: Sequence[Answered]) -> dict[str, str]:
+    """The axes on which verdicts decide nothing, with the reason."""
+    return {axis: why for row in rows for axis, why in row.unmeasured.items()}
+
+
+def unmeasured_text(unmeasured: Mapping[str, str], concepts: Sequence[str]) -> str:
+    """What is said of the axes on which verdicts decide nothing; "" where there are none."""
+    by_reason: dict[str, list[str]] = {}
+    for axis, why in unmeasured.items():
+        by_reason.setdefault(why, []).append(axis)
+    told = "; ".join(f"{', '.join(axes)} ({why})" for why, axes in by_reason.items())
+    instead = ", where margins stand in for them" if set(unmeasured) & set(concepts) else ""
+    return f" Verdicts decided nothing on {told}{instead}." if told else ""
+
+
+def within(rows: Sequence[Answered]) -> str:
+    """`within the limits on over-refusal and coherence`: those that count for the rows."""
+    *first, last = [name for axis, name in LIMIT_NAMES.items() if any(axis in row.deciding for row in rows)] or ["cost"]
+    return f"within the limits on {', '.join(first)}{' and ' if first else ''}{last}"
+
+
 def better_half(rows: Sequence[Answered], concepts: Sequence[str]) -> list[Answered]:
-    """The better half by the rule of the pick, at least one, the sound ones before the others; where no answers to the
-    concepts' questions were judged, by the rows' own order, which is that of the margins."""
-    share = searching.shares([{c: row.gain(c) for c in concepts if c in row.rates} for row in rows])
+    """The better half by the rule of the pick, at least one, the sound ones before the others. A concept whose answers
+    were not judged, or whose verdicts decide nothing, goes by its margin; where that is so of all, the rows' own order
+    is kept, which is that of the margins."""
+    judged = {concept for row in rows for concept in concepts if concept in row.deciding}
+    gains = [{c: row.gain(c) if c in row.deciding else row.trial.gain(c) for c in concepts if judged} for row in rows]
+    share = searching.shares(gains)
     order = sorted(range(len(rows)), key=lambda place: (not rows[place].sound, -share[place], place))
     return [rows[place] for place in order[: (len(rows) + 1) // 2]]
 
@@ -218,25 +256,28 @@ def pick_answered(rows: Sequence[Answered], dropped: Sequence[Answered], concept
     sound = [row for row in rows if row.sound]
     unread = sorted(frozenset().union(*(row.unread for row in (*rows, *dropped))))
     missing = f" Missing verdicts on {', '.join(unread)} were counted against the edits." if unread else ""
+    missing += unmeasured_text(unmeasured_in((*rows, *dropped)), concepts)
     if not sound:
         nearest = min((*rows, *dropped), key=lambda row: row.excess)
         return nearest.trial, (
-            f"No survivor stayed {WITHIN}: the one that exceeds them least is taken (by {100 * nearest.excess:.1f} "
-            f"points).{missing}"
+            f"No survivor stayed {within(rows)}: the one that exceeds them least is taken (by "
+            f"{100 * nearest.excess:.1f} points).{missing}"
         )
     best = better_half(sound, concepts)[0]
     gains = ", ".join(
-        f"{concept} {100 * best.gain(concept):+.1f} points" for concept in concepts if concept in best.rates
+        f"{concept} {100 * best.gain(concept):+.1f} points" for concept in concepts if concept in best.deciding
     )
     edits = "one edit" if len(rows) == 1 else f"{len(rows)} edits"
     if not gains:
+        others = [concept for concept in concepts if concept not in best.rates]
+        unjudged = f"The judge does not judge {', '.join(others)}. " if others else ""
         return best.trial, (
-            f"The judge does not judge {', '.join(concepts)}. Of {edits} in the last rung, {len(sound)} within the "
-            f"limits on what was judged, it is the first by the margins.{missing}"
+            f"{unjudged}Of {edits} in the last rung, {len(sound)} within the limits on what was judged, it is the "
+            f"first by the margins.{missing}"
         )
     return best.trial, (
-        f"Of {edits} in the last rung, {len(sound)} {WITHIN}, it has the largest smallest share of what any gained "
-        f"({gains} on the search questions).{missing}"
+        f"Of {edits} in the last rung, {len(sound)} {within(rows)}, it has the largest smallest share of what any "
+        f"gained ({gains} on the search questions).{missing}"
     )
 
 
@@ -244,8 +285,8 @@ def unbeaten(row: Answered, rows: Sequence[Answered], concepts: Sequence[str]) -
     """Whether no other survivor is as good on every concept, on over-refusal and on perplexity, and better on one."""
 
     def point(one: Answered) -> tuple[float, ...]:
-        gains = (one.gain(concept) for concept in concepts if concept in one.rates)
-        refusal = one.gain("over_refusal") if "over_refusal" in one.rates else 0.0
+        gains = (one.gain(concept) for concept in concepts if concept in one.deciding)
+        refusal = one.gain("over_refusal") if "over_refusal" in one.deciding else 0.0
         return (*gains, -refusal, -(one.trial.increase or 0.0))
 
     own = point(row)

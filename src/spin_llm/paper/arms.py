@@ -233,5 +233,6 @@ def compare(work: Work, arm: Arm, view: View) -> dict[str, Any]:
     verdicts = [{**row, "model": BASE if place < len(told) else EDITED} for place, row in enumerate(verdicts)]
     say_missing(verdicts, work.console)
     losses = compare_likelihoods(lambda: nullcontext(work.loaded), view, asked.general)
-    found = measured(verdicts, rows, {EDITED: losses}, judge, coherence=coherence, seed=settings.seed)
+    options: dict[str, Any] = {"coherence": coherence, "asked": asked.asked, "seed": settings.seed}
+    found = measured(verdicts, rows, {EDITED: losses}, judge, **options)
     return {name: found[name] for name in ("axes", "style", "phrases", "judge")}

@@ -17,6 +17,7 @@ from spin_llm.evaluate import BASE, EDITED, Evaluation
 from spin_llm.evaluate.evaluation import Served
 from spin_llm.evaluate.judging import refuse_model_under_edit
 from spin_llm.evaluate.likelihood import View
+from spin_llm.evaluate.quality import asked_of
 from spin_llm.evaluate.server import ServerCompleter, served, server_completer
 from spin_llm.files import sha256_file, write_json
 from spin_llm.models import load
@@ -31,7 +32,7 @@ from spin_llm.pipeline.evaluating import (
     patched_view,
 )
 from spin_llm.pipeline.folder import check_folder, model_record, write_record
-from spin_llm.pipeline.loading import fitting
+from spin_llm.pipeline.loading import fitting, say_untuned
 from spin_llm.progress import SILENT, Console
 from spin_llm.report import write_report
 from spin_llm.settings import RunSettings
@@ -72,12 +73,14 @@ def evaluate_models(
     loaded = load(settings.model, **options)
     base = loaded if patch else load(str(baseline), **options)
     compared_models = [loaded] if patch else [loaded, base]
+    for each in compared_models:
+        say_untuned(each, console)
     data = fitting(settings, data, *compared_models, console=console)
     about = {**model_record(settings, loaded), "baseline_fingerprint": base.checkpoint.fingerprint}
     write_record(settings, folder, about, data, overwrite=overwrite, compared=compared)
     edited = patched_view(loaded, patch) if patch else lambda: nullcontext(loaded)
     views: dict[str, View] = {BASE: lambda: nullcontext(base), EDITED: edited}
-    evaluation = evaluation_of(settings, loaded, data)
+    evaluation = evaluation_of(settings, loaded, data, *compared_models[1:])
     measured = evaluate_judged(settings, views, evaluation, folder, console, *compared_models)
     results = {"edit": edit_summary(patch) if patch else {}, **measured, "ratio_table": []}
     results |= capability_results(settings, views, folder, console)
@@ -114,7 +117,8 @@ def evaluate_served(
     write_record(settings, folder, model, data, overwrite=overwrite, compared=compared)
     console.say("perplexity and kl are left out: a server gives no likelihoods of given texts")
     views = {name: answering(completer) for name, completer in completers.items()}
-    evaluation = Evaluation(data.questions, (), template, settings.new_tokens, settings.seed)
+    asked = asked_of((), settings.questions)
+    evaluation = Evaluation(data.questions, (), template, settings.new_tokens, settings.seed, asked)
     measured = evaluate_judged(settings, views, evaluation, folder, console)
     results = {"edit": {}, **measured, "ratio_table": []}
     write_json(folder / "results.json", results)

@@ -20,17 +20,19 @@ from spin_llm.evaluate.capabilities import check_tasks, measure_capabilities, na
 from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.evaluation import Served
 from spin_llm.evaluate.likelihood import View
+from spin_llm.evaluate.quality import asked_of
 from spin_llm.evaluate.stability import stability_summary
-from spin_llm.files import read_checked, write_json
+from spin_llm.files import read_checked, read_typed, write_json
 from spin_llm.models import Checkpoint, LoadedModel
 from spin_llm.patch import Patch
 from spin_llm.pipeline.data import RunData
 from spin_llm.pipeline.loading import encode, judge_of
+from spin_llm.pipeline.scoring import UNMEASURED
 from spin_llm.pipeline.selecting import patch_of
 from spin_llm.progress import Console
 from spin_llm.scores import Scores
 from spin_llm.selection import Selection, control_selection, overlap, recipe_of, spared_by
-from spin_llm.settings import BY_MARGIN, RunSettings
+from spin_llm.settings import BY_MARGIN, OWN, RunSettings
 from spin_llm.stored import SearchRecord, StabilityRecord, hashes_of
 
 
@@ -58,8 +60,7 @@ def evaluate_stage(
     results = {"edit": edit_summary(patch), **measured, "ratio_table": patch.metadata["ratio_table"]}
     results["files"] |= hashes_of(folder, "patch.safetensors")
     if settings.asks_own:
-        judge = settings.dividing_judge
-        results["edit"]["own_answers"] = {"judge": judge, "reports": judge == settings.judge}
+        results["edit"]["own_answers"] = own_answers_record(settings, folder)
     if recipe.rule != BY_MARGIN:
         results["overlap"] = overlap(
             selection, scores["concepts"], spared_by(recipe.rule, scores["protect"]), recipe.granularity
@@ -74,6 +75,13 @@ def evaluate_stage(
     write_json(folder / "results.json", results)
     shutil.rmtree(folder / "progress", ignore_errors=True)
     return results
+
+
+def own_answers_record(settings: RunSettings, folder: Path) -> dict[str, Any]:
+    """Who divided the model's own answers, whether that judge reports too, and where it was not measured."""
+    name, path = settings.dividing_judge, folder / OWN / UNMEASURED
+    unmeasured = read_typed(path, dict[str, str]) if path.is_file() else {}
+    return {"judge": name, "reports": name == settings.judge, **({"unmeasured": unmeasured} if unmeasured else {})}
 
 
 def control_patches(
@@ -134,11 +142,11 @@ def patched_view(loaded: LoadedModel, patch: Patch) -> View:
     return view
 
 
-def evaluation_of(settings: RunSettings, loaded: LoadedModel, data: RunData) -> Evaluation:
-    """What the models of a comparison are asked, general pairs by the tokenizer of `loaded`."""
-    return Evaluation(
-        data.questions, encode(settings, loaded, data.final), settings.template, settings.new_tokens, settings.seed
-    )
+def evaluation_of(settings: RunSettings, loaded: LoadedModel, data: RunData, *others: LoadedModel) -> Evaluation:
+    """What the models of a comparison are asked, general pairs by the tokenizer of `loaded`; `others` are compared with
+    it."""
+    general, asked = encode(settings, loaded, data.final), asked_of([loaded, *others], settings.questions)
+    return Evaluation(data.questions, general, settings.template, settings.new_tokens, settings.seed, asked)
 
 
 def evaluate_judged(

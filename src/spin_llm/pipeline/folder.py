@@ -18,6 +18,7 @@ from typing import Any
 
 from spin_llm.data import resolve_template
 from spin_llm.errors import SpinError
+from spin_llm.evaluate.quality import family_of
 from spin_llm.files import is_temporary, read_json, write_json
 from spin_llm.models import LoadedModel
 from spin_llm.pipeline.data import RunData
@@ -135,6 +136,7 @@ def model_record(settings: RunSettings, loaded: LoadedModel) -> dict[str, Any]:
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
         "template": resolve_template(loaded.tokenizer, settings.template),
+        "family": family_of(loaded.model.config, loaded.tokenizer),
     }
 
 

@@ -12,6 +12,7 @@ from spin_llm.data import Example, Pair, Question, encode_all
 from spin_llm.data.lengths import Long, long_pairs, long_questions, refuse_long_pairs, refuse_long_questions
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import Judge, load_judge
+from spin_llm.evaluate.condition import warn_untuned
 from spin_llm.evaluate.judging import refuse_fingerprint
 from spin_llm.models import LoadedModel, load, resolve
 from spin_llm.models.adapters import adapter_base
@@ -29,13 +30,21 @@ def load_model(settings: RunSettings, console: Console = SILENT) -> LoadedModel:
             f"{settings.model} is an adapter: it has no weights of its own to score and edit.",
             change="give a merged checkpoint (`spin-llm baseline` writes one for lora and dora).",
         )
-    return load(
+    loaded = load(
         settings.model,
         dtype=settings.dtype,
         device_map=settings.device_map,
         trust_remote_code=settings.trust_remote_code,
         say=console.say,
     )
+    say_untuned(loaded, console)
+    return loaded
+
+
+def say_untuned(loaded: LoadedModel, console: Console) -> None:
+    """A line when a model has no chat template, before anything is done with it."""
+    if not getattr(loaded.tokenizer, "chat_template", None):
+        console.say(f"warning: {warn_untuned(loaded.name)}")
 
 
 def encode(settings: RunSettings, loaded: LoadedModel, pairs: Sequence[Pair]) -> list[Example]:

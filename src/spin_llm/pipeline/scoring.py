@@ -8,16 +8,18 @@ again. Left out: the scoring of one set (scores/), and how own answers become pa
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from spin_llm.data import Example, rows_sha256
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import Evaluation
+from spin_llm.evaluate import Evaluation, Judge
 from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.own import own_pairs
 from spin_llm.evaluate.proxy import KL_PAIRS
+from spin_llm.evaluate.quality import Asked, asked_of, reading
+from spin_llm.files import write_json
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage
 from spin_llm.pipeline.data import RunData, read_data, with_rule
 from spin_llm.pipeline.folder import check_folder, model_record, write_record
@@ -41,6 +43,7 @@ from spin_llm.selection import candidate_entries
 from spin_llm.settings import OWN, RunSettings
 
 ALONE = Ranks()
+UNMEASURED = "unmeasured.json"  # in the folder own/: where the judge that divided was not measured, and why
 ScoresByRole = Mapping[str, Mapping[str, Scores]]  # `concepts` and `protect`, then by name
 
 
@@ -83,12 +86,21 @@ def with_own_answers(
             f"The judge {judge.name} does not judge {', '.join(unknown)}: it cannot divide the model's own answers.",
             change="give --own-judge, or leave out --responses own.",
         )
+    asked = asked_of([loaded], settings.concepts)
+    unmeasured = unread_divisions(judge, asked, data.own)
+    if not (folder / OWN / UNMEASURED).is_file():
+        write_json(folder / OWN / UNMEASURED, unmeasured)
+    for name, why in unmeasured.items():
+        console.say(
+            f"warning: {name}: the model's own answers are divided by {judge.name}, {why}; the edit is for what that "
+            "judge takes for aware. Give --own-judge, such as a human's sheet, to be sure"
+        )
     pairs = own_pairs(
         loaded,
         data.own,
         (judge, load_coherence_judge()),
         folder / OWN,
-        asked=Evaluation({}, (), settings.template, settings.new_tokens, settings.seed),
+        asked=Evaluation({}, (), settings.template, settings.new_tokens, settings.seed, asked),
         told={"judge": judge.name, "tokens": settings.new_tokens}
         | {name: rows_sha256(asked) for name, asked in data.own.items()},
         console=console,
@@ -103,6 +115,12 @@ def with_own_answers(
         unaware={name: part[1] for name, part in parts.items() if by_margin},
         contrasts={name: (part[2], part[3]) for name, part in parts.items()} if settings.searches else {},
     )
+
+
+def unread_divisions(judge: Judge, asked: Asked, concepts: Iterable[str]) -> dict[str, str]:
+    """The concepts on whose own answers the dividing judge was not measured, or not well enough, and which of these."""
+    found = {name: reading(judge, name, asked).why_not for name in concepts}
+    return {name: why for name, why in found.items() if why}
 
 
 def score_stage(

@@ -18,6 +18,7 @@ from spin_llm.evaluate import Evaluation, choose_ratio
 from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.pick import find_edit
 from spin_llm.evaluate.proxy import Contrast
+from spin_llm.evaluate.quality import asked_of
 from spin_llm.evaluate.search import Bench
 from spin_llm.files import read_checked, read_json, write_json
 from spin_llm.models import Checkpoint, LoadedModel, resolve
@@ -96,7 +97,8 @@ def search_stage(
         record = read_checked(path, SearchRecord)
         return recipe_of(next(row["recipe"] for row in record["trials"] if row["number"] == record["pick"]))
     bench = bench_of(settings, loaded, data, scores)
-    questions = Evaluation(data.search, (), settings.template, settings.new_tokens, settings.seed)
+    asked = asked_of([loaded], settings.questions)
+    questions = Evaluation(data.search, (), settings.template, settings.new_tokens, settings.seed, asked)
     recipe, record = find_edit(
         bench,
         usual_recipe(settings, "coupled", min(settings.keep, 1e-4)),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spin_llm.report.summary import auc_text, judged_axes
+from spin_llm.report.summary import applying, auc_text, judged_axes
 from spin_llm.report.wording import (
     ANSWERED,
     CAPABILITY_AXES,
@@ -115,7 +115,6 @@ def line_of(name: str, axis: str, result: dict[str, Any], scale: Scale, *, contr
 
 def make_board(results: dict[str, Any]) -> list[Group]:
     """The groups that have entries."""
-    quality = results["judge"]["quality"]
     main = {axis: _together(results, axis) for axis in judged_axes(results)}
     if any(ANSWERED in shown_axes({ANSWERED: one}) for _, one in answered(results)):
         main[ANSWERED] = answered(results)
@@ -124,7 +123,7 @@ def make_board(results: dict[str, Any]) -> list[Group]:
     scales = _scales({**main, **capability, **{f"task {axis}": lines for axis, lines in tasks.items()}})
     first = [
         make_entry(
-            axis, lines, scales[unit_of(axis)], "" if axis == ANSWERED else f"judge {auc_text(quality.get(axis))}"
+            axis, lines, scales[unit_of(axis)], "" if axis == ANSWERED else f"judge {auc_text(applying(results, axis))}"
         )
         for axis, lines in main.items()
     ]

@@ -19,7 +19,7 @@ from spin_llm.files import write_text
 from spin_llm.report.board import Line, line_of, scale_of
 from spin_llm.report.page import plain, read_results
 from spin_llm.report.render import render_markdown, render_page
-from spin_llm.report.summary import auc_text
+from spin_llm.report.summary import applying, auc_text
 from spin_llm.report.table import COLUMNS, Row, make_row
 from spin_llm.report.wording import CAPABILITY_AXES, NOTHING, axis_label
 
@@ -107,7 +107,7 @@ def judge_of(axis: str) -> Callable[[Run], str]:
 
     def named(one: Run) -> str:
         judge = one.results["judge"]
-        return f"{judge['name']} ({judge.get('label') or 'no label'}, {auc_text(judge['quality'].get(axis))})"
+        return f"{judge['name']} ({judge.get('label') or 'no label'}, {auc_text(applying(one.results, axis))})"
 
     return named
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spin_llm.report.summary import judged_axes
+from spin_llm.report.summary import applying, judged_axes, not_measured_line
 from spin_llm.report.wording import NOTHING, axis_label, has_interval, is_finite, number
 
 QUALITY_COLUMNS = (
@@ -20,8 +20,8 @@ CELLS = ("found", "missed", "false_alarms", "rejected")  # of a confusion table,
 
 def quality_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row an axis that the judge decides, in the order of `QUALITY_COLUMNS`, and then the answers measured on."""
-    quality = results["judge"]["quality"]
-    return [_quality_row(axis, quality.get(axis) or {}) for axis in judged_axes(results)]
+    found = {axis: applying(results, axis) for axis in judged_axes(results)}
+    return [_quality_row(axis, one or {"source": not_measured_line(results, axis)}) for axis, one in found.items()]
 
 
 def _quality_row(axis: str, measured: dict[str, Any]) -> tuple[str, ...]:
@@ -44,11 +44,11 @@ def _quality_row(axis: str, measured: dict[str, Any]) -> tuple[str, ...]:
 
 def confusion_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     """(axis, facet, found, missed, false alarms, rejected) on labelled answers: an axis's total, then its facets."""
-    quality = results["judge"]["quality"]
+    quality = {axis: applying(results, axis) or {} for axis in judged_axes(results)}
     return [
         (axis_label(axis), facet, *(str(counts[cell]) for cell in CELLS))
         for axis in judged_axes(results)
-        if (quality.get(axis) or {}).get("confusion")
+        if quality[axis].get("confusion")
         for facet, counts in {"all": quality[axis]["confusion"], **quality[axis].get("facets", {})}.items()
     ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,17 @@ from spin_llm.report.searched import draw_search, search_part
 from spin_llm.report.summary import cautions, cost_line, headline, judge_lines
 from spin_llm.report.table import COLUMNS, corrected_rows, table_rows, task_rows
 from spin_llm.report.transcripts import SHOWN, pair_transcripts, script_data
-from spin_llm.report.wording import MINIMUM_N, NOT_MEASURABLE, axis_label, has_interval, increase_text, number, verdict
+from spin_llm.report.wording import (
+    ANSWERED,
+    CAPABILITY_AXES,
+    MINIMUM_N,
+    NOT_MEASURABLE,
+    axis_label,
+    has_interval,
+    increase_text,
+    number,
+    verdict,
+)
 from spin_llm.stored import read_answers, read_verdicts
 from spin_llm.stored import read_results as read_stored
 
@@ -154,8 +165,21 @@ def read_results(folder: Path, needed: tuple[str, ...] = INPUTS[:2]) -> tuple[di
         )
     results = {**OPTIONAL, **results}
     for table in (results, *results["controls"].values()):
-        table["axes"] = {axis: with_bounds(result) for axis, result in table["axes"].items()}
+        table["axes"] = {
+            axis: of_unknown_answers(results["judge"], axis, with_bounds(result))
+            for axis, result in table["axes"].items()
+        }
     return run, results
+
+
+def of_unknown_answers(judge: Mapping[str, Any], axis: str, result: dict[str, Any]) -> dict[str, Any]:
+    """An axis of results.json. In a run of version 0.1.0 the judge's quality was that of answers which the run does not
+    name, and holds for no others: no reading."""
+    judged = axis not in (*CAPABILITY_AXES, ANSWERED)
+    if "answers" in judge or not judged or not result["measurable"]:
+        return result
+    note = "measured on answers that this older run does not name"
+    return {**result, "measurable": False, "note": note, **dict.fromkeys(("p", "p_holm", "mde", "corrected"))}
 
 
 def sections(run: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
@@ -189,8 +213,11 @@ def sections(run: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
         "versions": run.get("versions", {}),
         "command": command if isinstance(command, str) else shlex.join(command),
         "limits": limits(results),
-        "unmeasurable": [axis for axis, result in results["axes"].items() if not result["measurable"]],
-        "not_measurable": NOT_MEASURABLE,
+        "unmeasurable": {
+            axis: result["note"] or NOT_MEASURABLE
+            for axis, result in results["axes"].items()
+            if not result["measurable"]
+        },
         "places": SHOWN,
         "static": STATIC,
         "perplexity": lambda value: number(value, "perplexity"),

@@ -6,6 +6,7 @@ Left out: judgement; a sentence that no rule makes is not said.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from spin_llm.report.wording import (
@@ -24,12 +25,23 @@ from spin_llm.report.wording import (
 
 
 def headline(results: dict[str, Any]) -> str:
-    """One sentence on the concepts, with refusing or broken answers in it whenever they may explain a gain."""
+    """What must be said of the base model first; then one sentence on the concepts, with refusing or broken answers in
+    it whenever they may explain a gain."""
+    return " ".join([*told_first(results), concepts_line(results)])
+
+
+def told_first(results: dict[str, Any]) -> list[str]:
+    """What a reader must know of the base model before anything else (evaluate/condition.py); older runs do not say."""
+    return [warning["text"] for warning in results.get("warnings", [])]
+
+
+def concepts_line(results: dict[str, Any]) -> str:
+    """One sentence on the concepts."""
     axes = results["axes"]
     concepts = {axis: result for axis, result in axes.items() if axis not in COST_AXES}
     if not concepts:
         return "No concept was measured in this run."
-    parts = [clause(axis, result) for axis, result in concepts.items()]
+    parts = together(list(concepts.items()))
     if ANSWERED in axes and verdict(axes[ANSWERED]) == "worse":
         parts.append(clause(ANSWERED, axes[ANSWERED]))
     if any(verdict(result) == "improved" for result in concepts.values()):
@@ -43,7 +55,7 @@ def headline(results: dict[str, Any]) -> str:
 def cost_line(results: dict[str, Any]) -> str:
     """One sentence on what the edit costs: the axes of `COST_AXES` that were measured, in that order."""
     axes = results["axes"]
-    parts = [clause(axis, axes[axis]) for axis in COST_AXES if axis in shown_axes(axes)]
+    parts = together([(axis, axes[axis]) for axis in COST_AXES if axis in shown_axes(axes)])
     return sentence(parts) if parts else "What the edit costs was not measured."
 
 
@@ -61,6 +73,7 @@ def cautions(results: dict[str, Any]) -> list[str]:
             f"Nothing is read from {', '.join(unread)}: more than 5% of a model's answers have no verdict, or the two "
             "models differ in that by more than 2 points, or those answers alone decide the reading."
         )
+    found += blind_cautions(results)
     search = results.get("search")
     if search and not search["found"]:
         found.append(
@@ -78,8 +91,36 @@ def cautions(results: dict[str, Any]) -> list[str]:
     return found
 
 
+def blind_cautions(results: dict[str, Any]) -> list[str]:
+    """Which axes are not read because the judge was not measured on answers like these, or not well enough."""
+    blind: dict[str, list[str]] = {}
+    for axis in judged_axes(results):
+        if verdict(results["axes"][axis]) == "not measurable":
+            blind.setdefault(results["axes"][axis]["note"] or NOT_MEASURABLE, []).append(axis_label(axis).lower())
+    return [
+        f"No reading on {listed(names)}: {why}. The rates stand below; nothing follows from them."
+        for why, names in blind.items()
+    ]
+
+
 def own_caution(own: dict[str, Any]) -> str:
     """What the judge that divided the model's own answers may have done to the edit."""
+    return " ".join(filter(None, (learnt_caution(own), unshown_caution(own))))
+
+
+def unshown_caution(own: dict[str, Any]) -> str:
+    """That the dividing judge was not shown to be right on such answers; "" when it was."""
+    if not (unmeasured := own.get("unmeasured")):
+        return ""
+    told = "; ".join(f"{axis_label(axis).lower()}: {why}" for axis, why in unmeasured.items())
+    return (
+        f"Nobody has shown that {own['judge']} is right on such answers ({told}): the edit may be for anything. Give "
+        "--own-judge, such as a human's sheet."
+    )
+
+
+def learnt_caution(own: dict[str, Any]) -> str:
+    """What the edit may have learnt of the judge's errors."""
     if not own["reports"]:
         return (
             f"The model's own answers were scored as {own['judge']} divided them. Its errors may have been learnt; "
@@ -112,6 +153,22 @@ def control_cautions(axis: str, result: dict[str, Any], controls: dict[str, Any]
     ]
 
 
+def together(axes: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """The clauses of several axes; those that are not read for one reason share one."""
+    parts: dict[str, list[str]] = {}
+    for axis, result in axes:
+        if verdict(result) == "not measurable":
+            parts.setdefault(result["note"] or NOT_MEASURABLE, []).append(axis_label(axis).lower())
+        else:
+            parts[clause(axis, result)] = []
+    return [f"no reading on {listed(names)}: {why}" if names else why for why, names in parts.items()]
+
+
+def listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def sentence(parts: list[str]) -> str:
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:]
@@ -123,8 +180,10 @@ def judged_axes(results: dict[str, Any]) -> list[str]:
 
 def auc_text(measured: dict[str, Any] | None) -> str:
     """`AUC 0.92 (0.83 to 1.00, n = 128)`, 95% interval in brackets, or that the quality was not measured."""
+    if measured and measured.get("human"):
+        return "a human's labels"
     if measured is None or not is_finite(measured["auc"]):
-        return "quality not measured"
+        return "not measured on answers like these"
     interval = measured["auc_ci95"]
     spread = f"{interval[0]:.2f} to {interval[1]:.2f}, " if has_interval(interval) else ""
     return f"AUC {measured['auc']:.2f} ({spread}n = {measured['n']})"
@@ -133,14 +192,48 @@ def auc_text(measured: dict[str, Any] | None) -> str:
 def judge_lines(results: dict[str, Any]) -> list[str]:
     """The judge's measured quality, axis by axis: how far its verdicts can be trusted."""
     lines = []
-    quality = results["judge"]["quality"]
     for axis in judged_axes(results):
-        label, measured = axis_label(axis), quality.get(axis)
+        label, measured = axis_label(axis), applying(results, axis)
         if measured is None or not is_finite(measured["auc"]):
-            lines.append(f"{label}: the judge's quality was not measured")
+            human = bool(measured and measured.get("human"))
+            lines.append(f"{label}: {'read by a human' if human else not_measured_line(results, axis)}")
             continue
         accuracy = f", accuracy {measured['accuracy']:.2f}" if is_finite(measured["accuracy"]) else ""
-        trust = "" if measured["measurable"] else f"; {NOT_MEASURABLE}"
         source = f", on {measured['source']}" if measured.get("source") else ""
-        lines.append(f"{label}: {auc_text(measured)}{accuracy}{source}{trust}")
+        lines.append(f"{label}: {auc_text(measured)}{accuracy}{source}{doubt(measured)}")
     return lines
+
+
+def applying(results: dict[str, Any], axis: str) -> dict[str, Any] | None:
+    """The judge's quality on answers like these; None where there is none. Runs of version 0.1 do not say on whose
+    answers theirs was measured: it is that of other answers."""
+    judge = results["judge"]
+    found: dict[str, Any] | None = judge["quality"].get(axis) if "answers" in judge else None
+    return found
+
+
+def not_measured_line(results: dict[str, Any], axis: str) -> str:
+    """That the judge's quality on these answers is not known, where else it was measured, and what to do."""
+    judge = results["judge"]
+    if "answers" not in judge and judge["quality"].get(axis):
+        return "the judge was measured, but this run of an older version does not say on whose answers: it is not read"
+    places = judge.get("elsewhere", {}).get(axis)
+    if not places:
+        return "the judge's quality was not measured"
+    asked = judge["answers"]
+    whose = f"answers of the family {asked['family']}" if asked["family"] else "answers of a family that is not known"
+    where = f" to {asked['questions'][axis]} questions" if asked["questions"].get(axis) else ""
+    return (
+        f"the judge was not measured on {whose}{where}, and is not read (it was on {', on '.join(places)}). Label some "
+        "of these answers, `judge check` them, and give the file with --judge-quality"
+    )
+
+
+def doubt(measured: dict[str, Any]) -> str:
+    """Why a measurement does not suffice for a reading (evaluate/quality.py has the rule); "" when it does."""
+    if measured["measurable"]:
+        return ""
+    bound, prompts = measured.get("auc_bound"), measured.get("prompts")
+    if not is_finite(bound) or not prompts:
+        return f"; {NOT_MEASURABLE}"
+    return f"; {NOT_MEASURABLE}: with {min(prompts)} prompts of the rarer label the AUC may be as low as {bound:.2f}"

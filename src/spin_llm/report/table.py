@@ -58,6 +58,8 @@ class Row:
             return ""
         if self.axis == ANSWERED:
             return ANSWERS.get(self.verdict, self.verdict)
+        if self.verdict == "not measurable":
+            return self.reading
         weak = ", weak" if self.verdict in ("improved", "worse") and is_weak(self.result) else ""
         smallest = smallest_seen(self.result, self.axis) if self.verdict == "unchanged" else ""
         return self.verdict + weak + (f" (< {smallest} unseen)" if smallest else "")

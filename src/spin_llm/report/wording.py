@@ -1,10 +1,11 @@
 """What may be said about one number: labels, number formats, and the rule that turns an interval into words.
 
 In: one axis of results.json. Out: short English text.
-The rule (`verdict`), first match wins: a reason in `no_reading` (verdicts are missing) -> no reading; no trustworthy
-judge -> not measurable; fewer than `MINIMUM_N` prompts or no
-interval -> not enough data; the 95% interval includes 0 -> unchanged; otherwise improved or worse, by which side of 0
-is the better one (changed, where neither is). Beside an interval that leaves out 0, a p above 0.05 (adjusted by Holm
+The rule (`verdict`), first match wins: a reason in `no_reading` (verdicts are missing) -> no reading; not measurable,
+for the reason in `note` (the judge was not measured on answers like these, not well enough, or not at all; or the base
+does not answer) -> not measurable: the rates stand there, nothing is said of them; fewer than `MINIMUM_N` prompts or
+no interval -> not enough data; the 95% interval includes 0 -> unchanged; otherwise improved or worse, by which side of
+0 is the better one (changed, where neither is). Beside an interval that leaves out 0, a p above 0.05 (adjusted by Holm
 over the axes where that is known) makes it weak, never more. "Unchanged" comes with the smallest change that would have
 been seen, where known.
 Left out: statistics, which are the evaluate stage's; sentences about several axes (summary.py).
@@ -22,9 +23,6 @@ Verdict = Literal["improved", "worse", "changed", "unchanged", "no reading", "no
 MINIMUM_N = 20
 SIGNIFICANT = 0.05
 NOT_MEASURABLE = "not measurable with this judge"
-NOT_MEASURED = (
-    "judge not measured"  # the note of an axis whose judge brings no quality: rates are shown, nothing is said
-)
 NOTHING = "–"
 # Axes that say what an edit costs; every other axis is a concept the edit is meant to raise.
 ANSWERED = "answered"  # whether there is an answer at all: no judge decides it
@@ -202,7 +200,7 @@ def verdict_sentence(axis_result: dict[str, Any], axis: str = "") -> str:
     if found == "no reading":
         return f"no reading: {axis_result['no_reading']}"
     if found == "not measurable":
-        return NOT_MEASURED if axis_result["note"] == NOT_MEASURED else NOT_MEASURABLE
+        return f"no reading: {axis_result['note'] or NOT_MEASURABLE}"
     if found == "not enough data":
         if axis_result["n"] < MINIMUM_N:
             return f"not enough data: n = {axis_result['n']}, fewer than {MINIMUM_N}"
@@ -239,9 +237,7 @@ def clause(axis: str, axis_result: dict[str, Any]) -> str:
     if found == "no reading":
         return f"no reading on {label}: {axis_result['no_reading']}"
     if found == "not measurable":
-        if axis_result["note"] == NOT_MEASURED:
-            return f"{label} was rated by a judge that was not measured"
-        return f"{label} is {NOT_MEASURABLE}"
+        return f"no reading on {label}: {axis_result['note'] or NOT_MEASURABLE}"
     if found == "not enough data":
         return f"not enough data on {label}"
     if found == "unchanged":

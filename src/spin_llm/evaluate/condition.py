@@ -1,0 +1,89 @@
+"""Whether the base model answers at all: a base model without a chat template, or one whose answers are mostly broken.
+
+In: the base's answers, verdicts on their coherence, whether it has a chat template. Out: warnings, each {"kind",
+"text"}, that come before anything else is said, and the reason why nothing is read from such answers: "no change" in
+them is not a finding. Signals, cheapest first: no chat template; answers that say little over and over, or the same to
+nearly every question; a coherence rate whose 95% interval lies below one half, by the judge of coherence, measured on
+such answers or not (what it costs to be wrong is a reading). Left out: empty answers (missing.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from spin_llm.evaluate.quality import Z
+from spin_llm.evaluate.style import words
+
+MOSTLY = 0.5
+NEARLY_ALL = 0.8  # of the answers being one: a model may refuse much in one set phrase, but not benign questions too
+ENOUGH = 8  # answers, to say that they are all one
+GRAM, LEAST_DISTINCT, LEAST_LETTERS = 4, 1 / 3, 40
+NO_TEMPLATE, BROKEN, ONE_ANSWER = "no chat template", "incoherent answers", "one answer"
+UNTUNED = "a base model: it has no chat template"
+INCOHERENT = "the base's answers are mostly incoherent"
+Warnings = list[dict[str, str]]
+
+
+def warn_untuned(name: str) -> str:
+    """What is said of a model without a chat template, before anything is done with it."""
+    return (
+        f"{name} has no chat template: it is a base model, or its folder lacks the template. It continues a text "
+        "rather than answers it, and what is said of its answers means little"
+    )
+
+
+def warnings_of(answers: Sequence[str], coherent: Sequence[int | None] = (), *, untuned: bool = False) -> Warnings:
+    """What must be said first of a model: of its `answers` (one a question, over all axes), of verdicts on the
+    coherence of some of them, and of whether it has no chat template."""
+    found = []
+    if untuned:
+        text = "The base model has no chat template: it continues a text rather than answers a question."
+        found.append({"kind": NO_TEMPLATE, "text": text})
+    said = [answer for answer in answers if answer.strip()]
+    repeating = sum(map(repeats, said))
+    if said and repeating > MOSTLY * len(said):
+        text = f"{repeating} of {len(said)} answers of the base model say little over and over: they are not answers."
+        found.append({"kind": BROKEN, "text": text})
+    if len(said) >= ENOUGH:
+        common, times = Counter(answer.strip() for answer in said).most_common(1)[0]
+        if times >= NEARLY_ALL * len(said):
+            text = f"The base model gives one answer to {times} of {len(said)} questions: {shortened(common)}."
+            found.append({"kind": ONE_ANSWER, "text": text})
+    judged = [verdict for verdict in coherent if verdict is not None]
+    if judged and highest_rate(sum(judged), len(judged)) < MOSTLY:
+        text = (
+            f"Most answers of the base model are incoherent: the judge of coherence calls {sum(judged)} of "
+            f"{len(judged)} coherent."
+        )
+        found.append({"kind": BROKEN, "text": text})
+    return found
+
+
+def why_unreadable(warnings: Sequence[Mapping[str, str]], coherence_read: bool) -> str:
+    """Why verdicts on such answers are not read; "" when they are. A model without a chat template whose answers are
+    not found broken by a judge that was measured on such answers (`coherence_read`) is read."""
+    kinds = {one["kind"] for one in warnings}
+    if BROKEN in kinds or ONE_ANSWER in kinds:
+        return INCOHERENT if BROKEN in kinds else "the base gives one answer to nearly all questions"
+    return UNTUNED if NO_TEMPLATE in kinds and not coherence_read else ""
+
+
+def repeats(answer: str) -> bool:
+    """Whether an answer says little over and over: a third or less of its pieces of four characters are distinct, or
+    it is one word five times and more."""
+    text = " ".join(answer.split())
+    if len(text) >= LEAST_LETTERS:
+        grams = [text[start : start + GRAM] for start in range(len(text) - GRAM + 1)]
+        return len(set(grams)) <= LEAST_DISTINCT * len(grams)
+    return len(words(text)) >= 5 and len(set(words(text))) == 1
+
+
+def highest_rate(hits: int, total: int) -> float:
+    """The upper end of Wilson's 95% interval of a rate."""
+    rate, part = hits / total, Z**2 / total
+    return float((rate + part / 2 + (part * (rate * (1 - rate) + part / 4)) ** 0.5) / (1 + part))
+
+
+def shortened(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
