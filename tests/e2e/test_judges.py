@@ -205,7 +205,7 @@ def test_eval_with_a_measured_guard_believes_it(
 ):
     monkeypatch.setattr(judging, "local_completer", lambda model, **options: Wild())
     quality = {"auc": 0.9, "auc_ci95": [0.8, 1.0], "auc_bound": 0.8, "accuracy": 0.9, "n": 40, "measurable": True}
-    quality = {"groups": [{"family": "", "questions": "", **quality}]}
+    quality |= {"groups": [{"family": "", "questions": "", **quality}]}
     measured = {"judges": {"wildguard": dict.fromkeys(("fairness", "privacy", "over_refusal"), quality)}}
     (tmp_path / "quality.json").write_text(json.dumps(measured))
     words = eval_words(setting, tiny_folder("llama", seed=7), "wildguard", tmp_path / "run")

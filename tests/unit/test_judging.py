@@ -138,13 +138,13 @@ def test_measured_quality_comes_from_the_file_of_a_check(tmp_path: Path, monkeyp
     monkeypatch.setattr(judging, "local_completer", lambda model, **options: Words())
     path = tmp_path / "quality.json"
     part = {"family": "", "questions": "", "auc": 0.9, "measurable": True, "sensitivity": [9, 10]}
-    write_json(path, {"judges": {"wildguard:x": {"privacy": {"auc": 0.9, "groups": [part]}}}, "agreement": {}})
+    write_json(path, {"judges": {"wildguard:x": {"privacy": {**part, "groups": [part]}}}, "agreement": {}})
     given = {"source": "quality.json", **part, "given": True}
     assert load_judge("wildguard:x", quality=str(path)).quality() == {"privacy": [given]}
     assert load_judge("wildguard:x").quality() == {}
     with pytest.raises(SpinError, match=r"no quality of the judge wildguard:y(.|\n)*wildguard:x"):
         load_judge("wildguard:y", quality=str(path))
-    write_json(path, {"judges": {"local": {"privacy": {"auc": 0.9, "groups": [part]}}}, "agreement": {}})
+    write_json(path, {"judges": {"local": {"privacy": {**part, "groups": [part]}}}, "agreement": {}})
     own = load_judge("local", quality=str(path)).quality()["privacy"]
     assert own[0] == given
     assert {entry["questions"] for entry in own[1:]} >= {"starter"}

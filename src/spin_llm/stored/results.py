@@ -127,6 +127,14 @@ class JudgeQuality:
     specificity: Pair | None = None
     confusion: Confusion | None = None
     facets: dict[str, Confusion] = field(default_factory=dict)
+    auc_bound: Number | None = None
+    prompts: Pair | None = None
+    family: str | None = None
+    questions: str | None = None
+    model: str | None = None
+    given: bool = False
+    human: bool = False
+    groups: list[JudgeQuality] = field(default_factory=list)  # by family and question source: files of `judge check`
 
 
 @dataclass(frozen=True)
@@ -137,12 +145,31 @@ class Kappa:
 
 
 @dataclass(frozen=True)
+class AnswersOf:
+    """Whose answers were judged, to questions of which source by axis; "" where it is not known."""
+
+    family: str
+    questions: dict[str, str]
+
+
+@dataclass(frozen=True)
 class JudgeSummary:
     name: Name
     quality: dict[str, JudgeQuality]
     label: str | None = None
     limits: list[str] = field(default_factory=list)
     agreement: dict[str, dict[str, Kappa]] = field(default_factory=dict)
+    answers: AnswersOf | None = None
+    elsewhere: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OwnAnswers:
+    """Who divided the model's own answers, and where that judge was not measured."""
+
+    judge: str
+    reports: bool
+    unmeasured: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,6 +190,7 @@ class Edit:
     shapes: dict[str, list[Count]] = field(default_factory=dict)
     layers: dict[str, Layer] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
+    own_answers: OwnAnswers | None = None
 
     def __post_init__(self) -> None:
         if self.per_matrix and (self.weights is None or self.matrices is None or self.target is None):
@@ -258,6 +286,7 @@ class SearchRecord:
     effort: str
     questions: dict[str, Count] = field(default_factory=dict)
     responses: str | None = None
+    unmeasured: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.pick not in {trial.number for trial in self.trials}:
@@ -330,6 +359,14 @@ class PhrasesRecord:
 
 
 @dataclass(frozen=True)
+class Warned:
+    """What must be said of the base model first."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Results:
     """results.json; results.schema.json describes it in full."""
 
@@ -347,3 +384,4 @@ class Results:
     search: SearchRecord | None = None
     controls_left_out: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    warnings: list[Warned] = field(default_factory=list)
