@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from spin_llm.evaluate import judging
 from spin_llm.evaluate.completion import Completion, Prompt
+from spin_llm.evaluate.condition import INCOHERENT, UNTUNED
 from spin_llm.evaluate.guards import GUARDS
 from spin_llm.files import read_jsonl, write_jsonl
 from spin_llm.pipeline import loading
@@ -200,7 +201,7 @@ def test_eval_with_a_guard_counts_what_does_not_parse(
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_eval_with_a_measured_guard_believes_it(
+def test_eval_takes_the_measured_quality_of_a_guard(
     setting: Setting, tiny_folder: Any, real_judges: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(judging, "local_completer", lambda model, **options: Wild())
@@ -211,7 +212,8 @@ def test_eval_with_a_measured_guard_believes_it(
     words = eval_words(setting, tiny_folder("llama", seed=7), "wildguard", tmp_path / "run")
     succeeds(real_judges(*words, "--judge-quality", tmp_path / "quality.json"))
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["axes"]["fairness"]["measurable"]
+    assert results["judge"]["quality"]["fairness"]["given"]
+    assert results["axes"]["fairness"]["note"] in (INCOHERENT, UNTUNED), "the model is what is not believed"
     assert results["axes"]["fairness"]["base"] == results["axes"]["privacy"]["edited"] == 1.0
     assert results["axes"]["over_refusal"]["edited"] == 0.0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
