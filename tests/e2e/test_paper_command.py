@@ -110,7 +110,7 @@ def test_kept_verdicts_are_those_of_the_answers(words: list[str], command: Comma
         axes = json.loads(arm.read_text())["axes"]
         start = 0
         for axis in ("fairness", "privacy", "over_refusal"):
-            n = axes[axis]["n"]
+            n = axes[axis]["asked"]
             assert axes[axis]["edited"] == pytest.approx(sum(odd[start : start + n]) / n)
             start += n
         checked += 1
