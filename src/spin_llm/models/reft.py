@@ -11,7 +11,6 @@ The places depend on the prompt, so that this cannot be merged into weights. Lef
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spin_llm.errors import SpinError
-from spin_llm.files import read_json, write_json, writing
+from spin_llm.files import read_typed, write_json, writing
 from spin_llm.models.structure import decoder_layers
 
 CONFIG = "reft_config.json"
@@ -195,12 +194,44 @@ def save_reft(folder: Path, reft: Reft) -> None:
     write_json(folder / CONFIG, asdict(reft.config))
 
 
+def read_config(folder: Path) -> ReftConfig:
+    """The configuration of a ReFT folder; SpinError when it is damaged or describes no intervention."""
+    config = read_typed(folder / CONFIG, ReftConfig)
+    layers = config.layers
+    sizes = (config.hidden, config.rank, config.prefix + config.suffix)
+    if not layers or min(layers) < 0 or len(set(layers)) < len(layers) or min(sizes) < 1 or config.rank > config.hidden:
+        raise SpinError(
+            f"{folder / CONFIG} describes no interventions that can be: rank {config.rank} of {config.hidden}, layers "
+            f"{str(list(layers))[:60]}, {config.prefix} first and {config.suffix} last tokens.",
+            cause="the file is damaged or was edited by hand.",
+        )
+    return config
+
+
 def load_reft(folder: Path) -> Reft:
-    """Read a ReFT folder; SpinError when it is incomplete or damaged."""
+    """Read a ReFT folder; SpinError when it is incomplete or damaged, or its tensors are not those it describes."""
+    config = read_config(folder)
     try:
-        values = read_json(folder / CONFIG)
-        reft = Reft(ReftConfig(**{**values, "layers": tuple(values["layers"])}))
-        reft.interventions.load_state_dict(load_file(folder / WEIGHTS))
-    except (SafetensorError, OSError, TypeError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
         raise SpinError(f"{folder} is not a readable ReFT adapter: {str(error).splitlines()[0]}") from None
+    shapes: dict[str, tuple[int, ...]] = {
+        "rotation": (config.rank, config.hidden),
+        "source.weight": (config.rank, config.hidden),
+    }
+    shapes["source.bias"] = (config.rank,)
+    parts = [part for part in ("prefix", "suffix") if getattr(config, part)]
+    wanted = {
+        f"{layer}-{part}.{name}": shape for layer in config.layers for part in parts for name, shape in shapes.items()
+    }
+    wrong = [name for name in {**wanted, **tensors} if name not in tensors or tensors[name].shape != wanted.get(name)]
+    wrong += [name for name, tensor in tensors.items() if not tensor.is_floating_point() or not tensor.isfinite().all()]
+    if wrong:
+        raise SpinError(
+            f"{folder} is not a readable ReFT adapter: of its {len(tensors)} tensors and the {len(wanted)} that it "
+            f"should have, {len(wrong)} do not fit or hold no finite numbers ({', '.join(sorted(set(wrong))[:3])}).",
+            cause="a damaged adapter, or the configuration of another one.",
+        )
+    reft = Reft(config)
+    reft.interventions.load_state_dict(tensors)
     return reft

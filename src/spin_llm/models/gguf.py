@@ -1,0 +1,410 @@
+"""A GGUF file as a model: its header read with bounds, what it is said in words, its tensors de-quantised.
+
+In: a `.gguf` file. Out: its header (metadata and where each tensor lies); a float32 safetensors folder that holds every
+tensor of the file and no other. The header is read here before any library sees the file: counts, lengths and offsets
+are held against the file's size, so that a hostile one costs neither memory nor time. Left out: splits, adapters,
+projectors and other files that are no chat model, which are refused; and where the folder is kept (resolve.py).
+
+The layout (github.com/ggml-org/ggml, docs/gguf.md): magic, version, counts, metadata, tensor table, aligned data.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from spin_llm.errors import SpinError
+
+MOST_ELEMENTS = (
+    3_000_000  # of all arrays: the largest vocabularies with their merges, scores and types have 1.5 million
+)
+MOST_BYTES = 2**28  # of all strings
+MOST_TENSORS = 100_000
+SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+STRING, ARRAY = 8, 9
+ROPE_FACTORS = "rope_freqs.weight"
+OTHER_KINDS = {
+    "adapter": ("a LoRA adapter", "merge it into its base model, or give the adapter as a PEFT folder."),
+    "mmproj": ("the vision or audio projector of a multimodal model", "give the GGUF file of the language model."),
+    "imatrix": ("an importance matrix for quantising", "give the GGUF file of the model."),
+    "vocab": ("a vocabulary without weights", "give the GGUF file of the model."),
+    "diffusion": ("an image model", "give a chat model."),
+}
+ENCODERS: tuple[str, ...] = (
+    "bert",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "neo-bert",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "modern-bert",
+)
+ENCODERS += ("gemma-embedding", "t5encoder")
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """`shape` is rows first, as in PyTorch; `start` and `length` are bytes of the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """`metadata` by key: of an array, `Array` (its values are not kept)."""
+
+    metadata: dict[str, Any]
+    tensors: tuple[GgufTensor, ...]
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata.get("general.architecture", ""))
+
+    @property
+    def blocks(self) -> set[int]:
+        """The numbers N of tensors `blk.N.…`."""
+        numbers = (tensor.name.split(".")[1:2] for tensor in self.tensors if tensor.name.startswith("blk."))
+        return {int(number[0]) for number in numbers if number and number[0].isdecimal()}
+
+
+@dataclass(frozen=True)
+class Array:
+    kind: int
+    count: int
+
+
+class _DamageError(Exception):
+    """The header ends, or holds a number, where it cannot."""
+
+
+def read_gguf_header(path: Path) -> GgufHeader:
+    """The header of a GGUF file; SpinError when it is none, is damaged, or its tensors do not lie in the file."""
+    try:
+        with path.open("rb") as file:
+            return _Reader(file, path.stat().st_size).header()
+    except OSError as error:
+        raise SpinError(f"{path} could not be read: {error.strerror}.") from None
+    except (_DamageError, struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
+        found = str(error) if isinstance(error, _DamageError) else "it ends early or holds what is no text"
+        raise SpinError(
+            f"{path} could not be read as a GGUF file: {found}.",
+            cause="a download or copy that was cut, a damaged file, or another kind of file.",
+            change="fetch the file again; its size and SHA-256 are on the page that it came from.",
+        ) from None
+
+
+class _Reader:
+    """Reads forward; every length is held against what is left of the file and of the bounds above."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+        self.elements, self.text = 0, 0
+
+    def header(self) -> GgufHeader:
+        if self.file.read(4) != b"GGUF":
+            raise _DamageError("it does not begin with GGUF")
+        version = self.number("<I")
+        if version not in (2, 3):
+            order = " (big-endian)" if version & 0xFFFF == 0 and version else ""
+            raise _DamageError(f"it has version {version}{order}, where 2 and 3 are known")
+        tensors, pairs = self.number("<Q"), self.number("<Q")
+        if tensors > MOST_TENSORS or pairs > MOST_TENSORS:
+            raise _DamageError(f"it announces {tensors:,} tensors and {pairs:,} metadata values")
+        metadata: dict[str, Any] = {}
+        for _ in range(pairs):
+            key = self.string()
+            if key in metadata:
+                raise _DamageError(f"it has {key[:60]!r} twice")
+            metadata[key] = self.value()
+        table = [self.tensor() for _ in range(tensors)]
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or not 0 < alignment <= 2**20 or alignment & (alignment - 1):
+            raise _DamageError(f"its alignment is {str(alignment)[:20]}")
+        start = -(-self.file.tell() // alignment) * alignment
+        return GgufHeader(metadata, tuple(self.placed(table, start)))
+
+    def number(self, code: str) -> Any:
+        return struct.unpack(code, self.file.read(struct.calcsize(code)))[0]
+
+    def string(self) -> str:
+        return self.bytes().decode("utf-8")
+
+    def bytes(self, keep: bool = True) -> bytes:
+        length = self.number("<Q")
+        self.text += length
+        if length > self.size - self.file.tell() or self.text > MOST_BYTES:
+            raise _DamageError(f"it holds a text of {length:,} bytes")
+        if keep:
+            return self.file.read(length)
+        self.file.seek(length, 1)
+        return b""
+
+    def value(self) -> Any:
+        kind = self.number("<I")
+        if kind in SCALARS:
+            return self.number(SCALARS[kind])
+        if kind == STRING:
+            return self.string()
+        if kind != ARRAY:
+            raise _DamageError(f"it holds a value of the unknown type {kind}")
+        kind, count = self.number("<I"), self.number("<Q")
+        self.elements += count
+        width = struct.calcsize(SCALARS[kind]) if kind in SCALARS else 8
+        if kind not in SCALARS and kind != STRING:
+            raise _DamageError(f"it holds an array of the unknown type {kind}")
+        if self.elements > MOST_ELEMENTS or count * width > self.size - self.file.tell():
+            raise _DamageError(f"it holds an array of {count:,} values")
+        if kind == STRING:
+            for _ in range(count):
+                self.bytes(keep=False)
+        else:
+            self.file.seek(count * width, 1)
+        return Array(kind, count)
+
+    def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
+        name, dimensions = self.string(), self.number("<I")
+        if len(name) > 200 or not 1 <= dimensions <= 4:
+            raise _DamageError(f"the tensor {name[:60]!r} has {dimensions} dimensions")
+        shape = tuple(self.number("<Q") for _ in range(dimensions))
+        if 0 in shape:
+            raise _DamageError(f"the tensor {name!r} is empty")
+        return name, shape[::-1], self.number("<I"), self.number("<Q")
+
+    def placed(self, table: list[tuple[str, tuple[int, ...], int, int]], start: int) -> Iterator[GgufTensor]:
+        """The tensors with the bytes that they take, which must lie in the file and apart."""
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        sizes = {int(kind): GGML_QUANT_SIZES[kind] for kind in GGMLQuantizationType if kind in GGML_QUANT_SIZES}
+        names: set[str] = set()
+        end = start
+        for name, shape, kind, offset in sorted(table, key=lambda row: row[3]):
+            if kind not in sizes:
+                raise _DamageError(f"the tensor {name!r} has the unknown type {kind}")
+            values, width = sizes[kind]
+            if shape[-1] % values:
+                raise _DamageError(f"the tensor {name!r} has rows of {shape[-1]} values, in blocks of {values}")
+            length = math.prod(shape) // values * width
+            if start + offset + length > self.size:
+                raise _DamageError(
+                    f"the tensor {name!r} ends {start + offset + length - self.size:,} bytes after the file"
+                )
+            if name in names or start + offset < end:
+                raise _DamageError(f"the tensor {name!r} is there twice or lies in another one")
+            names.add(name)
+            end = start + offset + length
+            yield GgufTensor(name, shape, kind, start + offset, length)
+
+
+def refuse_other_kinds(header: GgufHeader, path: Path) -> None:
+    """SpinError for GGUF files that are no whole chat model, by what they say of themselves."""
+    get, architecture = header.metadata.get, header.architecture
+    kind = get("general.type", "model")
+    if "lora_a" in " ".join(tensor.name.rpartition(".")[2] for tensor in header.tensors):
+        kind = "adapter"
+    kind = "mmproj" if architecture == "clip" else kind
+    parts = get("split.count", 1)
+    if isinstance(parts, int) and parts > 1:
+        raise SpinError(
+            f"{path} is part {int(get('split.no', 0)) + 1} of {parts} of a split model.",
+            change=f"merge the parts with llama.cpp (llama-gguf-split --merge {path.name} WHOLE.gguf) and give that.",
+        )
+    if kind in OTHER_KINDS:
+        what, change = OTHER_KINDS[str(kind)]
+        raise SpinError(f"{path} is {what}, not a model.", change=change)
+    if not header.tensors:
+        raise SpinError(f"{path} holds no tensors.", cause="it has a vocabulary alone.", change=OTHER_KINDS["vocab"][1])
+    pooled = get(f"{architecture}.pooling_type", 0) not in (0, -1, None)
+    if architecture in ENCODERS or pooled or get(f"{architecture}.attention.causal") is False:
+        raise SpinError(
+            f"{path} is an embedding or encoder model ({architecture}), which writes no answers.",
+            change="give the GGUF file of a chat model.",
+        )
+    tokens = get("tokenizer.ggml.tokens")
+    merges = get("tokenizer.ggml.merges")
+    lacking = "general.architecture" if not architecture else ""
+    if not isinstance(tokens, Array) or not tokens.count:
+        lacking = lacking or "tokenizer.ggml.tokens"
+    elif get("tokenizer.ggml.model") == "gpt2" and (not isinstance(merges, Array) or not merges.count):
+        lacking = lacking or "tokenizer.ggml.merges"
+    if lacking:
+        raise SpinError(
+            f"{path} lacks {lacking}, without which it has no tokenizer or no layout.",
+            cause="a conversion by an old or unfinished tool; some left out the merges of a BPE tokenizer.",
+            change="give a newer GGUF file of the model, or its checkpoint folder.",
+        )
+    _check_blocks(header, path)
+
+
+def _check_blocks(header: GgufHeader, path: Path) -> None:
+    """SpinError where the layers that are announced are not the layers that are there."""
+    announced = header.metadata.get(f"{header.architecture}.block_count")
+    blocks = header.blocks
+    if not isinstance(announced, int) or len(blocks) != announced or max(blocks, default=-1) != announced - 1:
+        first = next(number for number in range(len(blocks) + 1) if number not in blocks)
+        raise SpinError(
+            f"{path} announces {str(announced)[:40]} layers and holds {len(blocks)} (blk.{first} is not there).",
+            cause="a part of a split model, or a damaged conversion.",
+            change="give the whole model (llama-gguf-split --merge joins parts).",
+        )
+
+
+def convert(path: Path, folder: Path) -> None:
+    """De-quantise a GGUF file into the folder `folder`: a float32 safetensors checkpoint with its tokenizer.
+
+    Raises SpinError when the file is not a whole chat model that transformers can read, when it lacks tensors, or when
+    it holds some that would be dropped.
+    """
+    from spin_llm.models.loading import quiet_transformers
+
+    header = read_gguf_header(path)
+    refuse_other_kinds(header, path)
+    with quiet_transformers(), redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar of its own
+        model, tokenizer = _read_model(header, path)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _read_model(header: GgufHeader, path: Path) -> tuple[Any, Any]:
+    """(model, tokenizer) of a GGUF file, every weight of which is the file's."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from spin_llm.models.loading import refuse_misfits, refuse_not_finite
+
+    source: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    source["local_files_only"] = True
+    read: Any = partial(AutoModelForCausalLM.from_pretrained, **source)  # its type knows no output_loading_info
+    try:
+        config = AutoConfig.from_pretrained(**source)
+        _check_tensors(header, config, path)
+        model, loading = read(dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+    except (OSError, SpinError):
+        raise
+    except Exception as error:  # what two libraries raise on a strange file is no closed list
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SpinError(
+            f"{path} could not be read as a GGUF model of the architecture {header.architecture!r}: {first}",
+            cause="an architecture that this version of transformers cannot read from GGUF, or a damaged file.",
+            change="update transformers, or give the model's checkpoint folder or hub id.",
+        ) from error
+    known = {ROPE_FACTORS, *(tensor.name for tensor in header.tensors if tensor not in held_tensors(header))}
+    loading["unexpected_keys"] = set(loading["unexpected_keys"]) - known
+    refuse_misfits(str(path), model, loading)
+    refuse_not_finite(str(path), model)
+    _set_rope(model.config, header, path)
+    clear_quantisation_marks(model)
+    return model, tokenizer
+
+
+def held_tensors(header: GgufHeader) -> list[GgufTensor]:
+    """The tensors of the model itself: without rotary factors, and without layers that only predict further tokens."""
+    further = header.metadata.get(f"{header.architecture}.nextn_predict_layers", 0)
+    last = len(header.blocks) - (further if isinstance(further, int) else 0)
+    left_out = tuple(f"blk.{number}." for number in header.blocks if number >= last)
+    return [one for one in header.tensors if one.name != ROPE_FACTORS and not one.name.startswith(left_out)]
+
+
+def _check_tensors(header: GgufHeader, config: Any, path: Path) -> None:
+    """SpinError unless the weights of the model that `config` describes are as many as the file's.
+
+    Only names known to the gguf package can be compared, and transformers drops, without a word, what it has no place
+    for; numbers of weights leave nothing out.
+    """
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    held = {tensor.name: math.prod(tensor.shape) for tensor in held_tensors(header)}
+    if config.tie_word_embeddings and "output.weight" in held:  # llama.cpp writes the tied head of some families twice
+        del held["output.weight"]
+    if wanted == sum(held.values()):
+        return
+    architecture = next((key for key, name in MODEL_ARCH_NAMES.items() if name == header.architecture), None)
+    places: dict[str, str] = {}
+    if architecture is not None:
+        names = get_tensor_name_map(architecture, len(header.blocks))
+        for name, _ in model.named_parameters():
+            stem, _, suffix = name.rpartition(".")
+            places[f"{names.get_name(stem)}.{suffix}"] = name
+    lost = [place for place in places if place not in held and not place.startswith("None.")]
+    extra = [name for name in held if name not in places]
+    if wanted > sum(held.values()):
+        what = f"lacks tensors of its model{f': {_some(lost)}' if lost else ''}"
+        cause = "a part of a split model, or a damaged or unfinished conversion; their weights would be random."
+    else:
+        what = f"holds tensors for which its model has no place{f': {_some(extra)}' if extra else ''}"
+        cause = "transformers reads this architecture from GGUF without them: another model would be measured."
+    raise SpinError(
+        f"{path} {what} ({wanted:,} weights are wanted, {sum(held.values()):,} are there).",
+        cause=cause,
+        change="give another GGUF file of the model, or its checkpoint folder or hub id.",
+    )
+
+
+def _set_rope(config: Any, header: GgufHeader, path: Path) -> None:
+    """Put the rotary scaling of a GGUF file, which transformers does not read, into the configuration.
+
+    llama.cpp stores the scaling of Llama 3 as a factor for each frequency. SpinError for factors of another scaling.
+    """
+    place = next((tensor for tensor in header.tensors if tensor.name == ROPE_FACTORS), None)
+    if place is None:
+        return
+    with path.open("rb") as file:
+        file.seek(place.start)
+        data = bytearray(file.read(place.length))
+    stored = torch.frombuffer(data, dtype=torch.float32) if place.kind == 0 else torch.zeros(1)  # llama.cpp: float32
+    if bool((stored == 1).all()):
+        return
+    theta = float(header.metadata.get(f"{header.architecture}.rope.freq_base", 10_000.0))
+    rope = llama3_rope(float(stored.max()), theta)
+    if not torch.allclose(llama3_factors(rope, 2 * len(stored)), stored, rtol=1e-3):
+        raise SpinError(
+            f"{path} scales its rotary positions by {ROPE_FACTORS} in a way that is not Llama 3's.",
+            cause="transformers does not read these factors: another model would be measured.",
+            change="give the model's checkpoint folder or hub id.",
+        )
+    config.rope_parameters = rope
+
+
+def llama3_rope(factor: float, theta: float) -> dict[str, Any]:
+    """The rotary scaling of Llama 3.1 and 3.2, with the numbers that all of its checkpoints share."""
+    shared = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    return {"rope_type": "llama3", "rope_theta": theta, "factor": factor, **shared}
+
+
+def llama3_factors(rope: dict[str, Any], width: int) -> torch.Tensor:
+    """What each of `width` / 2 frequencies is divided by, as llama.cpp's converter writes it."""
+    waves = 2 * math.pi * rope["rope_theta"] ** (torch.arange(0, width, 2) / width)
+    low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
+    smooth = (rope["original_max_position_embeddings"] / waves - low) / (high - low)
+    between = 1 / ((1 - smooth) / factor + smooth)
+    return torch.where(smooth > 1, torch.ones(()), torch.where(smooth < 0, torch.tensor(factor), between))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def clear_quantisation_marks(model: Any) -> None:
+    """A de-quantised GGUF model still says it is quantised, and then cannot be saved; say that it is not."""
+    for mark in ("is_quantized", "quantization_method", "hf_quantizer"):
+        if mark in vars(model):
+            delattr(model, mark)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
