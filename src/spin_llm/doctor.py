@@ -20,7 +20,7 @@ import torch
 from spin_llm.data import encode_all, load_pairs, render_prompt, resolve_template
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.quality import family_of
-from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage
+from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
 from spin_llm.pipeline import PACKAGES, encode, fitting, load_model, read_data, version_of, with_rule
 from spin_llm.progress import SILENT, Console
 from spin_llm.scores import accumulators, count, importance, make_batches, make_plan, parse_bytes, top_entries
@@ -64,6 +64,7 @@ def about_model(loaded: LoadedModel) -> Report:
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "family": family_of(loaded.model.config, loaded.tokenizer),
         "device": str(loaded.device),
+        "notes": list(loaded.notes),
     }
 
 
@@ -80,7 +81,13 @@ def modules(loaded: LoadedModel, target: str) -> Report:
             "weights": sum(matrix.weight.numel() for matrix in here),
             "names": dict(names),
         }
-    return {"target": target, "kinds": kinds, "mlp_coverage": mlp_coverage(loaded.model)}
+    unknown = unknown_modules(loaded.model)
+    return {
+        "target": target,
+        "kinds": kinds,
+        "mlp_coverage": mlp_coverage(loaded.model),
+        "unknown": unknown_text(unknown) if unknown else "",
+    }
 
 
 def tokens(tokenizer: Any, template: str) -> Report:
@@ -235,6 +242,9 @@ def _model_lines(report: Report) -> Iterator[str]:
         )
     look = "" if found["mlp_coverage"] == 1 else "! "
     yield f"{look}coverage   {found['mlp_coverage']:.0%} of the MLP weights can be edited"
+    if found["unknown"]:
+        yield f"! unknown   {found['unknown']}"
+    yield from (f"! load      {note}" for note in model["notes"])
 
 
 def _token_lines(found: Report) -> Iterator[str]:

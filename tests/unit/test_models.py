@@ -143,7 +143,7 @@ def test_experts_that_the_checkpoint_fuses_are_not_covered(tiny_model: TinyModel
 
 def test_a_layout_that_cannot_be_classified_lists_what_was_seen(tiny_model: TinyModel):
     model = tiny_model("mamba").model
-    with pytest.raises(SpinError, match=r"8 linear modules of MambaForCausalLM .*backbone\.layers\.0\.mixer\.in_proj"):
+    with pytest.raises(SpinError, match=r"MambaForCausalLM has no mlp matrix .* 8 linear modules .*mixer\.in_proj"):
         editable_matrices(model, "mlp")
 
 
@@ -285,7 +285,7 @@ def test_a_missing_shard(tmp_path: Path):
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 2
     shards[1].unlink()
-    with pytest.raises(SpinError, match=f"lacks {shards[1].name}, named by its index"):
+    with pytest.raises(SpinError, match=f"lacks {shards[1].name}, named by model.safetensors.index.json"):
         load(str(folder))
 
 

@@ -3,7 +3,7 @@
 from spin_llm.models.checkpoint import Checkpoint, StoredTensor
 from spin_llm.models.loading import LoadedModel, load, pick_dtype
 from spin_llm.models.resolve import EMBEDDED, cache_folder, resolve
-from spin_llm.models.structure import TARGETS, Matrix, editable_matrices, mlp_coverage
+from spin_llm.models.structure import TARGETS, Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
 
 __all__ = [
     "EMBEDDED",
@@ -18,4 +18,6 @@ __all__ = [
     "mlp_coverage",
     "pick_dtype",
     "resolve",
+    "unknown_modules",
+    "unknown_text",
 ]

@@ -108,7 +108,7 @@ def load(
             loaded, more = put_on(loaded, given, folder)
             notes += more
     refuse_not_finite(str(given), loaded)
-    notes += _unknown_tokens(given, loaded, tokenizer)
+    _refuse_unknown_tokens(given, loaded, tokenizer)
     loaded.requires_grad_(False).eval()
     notes = tuple(dict.fromkeys((*notes, *heard)))
     for note in notes:
@@ -231,27 +231,24 @@ def refuse_not_finite(name: str, model: Any) -> None:
             )
 
 
-def _unknown_tokens(folder: Path, model: Any, tokenizer: Any) -> tuple[str, ...]:
-    """SpinError when the tokenizer makes tokens that the embedding has no row for; a note when only added tokens, which
-    neither it nor its template uses, are such."""
+def _refuse_unknown_tokens(folder: Path, model: Any, tokenizer: Any) -> None:
+    """SpinError when the tokenizer makes tokens that the embedding has no row for.
+
+    Added tokens that neither the tokenizer nor its template uses may be such (Gemma's for images, in its text models).
+    """
     rows = model.get_input_embeddings().weight.shape[0]
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
-    if not beyond:
-        return ()
     template = str(getattr(tokenizer, "chat_template", None) or "")
     own = {tokenizer.bos_token, tokenizer.eos_token}
-    added = set(tokenizer.get_added_vocab())
+    added = set(tokenizer.get_added_vocab()) if beyond else set()
     used = [token for token in beyond if token not in added or token in own or token in template]
-    if not used:
-        return (
-            f"the embedding has {rows} rows: {len(beyond)} added tokens have none ({', '.join(sorted(beyond)[:3])})",
+    if used:
+        raise SpinError(
+            f"The tokenizer of {folder} knows {max(beyond.values()) + 1} tokens, and the model's embedding has {rows} "
+            f"rows: {len(beyond)} tokens, such as {used[0]!r}, have none.",
+            cause="the tokenizer of another model, or tokens that were added without resizing the embedding.",
+            change="give the tokenizer that belongs to the model, or resize the embedding (resize_token_embeddings).",
         )
-    raise SpinError(
-        f"The tokenizer of {folder} knows {max(beyond.values()) + 1} tokens, and the model's embedding has {rows} "
-        f"rows: {len(beyond)} tokens, such as {used[0]!r}, have none.",
-        cause="the tokenizer of another model, or tokens that were added without resizing the embedding.",
-        change="give the tokenizer that belongs to the model, or resize the embedding (resize_token_embeddings).",
-    )
 
 
 class _Heard(logging.Handler):

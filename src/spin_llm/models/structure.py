@@ -3,12 +3,14 @@
 In: a transformers causal language model. Out: for each editable linear module, and for each expert's matrix in a fused
 parameter (experts.py), its name, layer, kind (`attention` or `mlp`) and storage layout. The decoder stack is the module
 list that repeats the largest number of parameters; every linear module inside is classified by the modules it sits in.
-Embeddings, heads and routers are left alone. Left out: norms and biases, and other fused expert tensors (they count
-against the printed coverage).
+Embeddings, heads and routers are left alone, and so are linear modules that are neither attention nor MLP by their
+place (convolutions, per-layer inputs, state-space blocks): `unknown_modules` names them. Left out: norms and biases,
+and other fused expert tensors (they count against the printed coverage).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -55,17 +57,45 @@ class Matrix:
 def editable_matrices(model: Any, target: str = "mlp") -> list[Matrix]:
     """The targeted matrices, in layer order.
 
-    Raises SpinError for an unknown target or a layout that cannot be classified.
+    Raises SpinError for an unknown target, or a model that has no such matrix.
     """
     if target not in TARGETS:
         raise SpinError(f"Unknown target {target!r}.", change=f"--target takes one of {', '.join(TARGETS)}.")
     matrices = [matrix for matrix in _all_matrices(model) if target in ("all", matrix.kind)]
     if not matrices:
-        raise SpinError(
-            f"{type(model).__name__} has no {target} matrix that can be edited.",
-            cause="experts fused in a form that this version does not take apart.",
-        )
+        unknown = unknown_modules(model)
+        what = f"{type(model).__name__} has no {target} matrix that can be edited."
+        if unknown:
+            raise SpinError(
+                f"{what} {unknown_text(unknown)}",
+                cause="a layout that this version does not know (a state-space or recurrent block, for instance).",
+                change="report the architecture; nothing was edited.",
+            )
+        raise SpinError(what, cause="experts fused in a form that this version does not take apart.")
     return matrices
+
+
+def unknown_modules(model: Any) -> list[str]:
+    """The linear modules of the decoder that are neither attention, MLP nor router by their place."""
+    prefix, layers = decoder_layers(model)
+    heads = _heads(model)
+    return [
+        f"{prefix}.{index}.{path}"
+        for index, layer in enumerate(layers)
+        for path, module in layer.named_modules()
+        if _is_linear(module) and id(module) not in heads and _kind(layer, path) == "unknown"
+    ]
+
+
+def unknown_text(unknown: list[str]) -> str:
+    """One sentence on such modules, by their names without the layer."""
+    kinds = list(dict.fromkeys(re.sub(r"^.*?\.\d+\.", "", name) for name in unknown))
+    shown = ", ".join(kinds[:4]) + (", ..." if len(kinds) > 4 else "")
+    return f"{len(unknown)} linear modules are neither attention nor MLP by their place and are left alone: {shown}."
+
+
+def _heads(model: Any) -> set[int]:
+    return {id(head) for head in (model.get_input_embeddings(), model.get_output_embeddings()) if head is not None}
 
 
 def mlp_coverage(model: Any) -> float:
@@ -102,8 +132,7 @@ def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
 
 def _all_matrices(model: Any) -> Iterator[Matrix]:
     prefix, layers = decoder_layers(model)
-    heads = {id(head) for head in (model.get_input_embeddings(), model.get_output_embeddings()) if head is not None}
-    unknown = []
+    heads = _heads(model)
     for index, layer in enumerate(layers):
         for path, module in layer.named_modules():
             for name, part in fused_parts(model, f"{prefix}.{index}.{path}", module):
@@ -111,19 +140,10 @@ def _all_matrices(model: Any) -> Iterator[Matrix]:
             if not _is_linear(module) or id(module) in heads:
                 continue
             kind = _kind(layer, path)
-            if kind == "unknown":
-                unknown.append(f"{prefix}.{index}.{path} ({type(module).__name__})")
-            elif kind != "router":
+            if kind in ("attention", "mlp"):
                 transposed = type(module).__name__ == "Conv1D"
                 routed = _is_repeated(layer, path)
                 yield Matrix(f"{prefix}.{index}.{path}.weight", module, index, kind, transposed, routed)
-    if unknown:
-        raise SpinError(
-            f"{len(unknown)} linear modules of {type(model).__name__} are neither attention nor MLP by their place: "
-            f"{', '.join(unknown[:6])}{', ...' if len(unknown) > 6 else ''}.",
-            cause="a layout that this version does not know (a state-space or recurrent block, for instance).",
-            change="report the architecture; nothing was edited.",
-        )
 
 
 def _is_linear(module: nn.Module) -> bool:

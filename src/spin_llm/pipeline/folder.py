@@ -137,6 +137,7 @@ def model_record(settings: RunSettings, loaded: LoadedModel) -> dict[str, Any]:
         "device": str(loaded.device),
         "template": resolve_template(loaded.tokenizer, settings.template),
         "family": family_of(loaded.model.config, loaded.tokenizer),
+        **({"notes": list(loaded.notes)} if loaded.notes else {}),
     }
 
 

@@ -20,7 +20,7 @@ from spin_llm.evaluate.own import own_pairs
 from spin_llm.evaluate.proxy import KL_PAIRS
 from spin_llm.evaluate.quality import Asked, asked_of, reading
 from spin_llm.files import write_json
-from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage
+from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
 from spin_llm.pipeline.data import RunData, read_data, with_rule
 from spin_llm.pipeline.folder import check_folder, model_record, write_record
 from spin_llm.pipeline.loading import encode, fitting, judge_of, load_model
@@ -214,6 +214,8 @@ def plan_sets(
     will take."""
     if settings.target != "attention" and (coverage := mlp_coverage(loaded.model)) < 1:
         console.say(f"only {coverage:.0%} of the MLP weights are scored; the others are experts fused in another form")
+    if unknown := unknown_modules(loaded.model):
+        console.say(unknown_text(unknown))
     plan = make_plan(
         loaded,
         [batch for name in aware for batch in make_batches(aware[name], unaware[name], matrices=matrices)],
