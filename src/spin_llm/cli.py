@@ -7,6 +7,8 @@ is immediate. Left out: any computing.
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import signal
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spin_llm.baselines import settings as baselines
-from spin_llm.errors import SpinError
+from spin_llm.errors import SpinError, visible
 from spin_llm.settings import (
     CONCEPTS,
     EFFORTS,
@@ -53,10 +55,16 @@ def _setting(name: str, *flags: str, **options: Any) -> Any:
 
 
 Model = Annotated[str, typer.Argument(help="Hub id, local folder, .gguf file, or smollm2-135m (embedded).")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write.")]
+
+
+def _output(where: str) -> Any:
+    return typer.Option("-o", "--output", help=where)
+
+
+Output = Annotated[Path | None, _output("The run folder (default: runs/MODEL).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no table.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no table: where the result is, alone.")]
 Concept = Annotated[list[str] | None, _setting("concepts", "--concept")]
 Protect = Annotated[list[str] | None, _setting("protect", "--protect")]
 Questions = Annotated[list[str] | None, _setting("questions", "--questions")]
@@ -206,7 +214,8 @@ def sweep(
         found = search_edit(settings, folder, overwrite=overwrite, console=console)
     from spin_llm.report.searched import text_lines
 
-    show(found, [*text_lines(found), folder / "search.json", folder / "patch.safetensors"], as_json=as_json)
+    words = [] if quiet else text_lines(found)
+    show(found, [*words, folder / "search.json", folder / "patch.safetensors"], as_json=as_json)
 
 
 @app.command()
@@ -253,7 +262,7 @@ def score(
 def select(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with scores/.")],
     ratio: Annotated[float, typer.Option(help="Fraction of each matrix in a top set.")],
-    output: Output = None,
+    output: Annotated[Path | None, _output("The patch file (default: RUN/patch.safetensors).")] = None,
     rule: Rule = "coupled",
     protect_ratio: ProtectRatio = None,
     target: Target = default_of("target"),
@@ -288,12 +297,13 @@ def select(
     show(summary, [f"{patch.weights:,} weights in {len(patch.edits)} matrices", path], as_json=as_json)
 
 
+NewFolder = Annotated[Path | None, _output("The folder to write; it has no default.")]
 PatchFile = Annotated[Path, typer.Argument(metavar="PATCH", help="A patch.safetensors, or a run folder with one.")]
 
 
 @app.command()
 def apply(
-    model: Model, patch: PatchFile, output: Output = None, overwrite: Overwrite = False, as_json: Json = False
+    model: Model, patch: PatchFile, output: NewFolder = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
     """Write an edited copy of a checkpoint; only the touched bytes differ."""
     _rewrite("apply", model, patch, output, overwrite, as_json)
@@ -301,7 +311,7 @@ def apply(
 
 @app.command()
 def revert(
-    model: Model, patch: PatchFile, output: Output = None, overwrite: Overwrite = False, as_json: Json = False
+    model: Model, patch: PatchFile, output: NewFolder = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
     """Write the base back from an edited checkpoint, byte for byte."""
     _rewrite("revert", model, patch, output, overwrite, as_json)
@@ -342,7 +352,7 @@ def eval_(
     model: Model,
     baseline: Annotated[str | None, typer.Option(help="The model to compare with; both may be MODEL@URL.")] = None,
     patch: Annotated[Path | None, typer.Option(help="Compare MODEL with MODEL plus this patch.")] = None,
-    output: Output = None,
+    output: Annotated[Path | None, _output("The run folder (default: runs/MODEL-eval).")] = None,
     protect: Protect = None,
     questions: Questions = None,
     data_dir: DataDir = None,
@@ -386,7 +396,7 @@ def _baseline(name: str) -> Any:
 def baseline(
     method: Annotated[str, typer.Argument(help=", ".join(baselines.METHODS))],
     model: Model,
-    output: Output = None,
+    output: Annotated[Path | None, _output("The folder to write (default: runs/MODEL-METHOD).")] = None,
     data: Annotated[list[str] | None, _baseline("data")] = None,
     mix: Annotated[list[str] | None, _baseline("mix")] = None,
     data_dir: Annotated[str | None, _baseline("data_dir")] = None,
@@ -451,7 +461,7 @@ def stability(
         f"over {found['resamples']} resamples; {found['in_half']} of {found['weights']} weights in at least half of "
         f"them, {found['in_most']} in at least 95%"
     ]
-    show(found, [*words, folder / "stability.json"], as_json=as_json)
+    show(found, [*([] if quiet else words), folder / "stability.json"], as_json=as_json)
 
 
 @app.command()
@@ -461,7 +471,7 @@ def paper(
         str, typer.Argument(help="table1, table2, malicious, few-shot, mixing, ratio, modules, ...; all.")
     ],
     model: Model,
-    output: Output = None,
+    output: Annotated[Path | None, _output("The folder of all experiments (default: runs/MODEL-paper).")] = None,
     limit: Annotated[
         int | None, typer.Option(min=4, help="A small version: at most so many questions, examples and training pairs.")
     ] = None,
@@ -566,7 +576,7 @@ def judge_fit(
     data: Annotated[
         Path, typer.Argument(help="Labelled answers: csv or jsonl with concept, prompt, answer, label(s).")
     ],
-    output: Output = None,
+    output: Annotated[Path | None, _output("The judge file to write, FILE.safetensors; it has no default.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Fit the local judge on labelled answers; writes a judge file for --judge."""
@@ -593,7 +603,7 @@ def judge_check(
     max_rows: Annotated[
         int | None, typer.Option("--max-rows", min=1, help="At most so many rows per concept (of pairs: per kind).")
     ] = None,
-    output: Output = None,
+    output: Annotated[Path | None, _output("A JSON file for the measured quality (default: none is written).")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -610,7 +620,7 @@ def judge_check(
         write_json(output, found)
     if as_json:
         show(found, [], as_json=True)
-    elif not quiet:
+    elif not quiet or not output:  # without a file the table is all there is
         draw(tables, remarks)
     if output and not as_json:
         print(output)
@@ -619,7 +629,7 @@ def judge_check(
 @judge_app.command("score")
 def judge_score(
     generations: Annotated[Path, typer.Argument(help="A generations.jsonl.")],
-    output: Output = None,
+    output: Annotated[Path | None, _output("The verdicts (default: verdicts.jsonl beside the answers).")] = None,
     judge: JudgeName = default_of("judge"),
     trust_remote_code: TrustRemoteCode = False,
     quiet: Quiet = False,
@@ -637,7 +647,7 @@ def judge_score(
 @judge_app.command("sheet")
 def judge_sheet(
     generations: Annotated[Path, typer.Argument(help="A generations.jsonl, or a run's own/answers.jsonl.")],
-    output: Output = None,
+    output: Annotated[Path | None, _output("The sheet (default: sheet.csv beside the answers).")] = None,
     label: Annotated[str, typer.Option(help="What to ask about the concepts: aware, safe or coherent.")] = "aware",
     seed: Seed = default_of("seed"),
     overwrite: Overwrite = False,
@@ -761,12 +771,35 @@ def console_of(quiet: bool) -> Iterator[Console]:
             if not terminal.is_terminal:
                 terminal.print(f"{title}: {total} in {monotonic() - start:.0f} s", markup=False)
 
-        yield LibraryConsole(lambda line: terminal.print(line, markup=False), bar)
+        yield LibraryConsole(lambda line: terminal.print(visible(line), markup=False), bar)
 
 
 def show(value: Any, lines: list[Any], *, as_json: bool) -> None:
     """The result on stdout: JSON, or one line each."""
-    print(json.dumps(value, indent=2, ensure_ascii=False) if as_json else "\n".join(map(str, lines)))
+    try:
+        print(json_text(value) if as_json else "\n".join(map(str, lines)), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SpinError(f"The result could not be printed: {error.strerror}; what was written is there.") from None
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON; only ASCII where stdout is not UTF-8, since JSON has its own escapes."""
+    return json.dumps(value, indent=2, ensure_ascii=encoding_of(sys.stdout) != "utf-8")
+
+
+def encoding_of(stream: Any) -> str:
+    """The encoding of a stream as Python names it; "" where it has none, or is closed."""
+    try:
+        return codecs.lookup(getattr(stream, "encoding", None) or "").name
+    except LookupError:
+        return ""
+
+
+def columns_of(otherwise: int) -> int | None:
+    """The width of a table: the terminal's own (None), or `otherwise` in a file or pipe."""
+    return None if sys.stdout is not None and sys.stdout.isatty() else otherwise
 
 
 def draw(tables: list[Any], remarks: list[str]) -> None:
@@ -775,7 +808,7 @@ def draw(tables: list[Any], remarks: list[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    terminal = Terminal(highlight=False, width=None if sys.stdout.isatty() else 190)
+    terminal = Terminal(highlight=False, width=columns_of(190))
     for title, columns, rows in tables:
         table = Table(*columns, title=title, title_justify="left")
         for row in rows:
@@ -788,13 +821,12 @@ def draw(tables: list[Any], remarks: list[str]) -> None:
 def show_results(results: dict[str, Any], folder: Path, *, as_json: bool, quiet: bool) -> None:
     """The table and the paths of report and patch."""
     if as_json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        show(results, [], as_json=True)
         return
     if not quiet:
         print_table(results)
-    for name in ("patch.safetensors", "report.html", "report.md", "results.json"):
-        if (folder / name).is_file():
-            print(folder / name)
+    names = ("patch.safetensors", "report.html", "report.md", "results.json")
+    show(results, [folder / name for name in names if (folder / name).is_file()], as_json=False)
 
 
 def print_table(results: dict[str, Any]) -> None:
@@ -804,7 +836,7 @@ def print_table(results: dict[str, Any]) -> None:
 
     from spin_llm.report import COLUMNS, headline, judge_lines, missing_lines, table_rows
 
-    terminal = Terminal(highlight=False, width=None if sys.stdout.isatty() else 140)
+    terminal = Terminal(highlight=False, width=columns_of(140))
     table = Table(title=headline(results), title_justify="left", title_style="bold")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("axis", "reading") else "right")
@@ -813,6 +845,9 @@ def print_table(results: dict[str, Any]) -> None:
     terminal.print(table)
     for line in (*missing_lines(results), *judge_lines(results)):
         terminal.print(line, markup=False)
+
+
+BROKEN_PIPE = 141  # as a shell names the end by that signal
 
 
 class Interrupted(BaseException):
@@ -826,21 +861,55 @@ def _interrupt(number: int, frame: object) -> None:
     raise Interrupted(number)
 
 
+PLAIN = {"\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": "..."}
+
+
+def spelt(error: UnicodeError) -> tuple[str | bytes, int]:
+    """For a console that cannot print a character: a plain one like it, or its number as Python writes it. Bytes of a
+    path that are no text in this locale go out as they came in."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start : error.end]
+    if all("\udc80" <= character <= "\udcff" for character in found):
+        return bytes(ord(character) - 0xDC00 for character in found), error.end
+    escaped = (PLAIN.get(character, character.encode("ascii", "backslashreplace").decode()) for character in found)
+    return "".join(escaped), error.end
+
+
 def main() -> None:
-    """Entry point: users' mistakes become one message and exit code 2."""
+    """Entry point: users' mistakes become one message and exit code 2; a reader that left (`| head`) is no mistake."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    codecs.register_error("spelt", spelt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="spelt")
+    code = _exit_code()
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:  # else Python would say so on leaving, with another exit code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or (BROKEN_PIPE if isinstance(error, BrokenPipeError) else 2)
+    sys.exit(code)
+
+
+def _exit_code() -> int | str | None:
+    """Run the command; what it ends with."""
     try:
         app()
+    except SystemExit as leaving:  # rich and typer end with 1 when the reader of their output left, and never otherwise
+        return BROKEN_PIPE if leaving.code == 1 else leaving.code
     except SpinError as error:
-        print(f"spin-llm: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"spin-llm: {visible(str(error))}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return BROKEN_PIPE
     except Interrupted as signalled:
         print("spin-llm: interrupted; the same command continues where it stopped.", file=sys.stderr)
-        sys.exit(128 + signalled.args[0])
-    except BrokenPipeError:
-        sys.exit(141)
+        return 128 + int(signalled.args[0])
+    return 0
 
 
 if __name__ == "__main__":

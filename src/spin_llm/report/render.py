@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from spin_llm.errors import visible
 from spin_llm.report.wording import NOTHING, share_text
 
 HERE = Path(__file__).parent
@@ -74,8 +75,10 @@ def render_markdown(template: str, context: dict[str, Any]) -> str:
 
 
 def escape_markdown(value: Any) -> str:
-    """Text that Markdown shows as it is, also inside a table cell: no mark-up, no HTML, no line ends."""
-    text = html.escape(str(value), quote=False)
+    """Text that Markdown shows as it is, also inside a table cell: no mark-up, no HTML, no line ends, no characters
+    that a terminal obeys or that turn the direction of writing around."""
+    text = re.sub(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", str(value))
+    text = html.escape(visible(text), quote=False)
     text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
     text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
-    return re.sub(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", "<br>", text)
+    return text.replace("\n", "<br>")
