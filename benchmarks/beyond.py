@@ -257,7 +257,8 @@ def main(words: Sequence[str] | None = None) -> None:
         write_json(file, {**machine(torch.get_num_threads()), "arguments": told, **found})
         print(file, flush=True)
         for name, edit in found["edits"].items():
-            cells = [f"{axis} {row['delta']:+.3f} {row['ci95']}" for axis, row in edit["axes"].items()]
+            rows = {axis: row for axis, row in edit["axes"].items() if row["delta"] is not None}
+            cells = [f"{axis} {row['delta']:+.3f} {row['ci95']}" for axis, row in rows.items()]
             print(name, edit["recipe"], edit["weights"], *cells, sep=" | ", flush=True)
 
 

@@ -31,9 +31,9 @@
   }
 
   function verdictText(item, [, , , verdict, probability, , coherent]) {
-    const also = coherent === -1 ? "" : coherent === null ? " · coherence unparsed" : coherent ? " · coherent" : " · not coherent";
+    const also = coherent === -1 ? "" : coherent === null ? " · no verdict on coherence" : coherent ? " · coherent" : " · not coherent";
     if (verdict === -1) return `not judged${also}`;
-    if (verdict === null) return `unparsed${also}`;
+    if (verdict === null) return `no verdict${also}`;
     const { yes, no } = data.axes[item.axis];
     return (verdict === 1 ? yes : no) + (probability === null ? "" : ` · P(${yes}) = ${probability.toFixed(2)}`) + also;
   }

@@ -21,7 +21,7 @@ BASE, EDITED = "base", "edited"
 SHOWN = 10
 CHANGES = {"gain": "verdict improved", "loss": "verdict got worse", "same": "same verdict", "unparsed": "no verdict"}
 NOT_JUDGED: dict[str, Any] = {"verdict": -1}
-COHERENT = {1: " · coherent", 0: " · not coherent", None: " · coherence unparsed", -1: ""}
+COHERENT = {1: " · coherent", 0: " · not coherent", None: " · no verdict on coherence", -1: ""}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Side:
     verdict: int | None
     probability: float | None
     change: str  # against the base, a key of `CHANGES`; "" for the base itself
-    coherent: int | None = -1  # whether the answer was judged coherent; None: unparsed, -1: not judged
+    coherent: int | None = -1  # whether the answer was judged coherent; None: no verdict, -1: not judged
 
     @property
     def length(self) -> str:
@@ -76,7 +76,7 @@ class AxisTranscripts:
         if not side.judged:
             return "not judged" + also
         if side.verdict is None:
-            return "unparsed" + also
+            return "no verdict" + also
         probability = f" · P({self.yes}) = {side.probability:.2f}" if side.probability is not None else ""
         return (self.yes if side.verdict == 1 else self.no) + probability + also
 
@@ -121,7 +121,7 @@ def script_data(groups: list[AxisTranscripts]) -> dict[str, Any]:
     number of that one.
 
     `items` are {id, axis (number), facet, prompt, sides}; a side is [answer, tokens, finished, verdict, probability,
-    change, coherent], or 0 for a model that did not answer; a verdict is 1, 0, null (unparsed) or -1 (not judged).
+    change, coherent], or 0 for a model that did not answer; a verdict is 1, 0, null (none) or -1 (not judged).
     Those shown first come first, one axis after the other.
     """
     models = list(dict.fromkeys(name for group in groups for one in group.shown + group.others for name in one.sides))
