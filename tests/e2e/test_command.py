@@ -156,6 +156,8 @@ def test_eval_with_a_patch_and_against_a_baseline(
         command("eval", edited, *words, "--baseline", setting.model, "-o", tmp_path / "two", "--json", "-q")
     )
     assert json.loads(against.out)["axes"] == expected
+    succeeds(command("report", folder, out, tmp_path / "two", "-o", tmp_path / "compare.html"))
+    assert "bases" not in (tmp_path / "compare.md").read_text(), "one base, under a patch and beside an edited copy"
     other = command("eval", setting.model, *words, "--baseline", edited, "-o", out, "-q")
     assert other.code == 2, "answers of another patch or baseline are not taken up"
     assert "other settings" in other.err

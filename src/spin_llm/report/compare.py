@@ -85,10 +85,26 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def base_of(run: dict[str, Any]) -> str:
-    """What the edited model was compared with: the fingerprint of the run's model, or the name of another baseline."""
-    baseline = run.get("compared", {}).get("baseline")
-    return str(baseline) if baseline else str(run["model"].get("fingerprint") or run["model"]["name"])
+def base_of(run: dict[str, Any]) -> tuple[str, str] | None:
+    """What the edited model was compared with, as (how it is known, what is known): the fingerprint of its weights, or
+    what a server says of it; None where only its name was recorded. Version 0.1.0 had another fingerprint."""
+    model, compared = run["model"], run.get("compared", {})
+    if server := compared.get("baseline_served"):
+        return "server", plain(server)
+    found = model.get("baseline_fingerprint") or ("" if compared.get("baseline") else model.get("fingerprint"))
+    return (f"fingerprint{' of parts' * bool(model.get('parts'))}", str(found)) if found else None
+
+
+def base_warning(runs: Sequence[Run]) -> str | None:
+    """What is to be said of the bases; None when they are the same."""
+    bases = {one.name: base_of(one.run) for one in runs}
+    if unknown := [name for name, base in bases.items() if base is None]:
+        return f"Whether the bases are the same is not known: {', '.join(unknown)} names its base alone."
+    if len({base[0] for base in bases.values() if base}) > 1:
+        return "Whether the bases are the same is not known: the runs know theirs in different ways."
+    if len(set(bases.values())) > 1:
+        return "The bases differ: differences from different bases must not be compared."
+    return None
 
 
 def questions_of(axis: str) -> Callable[[Run], str]:
@@ -114,9 +130,7 @@ def judge_of(axis: str) -> Callable[[Run], str]:
 
 def warnings_of(runs: Sequence[Run]) -> list[str]:
     """What differs between runs for all axes alike, and so forbids comparing their numbers."""
-    found = []
-    if differs(runs, lambda one: base_of(one.run)):
-        found.append("The bases differ: differences from different bases must not be compared.")
+    found = [warning] if (warning := base_warning(runs)) else []
     for setting in ("new_tokens", "template"):
         values = {str(one.run["settings"].get(setting, NOTHING)) for one in runs}
         if len(values) > 1:
@@ -146,7 +160,7 @@ def _compared_axis(axis: str, runs: Sequence[Run], of: int) -> ComparedAxis:
     if judged and differs(runs, judge_of(axis)):
         judges = list(dict.fromkeys(map(judge_of(axis), runs)))[:NAMES_SHOWN]
         warnings.append(f"The judge differs between runs: {'; '.join(judges)}.")
-    if not warnings and not differs(runs, lambda one: base_of(one.run)) and len({r["base"] for r in results}) > 1:
+    if not warnings and not base_warning(runs) and len({r["base"] for r in results}) > 1:
         warnings.append("The base scored differently on the same prompts: other software, batches or precision.")
     if len(runs) < of:
         warnings.append(f"{of - len(runs)} of {of} runs did not measure this axis.")
