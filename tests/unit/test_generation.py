@@ -76,16 +76,32 @@ def test_an_end_token_cuts_the_answer(tiny_model):
 
 
 def test_end_tokens(tiny_model):
+    """The union of what generation config, config, tokenizer (1) and template name, of ids that can be written."""
     loaded = tiny_model("llama")
-    loaded.model.generation_config.eos_token_id = [5, 7]
-    assert end_tokens(loaded) == [5, 7]
-    loaded.model.generation_config.eos_token_id = 5
-    assert end_tokens(loaded) == [5]
+    rows = loaded.model.get_output_embeddings().weight.shape[0]
+    loaded.model.generation_config.eos_token_id = [5, 7, rows, -1]
+    loaded.model.config.eos_token_id = 6
+    assert end_tokens(loaded) == [5, 7, 6, 1]
     loaded.model.generation_config.eos_token_id = None
-    assert end_tokens(loaded) == [loaded.tokenizer.eos_token_id]
+    loaded.model.config.eos_token_id = rows + 5
+    assert end_tokens(loaded) == [1]
     loaded.tokenizer.eos_token = None
     assert end_tokens(loaded) == []
     assert all(answer.tokens == 3 and not answer.finished for answer in answers(loaded, new_tokens=3).values())
+
+
+@pytest.mark.parametrize(
+    ("after", "end"),
+    [("<|pad|>\n", [2]), ("\n<|pad|><|eos|>", [2]), (" ", []), ("plain", []), ("<|bos|>", []), ("{{ 1 // 0 }}", [])],
+)
+def test_what_the_template_writes_after_an_answer_ends_one(after: str, end: list[int], tiny_model):
+    """A template that writes nothing of its own there, or fails, adds none."""
+    loaded = tiny_model("llama")
+    loaded.model.generation_config.eos_token_id = loaded.model.config.eos_token_id = loaded.tokenizer.eos_token = None
+    loaded.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}" + after + "{% endfor %}"
+    )
+    assert end_tokens(loaded) == end
 
 
 def test_the_checkpoint_s_own_sampling_is_ignored(tiny_model):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from spin_llm.data import Turn, render_prompt
 from spin_llm.errors import SpinError
@@ -18,6 +19,7 @@ from spin_llm.models import LoadedModel
 NEW_TOKENS = 64
 BATCH_TOKENS = 12_288
 BATCH_PROMPTS = 96
+ANSWER_MARK = "Yz3"
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,44 @@ def continuations(
 
 
 def end_tokens(loaded: LoadedModel) -> list[int]:
-    """The token ids that end an answer: the generation config's, else the tokenizer's."""
-    ends = loaded.model.generation_config.eos_token_id
-    ends = ends if ends is not None else loaded.tokenizer.eos_token_id
-    return [] if ends is None else list(ends) if isinstance(ends, list | tuple) else [int(ends)]
+    """The token ids that end an answer: those of the generation config, the config, the tokenizer, and the one that the
+    chat template writes after an answer.
+
+    Checkpoints often name one of them in one place only. Ids outside the vocabulary, which no answer can hold, are left
+    out.
+    """
+    model, tokenizer = loaded.model, loaded.tokenizer
+    configs = (getattr(model, "generation_config", None), model.config, model.config.get_text_config())
+    named = [getattr(config, "eos_token_id", None) for config in configs]
+    ends: list[int] = []
+    for value in (*named, tokenizer.eos_token_id, end_of_turn(tokenizer)):
+        for end in value if isinstance(value, list | tuple | set) else [value]:
+            if isinstance(end, int) and not isinstance(end, bool) and 0 <= end < vocabulary(loaded) and end not in ends:
+                ends.append(end)
+    return ends
+
+
+def vocabulary(loaded: LoadedModel) -> int:
+    """How many tokens the model can write: rows of its head, else of its embedding."""
+    head = loaded.model.get_output_embeddings() or loaded.model.get_input_embeddings()
+    return int(head.weight.shape[0])
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The added token that the chat template writes right after an answer; None without one, or without a template
+    that can render two turns."""
+    from jinja2 import TemplateError
+
+    turns = [{"role": "user", "content": "Xq7"}, {"role": "assistant", "content": ANSWER_MARK}]
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError):
+        return None  # a template that fails on the questions themselves is told of where they are rendered
+    after = text.rpartition(ANSWER_MARK)[2].lstrip() if ANSWER_MARK in text else ""
+    ids = list(tokenizer(after, add_special_tokens=False)["input_ids"])[:1]
+    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder and ids[0] != tokenizer.bos_token_id else None
 
 
 def _continuation(index: int, row: Row, ends: Sequence[int]) -> Continuation:
