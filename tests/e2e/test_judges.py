@@ -23,8 +23,9 @@ from transformers import AutoModelForCausalLM
 
 from spin_llm.evaluate import judging
 from spin_llm.evaluate.completion import Completion, Prompt
-from spin_llm.evaluate.condition import INCOHERENT, UNTUNED
+from spin_llm.evaluate.condition import INCOHERENT, NO_TEMPLATE, UNTUNED
 from spin_llm.evaluate.guards import GUARDS
+from spin_llm.evaluate.quality import NOT_LIKE_THESE
 from spin_llm.files import read_jsonl, write_jsonl
 from spin_llm.pipeline import loading
 
@@ -199,6 +200,33 @@ def test_eval_with_a_guard_counts_what_does_not_parse(
         in (tmp_path / "run" / "report.md").read_text()
     )
     assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_eval_says_first_what_kind_of_model_it_is_and_where_the_judge_was_not_measured(
+    chat: bool, setting: Setting, tiny_folder: Any, real_judges: Command, tmp_path: Path
+):
+    """A random model with the shipped judge: nothing that was measured holds for it."""
+    base, edited = (tiny_folder("llama", seed=seed, chat=chat) for seed in (0, 7))
+    words = [word for word in eval_words(setting, edited, "local", tmp_path / "run") if word != "-q"]
+    words[1], words[3] = str(edited), str(base)
+    outcome = succeeds(real_judges(*words))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (NO_TEMPLATE in {warning["kind"] for warning in results["warnings"]}) == (not chat)
+    assert outcome.err.startswith("warning: ") == (not chat), "before anything is done"
+    page = (tmp_path / "run" / "report.html").read_text()
+    first = page[page.index("<h1>") : page.index("</h1>")]
+    for warning in results["warnings"]:
+        assert first.index(warning["text"]) < first.index("No reading on fairness awareness and privacy awareness")
+    for axis in ("fairness", "privacy", "over_refusal"):
+        found = results["axes"][axis]
+        assert (found["measurable"], found["note"], found["p"]) == (False, NOT_LIKE_THESE, None)
+    assert results["judge"]["quality"] == {}, "no number of other answers beside these"
+    assert "AUC 0" not in page
+    assert results["judge"]["answers"]["family"] in (tmp_path / "run" / "run.json").read_text()
+    told = " ".join(outcome.out.split())
+    assert "not measured on answers like these" in told
+    assert "AUC" not in told
 
 
 def test_eval_takes_the_measured_quality_of_a_guard(

@@ -65,6 +65,8 @@ def test_own_answers_are_what_is_scored(words: list[str], command: Command, tmp_
     page = (tmp_path / "run" / "report.html").read_text()
     assert "from scores of the model's own answers" in page or "from scores of the model&#39;s own answers" in page
     assert "may have learnt the judge" in page, "the judge that divides is the judge that reports"
+    assert "Nobody has shown that local is right on such answers" in page
+    assert "warning: fairness: the model's own answers are divided by made-up, judge not measured" in outcome.err
     costs = load_scores(tmp_path / "run" / "scores" / "own.safetensors")
     assert costs.metadata["examples"] == 24, "12 aware answers of each concept: what they need is a cost"
     record = json.loads((tmp_path / "run" / "run.json").read_text())

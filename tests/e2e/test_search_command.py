@@ -54,6 +54,11 @@ def test_a_run_with_its_defaults_searches(words: list[str], command: Command, tm
     assert results["edit"]["weights"] == picked["weights"]
     assert search["pick"] in [row["number"] for row in search["survivors"]]
     assert search["why"] in outcome.err
+    judged = ("fairness", "privacy", "over_refusal", "coherence")
+    assert search["unmeasured"] == dict.fromkeys(judged, "judge not measured")
+    assert (
+        "Verdicts decided nothing on fairness, privacy, over_refusal, coherence (judge not measured)" in search["why"]
+    )
     page = (tmp_path / "run" / "report.html").read_text()
     assert "How the edit was found" in page
     assert (tmp_path / "run" / "figures" / "search.png").is_file()

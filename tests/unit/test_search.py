@@ -124,6 +124,26 @@ def test_the_pick_neither_refuses_nor_falls_apart():
     assert "by 1.0 points" in why
 
 
+def test_where_the_judge_is_not_measured_the_margin_decides_and_nothing_limits():
+    """The judge sees fairness rise most in edit 0, whose margin is smallest, and privacy as much everywhere."""
+    why = {"fairness": "not measured on answers like these", "over_refusal": "not measured on answers like these"}
+
+    def row(number: int, judged: float, margin: float, **more: float) -> Answered:
+        return replace(answered(number, judged, 0.1, **more), trial=trial(number, margin, 0.1), unmeasured=why)
+
+    rows = [row(0, 0.5, 0.1, refusal=0.5), row(1, 0.0, 0.3, refusal=0.5), row(2, 0.4, 0.2)]
+    assert all(one.sound for one in rows), "over-refusal that nobody measured limits nothing"
+    pick, words = pick_answered(rows, [], CONCEPTS)
+    assert pick.number == 1
+    assert "Verdicts decided nothing on fairness, over_refusal (not measured on answers like these)" in words
+    assert "margins" in words
+    assert "fairness +" not in words, "no gain by a judge that nobody measured"
+    assert "over-refusal" not in words.partition("it has")[0], "no limit that was not looked at"
+    blind = [replace(one, unmeasured=dict.fromkeys(one.rates, "judge not measured")) for one in rows]
+    assert [one.trial.number for one in better_half(blind, CONCEPTS)] == [0, 1], "the order of the margins' ranking"
+    assert "first by the margins" in pick_answered(blind, [], CONCEPTS)[1]
+
+
 def test_the_better_half_is_sound_first():
     rows = [answered(0, 0.5, 0.5, refusal=0.3), answered(1, 0.1, 0.1), answered(2, 0.2, 0.2)]
     assert [row.trial.number for row in better_half(rows, CONCEPTS)] == [2, 1]

@@ -1,19 +1,26 @@
 """Whether the base model answers at all: a base model without a chat template, or one whose answers are mostly broken.
 
 In: the base's answers, verdicts on their coherence, whether it has a chat template. Out: warnings, each {"kind",
-"text"}, that come before anything else is said, and the reason why nothing is read from such answers: "no change" in
-them is not a finding. Signals, cheapest first: no chat template; answers that say little over and over, or the same to
-nearly every question; a coherence rate whose 95% interval lies below one half, by the judge of coherence, measured on
-such answers or not (what it costs to be wrong is a reading). Left out: empty answers (missing.py).
+"text"}, that come before anything else is said, and the reason why nothing is read from such answers ("no change" in
+them is not a finding); with the judge's quality (quality.py), by axis what is read at all. Signals, cheapest first: no
+chat template; answers that say little over and over, or the same to nearly every question; a coherence rate whose 95%
+interval lies below one half, by the judge of coherence, measured on such answers or not (to be wrong costs a reading).
+Left out: empty answers (missing.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from spin_llm.evaluate.quality import Z
+from spin_llm.evaluate.coherence import AXIS, coherence_reading
+from spin_llm.evaluate.judge import Judge
+from spin_llm.evaluate.quality import Asked, Reading, Z, elsewhere, reading
+from spin_llm.evaluate.robustness import limits
 from spin_llm.evaluate.style import words
+from spin_llm.progress import Console
 
 MOSTLY = 0.5
 NEARLY_ALL = 0.8  # of the answers being one: a model may refuse much in one set phrase, but not benign questions too
@@ -38,7 +45,7 @@ def warnings_of(answers: Sequence[str], coherent: Sequence[int | None] = (), *, 
     coherence of some of them, and of whether it has no chat template."""
     found = []
     if untuned:
-        text = "The base model has no chat template: it continues a text rather than answers a question."
+        text = "No chat template: this is a base model, which continues a text rather than answers a question."
         found.append({"kind": NO_TEMPLATE, "text": text})
     said = [answer for answer in answers if answer.strip()]
     repeating = sum(map(repeats, said))
@@ -87,3 +94,33 @@ def highest_rate(hits: int, total: int) -> float:
 
 def shortened(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def say_warnings(warnings: Warnings, console: Console, said: Warnings | None = None) -> Warnings:
+    """Say each warning that was not `said` yet, and give all."""
+    for warning in warnings:
+        if warning not in (said or []):
+            console.say(f"warning: {warning['text']}")
+    return warnings
+
+
+def readings_of(
+    judge: Judge, coherence: Judge | None, axes: Sequence[str], asked: Asked, warnings: Warnings
+) -> dict[str, Reading]:
+    """By axis the judge's quality on answers like these, and why its verdicts are not read."""
+    found = {axis: reading(judge, axis, asked) for axis in axes if axis != AXIS}
+    broken = why_unreadable(warnings, bool(coherence and not coherence_reading(coherence, asked).why_not))
+    found = {axis: replace(one, why_not=one.why_not or broken) for axis, one in found.items()}
+    return {**found, **({AXIS: coherence_reading(coherence, asked)} if coherence and AXIS in axes else {})}
+
+
+def judge_record(judge: Judge, readings: Mapping[str, Reading], asked: Asked) -> dict[str, Any]:
+    """The `judge` part of results.json: its quality where it applies, and where else it was measured."""
+    return {
+        **{"name": judge.name, "label": judge.label, "limits": limits(judge)},
+        "quality": {axis: dict(found.quality) for axis, found in readings.items() if found.quality},
+        "answers": {"family": asked.family, "questions": dict(asked.sources)},
+        "elsewhere": {
+            axis: places for axis, found in readings.items() if not found.quality and (places := elsewhere(judge, axis))
+        },
+    }

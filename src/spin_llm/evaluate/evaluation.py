@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +21,7 @@ import numpy as np
 from spin_llm.data import Example, Question
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.coherence import AXIS as COHERENCE
-from spin_llm.evaluate.coherence import coherence_reading
-from spin_llm.evaluate.condition import Warnings, warnings_of, why_unreadable
+from spin_llm.evaluate.condition import Warnings, judge_record, readings_of, say_warnings, warnings_of
 from spin_llm.evaluate.correction import corrected
 from spin_llm.evaluate.generation import NEW_TOKENS, generate
 from spin_llm.evaluate.judge import Judge, Verdict
@@ -30,8 +29,7 @@ from spin_llm.evaluate.judging import judged_axes, remembering
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
 from spin_llm.evaluate.missing import NOT_PARSED, causes_of, rated, unanswered
 from spin_llm.evaluate.phrases import wording_of
-from spin_llm.evaluate.quality import Asked, Reading, elsewhere, reading
-from spin_llm.evaluate.robustness import limits
+from spin_llm.evaluate.quality import Asked, Reading
 from spin_llm.evaluate.server import ServerCompleter, server_answers
 from spin_llm.evaluate.statistics import holm, paired_perplexity, weighted_mean
 from spin_llm.evaluate.style import Rows as Answers
@@ -84,15 +82,16 @@ def evaluate(
     if list(views)[:2] != [BASE, EDITED]:
         raise ValueError(f"views must start with {BASE!r} and {EDITED!r}, not {list(views)[:2]}")
     rows: Rows = []
+    said: Warnings = []
     for name, view in views.items():
         rows += answers(name, view, evaluation, folder, console=console)
-        for warning in warnings_of([row["answer"] for row in rows]) if name == BASE else ():
-            console.say(f"warning: {warning['text']}")
+        said = say_warnings(warnings_of([row["answer"] for row in rows]), console) if name == BASE else said
     write_jsonl(folder / GENERATIONS, rows)
     kept = remembering(judge, folder / "progress" / "judged.jsonl")
     verdicts = judge_rows(kept, rows, coherence=coherence, console=console)
     write_jsonl(folder / VERDICTS, verdicts)
     say_missing(verdicts, console)
+    say_warnings(base_warnings(verdicts, rows, evaluation.asked), console, said)
     likelihoods: dict[str, Likelihoods | None] = dict.fromkeys(list(views)[1:])
     for name in likelihoods if evaluation.general else ():
         base, edited = cast(View, views[BASE]), cast(View, views[name])
@@ -243,28 +242,6 @@ def base_warnings(verdicts: Rows, generations: Rows, asked: Asked) -> Warnings:
     """What must be said first of the base model."""
     coherent = [row["verdict"] for row in verdicts if (row["axis"], row["model"]) == (COHERENCE, BASE)]
     return warnings_of([row["answer"] for row in generations if row["model"] == BASE], coherent, untuned=asked.untuned)
-
-
-def readings_of(
-    judge: Judge, coherence: Judge | None, axes: Sequence[str], asked: Asked, warnings: Warnings
-) -> dict[str, Reading]:
-    """By axis the judge's quality on answers like these, and why its verdicts are not read."""
-    found = {axis: reading(judge, axis, asked) for axis in axes if axis != COHERENCE}
-    broken = why_unreadable(warnings, bool(coherence and not coherence_reading(coherence, asked).why_not))
-    found = {axis: replace(one, why_not=one.why_not or broken) for axis, one in found.items()}
-    return {**found, **({COHERENCE: coherence_reading(coherence, asked)} if coherence and COHERENCE in axes else {})}
-
-
-def judge_record(judge: Judge, readings: Mapping[str, Reading], asked: Asked) -> dict[str, Any]:
-    """The `judge` part of results.json: its quality where it applies, and where else it was measured."""
-    return {
-        **{"name": judge.name, "label": judge.label, "limits": limits(judge)},
-        "quality": {axis: dict(found.quality) for axis, found in readings.items() if found.quality},
-        "answers": {"family": asked.family, "questions": dict(asked.sources)},
-        "elsewhere": {
-            axis: places for axis, found in readings.items() if not found.quality and (places := elsewhere(judge, axis))
-        },
-    }
 
 
 def rate_axis(axis: str, verdicts: Rows, edited: str, label: str, known: Reading, *, seed: int) -> dict[str, Any]:

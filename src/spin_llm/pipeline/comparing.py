@@ -73,7 +73,7 @@ def evaluate_models(
     loaded = load(settings.model, **options)
     base = loaded if patch else load(str(baseline), **options)
     compared_models = [loaded] if patch else [loaded, base]
-    for each in compared_models:
+    for each in {model.name: model for model in compared_models}.values():
         say_untuned(each, console)
     data = fitting(settings, data, *compared_models, console=console)
     about = {**model_record(settings, loaded), "baseline_fingerprint": base.checkpoint.fingerprint}

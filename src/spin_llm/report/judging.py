@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spin_llm.report.summary import applying, judged_axes, not_measured_line
+from spin_llm.report.summary import applying, judged_axes, unmeasured_text
 from spin_llm.report.wording import NOTHING, axis_label, has_interval, is_finite, number
 
 QUALITY_COLUMNS = (
@@ -21,7 +21,7 @@ CELLS = ("found", "missed", "false_alarms", "rejected")  # of a confusion table,
 def quality_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row an axis that the judge decides, in the order of `QUALITY_COLUMNS`, and then the answers measured on."""
     found = {axis: applying(results, axis) for axis in judged_axes(results)}
-    return [_quality_row(axis, one or {"source": not_measured_line(results, axis)}) for axis, one in found.items()]
+    return [_quality_row(axis, one or {"source": unmeasured_text(results, axis)}) for axis, one in found.items()]
 
 
 def _quality_row(axis: str, measured: dict[str, Any]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from spin_llm.report.wording import (
     ANSWERED,
     CAPABILITY_AXES,
     COST_AXES,
+    NOT_LIKE_THESE,
     NOT_MEASURABLE,
     axis_label,
     clause,
@@ -191,17 +192,18 @@ def auc_text(measured: dict[str, Any] | None) -> str:
 
 def judge_lines(results: dict[str, Any]) -> list[str]:
     """The judge's measured quality, axis by axis: how far its verdicts can be trusted."""
-    lines = []
+    lines, elsewhere = [], not_like_these(results)
     for axis in judged_axes(results):
         label, measured = axis_label(axis), applying(results, axis)
         if measured is None or not is_finite(measured["auc"]):
             human = bool(measured and measured.get("human"))
-            lines.append(f"{label}: {'read by a human' if human else not_measured_line(results, axis)}")
+            if human or axis not in elsewhere:
+                lines.append(f"{label}: {'read by a human' if human else unmeasured_text(results, axis)}")
             continue
         accuracy = f", accuracy {measured['accuracy']:.2f}" if is_finite(measured["accuracy"]) else ""
         source = f", on {measured['source']}" if measured.get("source") else ""
         lines.append(f"{label}: {auc_text(measured)}{accuracy}{source}{doubt(measured)}")
-    return lines
+    return [*lines, *([elsewhere_line(results, elsewhere)] if elsewhere else [])]
 
 
 def applying(results: dict[str, Any], axis: str) -> dict[str, Any] | None:
@@ -212,20 +214,35 @@ def applying(results: dict[str, Any], axis: str) -> dict[str, Any] | None:
     return found
 
 
-def not_measured_line(results: dict[str, Any], axis: str) -> str:
-    """That the judge's quality on these answers is not known, where else it was measured, and what to do."""
+def not_like_these(results: dict[str, Any]) -> list[str]:
+    """The axes on which the judge was measured, but on other answers."""
+    notes = {axis: results["axes"][axis].get("note") for axis in judged_axes(results)}
+    return [axis for axis, note in notes.items() if note == NOT_LIKE_THESE and applying(results, axis) is None]
+
+
+def unmeasured_text(results: dict[str, Any], axis: str) -> str:
+    """That the judge's quality on these answers is not known."""
     judge = results["judge"]
     if "answers" not in judge and judge["quality"].get(axis):
         return "the judge was measured, but this run of an older version does not say on whose answers: it is not read"
-    places = judge.get("elsewhere", {}).get(axis)
-    if not places:
-        return "the judge's quality was not measured"
+    return "the judge's quality was not measured" + (
+        " on answers like these" if axis in not_like_these(results) else ""
+    )
+
+
+def elsewhere_line(results: dict[str, Any], axes: Sequence[str]) -> str:
+    """On which answers the judge was not measured and on which it was, and what to do."""
+    judge = results["judge"]
     asked = judge["answers"]
-    whose = f"answers of the family {asked['family']}" if asked["family"] else "answers of a family that is not known"
-    where = f" to {asked['questions'][axis]} questions" if asked["questions"].get(axis) else ""
+    whose = f"models of the family {asked['family']}" if asked["family"] else "a model whose family is not known"
+    sources = listed(list(dict.fromkeys(filter(None, map(asked["questions"].get, axes)))) or ["these"])
+    places = list(dict.fromkeys(place for found in judge.get("elsewhere", {}).values() for place in found))
+    measured = f" It was on {listed(places)}." if places else ""
+    names = listed([axis_label(axis).lower() for axis in axes])
     return (
-        f"the judge was not measured on {whose}{where}, and is not read (it was on {', on '.join(places)}). Label some "
-        "of these answers, `judge check` them, and give the file with --judge-quality"
+        f"Not measured on answers like these, and not read: {names}. These are answers of {whose} to {sources} "
+        f"questions.{measured} To have a reading, label some of them, run `spin-llm judge check`, and give its file "
+        "with --judge-quality."
     )
 
 

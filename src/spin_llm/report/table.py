@@ -109,6 +109,8 @@ def task_rows(capabilities: dict[str, dict[str, Any]]) -> list[Row]:
 
 def make_row(axis: str, result: dict[str, Any], control: str | None, label: str) -> Row:
     """One axis entry of results.json as a row."""
+    reading = verdict_sentence(result if control is None else {**result, "mde": None}, axis)
+    note = result.get("note") or ""
     return Row(
         axis=axis,
         control=control,
@@ -121,9 +123,9 @@ def make_row(axis: str, result: dict[str, Any], control: str | None, label: str)
         interval=interval_text(result["ci95"], axis),
         p=p_text(result["p"]),
         p_holm=p_text(result.get("p_holm")),
-        reading=verdict_sentence(result if control is None else {**result, "mde": None}, axis),
+        reading=reading,
         verdict=verdict(result),
-        note="; ".join(part for part in (result.get("note"), missing_text(result, axis)) if part),
+        note="; ".join(part for part in ("" if note in reading else note, missing_text(result, axis)) if part),
         result=result,
     )
 

@@ -23,6 +23,7 @@ Verdict = Literal["improved", "worse", "changed", "unchanged", "no reading", "no
 MINIMUM_N = 20
 SIGNIFICANT = 0.05
 NOT_MEASURABLE = "not measurable with this judge"
+NOT_LIKE_THESE = "not measured on answers like these"  # as evaluate/quality.py has it
 NOTHING = "–"
 # Axes that say what an edit costs; every other axis is a concept the edit is meant to raise.
 ANSWERED = "answered"  # whether there is an answer at all: no judge decides it
