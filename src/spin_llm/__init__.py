@@ -1,8 +1,9 @@
 """Spin-llm: find the weights that couple a chat model's fairness and privacy awareness, suppress them, and prove what
 changed.
 
-The verbs of the command are functions: `run`, `score`, `select`, `apply_checkpoint`, `revert_checkpoint`,
-`spin_llm.evaluate.evaluate`, `spin_llm.report.write_report`; and `Patch`, whose `applied(model)` is a context manager.
+The verbs of the command are functions with the command's defaults: `run`, `sweep`, `score`, `select_from_folder`,
+`evaluate_models`, `stability`, `apply_checkpoint`, `revert_checkpoint`, `write_report`; below them `load`,
+`load_pairs`, `score_concept`, `select`, `make_patch`, and `Patch`, whose `applied(model)` is a context manager.
 Importing this package imports nothing heavy: a name is looked up when it is first used.
 """
 
@@ -28,13 +29,20 @@ _HOMES = {
     "apply_checkpoint": "patch",
     "revert_checkpoint": "patch",
     "score": "pipeline",
+    "sweep": "pipeline",
     "run": "pipeline",
+    "select_from_folder": "pipeline",
+    "evaluate_models": "pipeline",
+    "stability": "pipeline",
+    "write_report": "report",
 }
 
 __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("spin-llm")
     if name not in _HOMES:
         raise AttributeError(f"module 'spin_llm' has no attribute {name!r}")
     return getattr(import_module(f"spin_llm.{_HOMES[name]}"), name)

@@ -23,16 +23,12 @@ import typer
 from spin_llm.baselines import settings as baselines
 from spin_llm.errors import SpinError, visible
 from spin_llm.settings import (
-    CONCEPTS,
-    EFFORTS,
     SEARCHED,
     RunSettings,
-    default_axes,
     default_of,
-    default_sources,
     flag_of,
     help_of,
-    sources,
+    parse_layers,
 )
 
 if TYPE_CHECKING:
@@ -281,7 +277,7 @@ def select(
     from spin_llm.selection import Recipe
 
     path = output or folder / "patch.safetensors"
-    span = parse_layers(layers)
+    span = parse_layers(layers) if layers else ()
     recipe = Recipe(
         "coupled" if rule == SEARCHED else rule,
         ratio,
@@ -292,7 +288,8 @@ def select(
         at_least=at_least,
         scale=scale,
     )
-    patch = select_from_folder(folder, path, recipe, model=model, overwrite=overwrite)
+    with console_of(as_json) as console:
+        patch = select_from_folder(folder, path, recipe, model=model, overwrite=overwrite, console=console)
     summary = {"patch": str(path), "weights": patch.weights, "matrices": len(patch.edits)}
     show(summary, [f"{patch.weights:,} weights in {len(patch.edits)} matrices", path], as_json=as_json)
 
@@ -446,6 +443,9 @@ def stability(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with scores/ and a patch.")],
     resamples: Annotated[int, typer.Option(min=2, help="How many bootstrap resamples of the scored examples.")] = 100,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the resamples (default: the run's).")] = None,
+    model: Annotated[
+        str | None, typer.Option("--for", help="Where the run's model is now (default: where run.json says).")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -454,7 +454,8 @@ def stability(
     with console_of(quiet) as console:
         from spin_llm.pipeline import stability as measure
 
-        found = measure(folder, resamples=resamples, seed=seed, overwrite=overwrite, console=console)
+        told: dict[str, Any] = {"seed": seed, "model": model, "overwrite": overwrite, "console": console}
+        found = measure(folder, resamples=resamples, **told)
     jaccard = found["jaccard"]
     words = [
         f"Jaccard index with the selection {jaccard['mean']:.2f} ({jaccard['low']:.2f} to {jaccard['high']:.2f}) "
@@ -533,12 +534,16 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Write report.html and report.md of a run again; of several runs, one page that compares them."""
+    from spin_llm.ownership import owned
+    from spin_llm.record import read_record
     from spin_llm.report import compare_runs, write_report
 
     if len(folders) > 1:
         print(compare_runs(folders, output or Path("compare.html"), overwrite=overwrite))
     elif output is None:
-        print(write_report(folders[0]))
+        read_record(folders[0])  # a folder that is no run is not made into one
+        with owned(folders[0]) as folder:
+            print(write_report(folder))
     else:
         raise SpinError("The report of one run is written into its folder.", change="leave out --output.")
 
@@ -664,28 +669,12 @@ def judge_sheet(
 
 
 def settings_of(options: dict[str, Any]) -> RunSettings:
-    """RunSettings from a subcommand's options; sources get their defaults here, so that run.json names them."""
-    default = default_sources(options.get("data_dir"))
+    """RunSettings from a subcommand's options."""
     chosen = {name: options[name] for name in RunSettings.__dataclass_fields__ if options.get(name) is not None}
-    chosen.pop("protect", None)
-    chosen.pop("questions", None)
-    chosen["statistics"] = tuple(options.get("statistics") or ())
-    asked = ",".join(options.get("capabilities") or ()).split(",")
-    chosen["capabilities"] = tuple(dict.fromkeys(name.strip() for name in asked if name.strip()))
     if "ratio" in options:
         chosen["ratio"] = parse_ratio(options["ratio"])
-    chosen["layers"] = parse_layers(options.get("layers"))
-    if options.get("examples") is None and options.get("effort") in EFFORTS:
-        chosen["examples"] = EFFORTS[options["effort"]].examples
-    concepts = sources("--concept", options.get("concept") or [], CONCEPTS, default["concepts"])
-    protect = sources("--protect", options.get("protect") or [], ("general",), default["protect"])
-    axes = default_axes([name for name, _ in concepts])
-    own = [name for name, _ in concepts if set(axes) & set(dict(concepts)) and name not in axes]
-    questions = dict(sources("--questions", options.get("questions") or [], axes, default["questions"], own))
-    if questions.setdefault("over_refusal", "starter") in ("salad", "beavertails"):
-        questions["over_refusal"] = "starter"
-    chosen |= {"concepts": concepts, "protect": protect, "questions": tuple(questions.items())}
-    return RunSettings(**chosen, controls=tuple(options.get("control") or ()))
+    given = {"concepts": options.get("concept") or None, "controls": options.get("control") or ()}
+    return RunSettings(**{**chosen, **given})
 
 
 def flag_and(name: str, value: object) -> str:
@@ -715,17 +704,6 @@ def parse_ratio(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise SpinError(f"--ratio {text!r} is not a number.", change="give a fraction such as 1e-4, or auto.") from None
-
-
-def parse_layers(text: str | None) -> tuple[int, ...]:
-    """`4-20`, or one number; nothing means all layers: ()."""
-    if text is None:
-        return ()
-    first, _, last = text.partition("-")
-    try:
-        return (int(first), int(last or first))
-    except ValueError:
-        raise SpinError(f"--layers {text!r} is not FIRST-LAST.", change="give for example --layers 4-20.") from None
 
 
 def slug(model: str) -> str:

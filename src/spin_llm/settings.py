@@ -9,10 +9,13 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+import msgspec
 
 from spin_llm.errors import SpinError
 
@@ -29,6 +32,7 @@ SELECTORS = ("taylor", "wanda", "magnitude", "gradient", "sparsegpt", "random")
 STATISTICS = (*SELECTORS, "fisher", "margin")
 OWN = "own"  # responses: the model's own answers
 RESPONSES = ("aware", "unaware", OWN)
+STAGES = ("edit", "answers", "verdicts", "extras")  # of a run, after its scores
 Sources = tuple[tuple[str, str], ...]
 
 
@@ -57,9 +61,11 @@ def _option(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
 
 
-def _after_scores(default: Any, help_text: str) -> Any:
-    """A setting that scores do not depend on: a folder of scores alone may be taken up with another value."""
-    return field(default=default, metadata={"help": help_text, "scope": "after scores"})
+def _after_scores(default: Any, help_text: str, stage: str = "answers") -> Any:
+    """A setting that scores do not depend on, and the first of the later STAGES that does: a run may be taken up with
+    another value, from that stage on."""
+    assert stage in STAGES
+    return field(default=default, metadata={"help": help_text, "scope": stage})
 
 
 def _volatile(default: Any, help_text: str) -> Any:
@@ -69,15 +75,21 @@ def _volatile(default: Any, help_text: str) -> Any:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that decides a run's patch and results, apart from the machine."""
+    """Everything that decides a run's patch and results, apart from the machine.
+
+    Sources may be given as the command takes them (texts), as (name, source) pairs, or as a dict; None is the default
+    of the command, () nothing.
+    """
 
     model: str
-    concepts: Sources = _option((), "NAME=SOURCE of (prompt, response) pairs that show the concept, or a shipped NAME.")
+    concepts: Sources = _option(
+        None, "NAME=SOURCE of (prompt, response) pairs that show the concept, or a shipped NAME."
+    )
     protect: Sources = _option(
-        (), "NAME=SOURCE of pairs whose important weights are spared, and whose rest measures perplexity."
+        None, "NAME=SOURCE of pairs whose important weights are spared, and whose rest measures perplexity."
     )
     questions: Sources = _after_scores(
-        (), "NAME=SOURCE of prompts to answer and judge (a concept's name, over_refusal), or a shipped NAME."
+        None, "NAME=SOURCE of prompts to answer and judge (a concept's name, over_refusal), or a shipped NAME."
     )
     data_dir: str | None = _option(
         None, "Folder with beavertails, salad and alpaca-cleaned; they become the default data."
@@ -92,7 +104,7 @@ class RunSettings:
     own_judge: str | None = _option(
         None, "Who divides the own answers of --responses own (default: --judge): one that does not report on the edit."
     )
-    examples: int = _option(128, "Examples for each concept and protected set.")
+    examples: int = _option(None, "Examples for each concept and protected set.")
     max_questions: int | None = _after_scores(None, "At most this many questions for each axis (default: all).")
     template: str = _option("auto", "Tokens of an example: auto, chat, raw or released.")
     max_length: int = _option(1024, "Most tokens of an example; longer prompts lose their start.")
@@ -108,53 +120,65 @@ class RunSettings:
     statistics: tuple[str, ...] = _option((), "Also store these statistics: margin, fisher, or another selector.")
     granularity: str = _option("matrix", "What a ratio is a fraction of: matrix (the paper), row, layer or model.")
     effort: str = _after_scores(
-        "standard", "What a run with --rule auto spends: quick, standard or thorough (docs/search.md)."
+        "standard", "What a run with --rule auto spends: quick, standard or thorough (docs/search.md).", "edit"
     )
     rule: str = _after_scores(
         SEARCHED,
         "auto (searched; with a --ratio: coupled), coupled (the paper's), coupled-signed (of these, the favourable), "
         "signed (by what suppression does to the margins) or released (the published code's).",
+        "edit",
     )
     ratio: float | None = _after_scores(
-        None, "Fraction of each matrix in a top set, or auto: the largest within --max-perplexity-increase."
+        None, "Fraction of each matrix in a top set, or auto: the largest within --max-perplexity-increase.", "edit"
     )
-    layers: tuple[int, ...] = _after_scores((), "The first and the last decoder layer to edit, as 4-20 (default: all).")
+    layers: tuple[int, ...] = _after_scores(
+        (), "The first and the last decoder layer to edit, as 4-20 (default: all).", "edit"
+    )
     at_least: int | None = _after_scores(
-        None, "A weight must be important for at least this many of the concepts (default: all)."
+        None, "A weight must be important for at least this many of the concepts (default: all).", "edit"
     )
-    trials: int | None = _after_scores(None, "For --rule auto: edits to try (default: by --effort).")
+    trials: int | None = _after_scores(None, "For --rule auto: edits to try (default: by --effort).", "edit")
     survivors: int | None = _after_scores(
-        None, "For --rule auto: edits whose answers to the search questions are judged (default: by --effort)."
+        None, "For --rule auto: edits whose answers to the search questions are judged (default: by --effort).", "edit"
     )
-    protect_ratio: float | None = _after_scores(None, "Fraction of each matrix that is protected (default: the ratio).")
+    protect_ratio: float | None = _after_scores(
+        None, "Fraction of each matrix that is protected (default: the ratio).", "edit"
+    )
     max_perplexity_increase: float = _after_scores(
-        0.01, "For --rule auto and --ratio auto: allowed relative rise of perplexity on held-back general pairs."
+        0.01,
+        "For --rule auto and --ratio auto: allowed relative rise of perplexity on held-back general pairs.",
+        "edit",
     )
     keep: float = _option(0.01, "Fraction of each matrix kept in the score files; no ratio can be larger.")
-    scale: float = _after_scores(0.0, "What the selected weights are multiplied by; 0 suppresses them.")
+    scale: float = _after_scores(0.0, "What the selected weights are multiplied by; 0 suppresses them.", "edit")
     controls: tuple[str, ...] = _after_scores(
         (),
         "Also measure these other edits: random, same-magnitude, CONCEPT-alone, unprotected, released; all (of these); "
         "or another rule.",
+        "extras",
     )
     resamples: int = _after_scores(
-        0, "Select again from this many bootstrap resamples of the scored examples, to see whether the selection holds."
+        0,
+        "Select again from this many bootstrap resamples of the scored examples, to see whether the selection holds.",
+        "extras",
     )
     capabilities: tuple[str, ...] = _after_scores(
-        (), "Also measure these lm-eval tasks: names with commas between, or paper for the paper's Table 2."
+        (), "Also measure these lm-eval tasks: names with commas between, or paper for the paper's Table 2.", "extras"
     )
-    capability_tasks: str | None = _after_scores(None, "Folder with more lm-eval tasks, as YAML files.")
+    capability_tasks: str | None = _after_scores(None, "Folder with more lm-eval tasks, as YAML files.", "extras")
     capabilities_limit: int | None = _after_scores(
-        None, "At most this many documents of each lm-eval task (default: all)."
+        None, "At most this many documents of each lm-eval task (default: all).", "extras"
     )
     judge: str = _after_scores(
         "local",
         "local, FILE.safetensors (judge fit), a guard's name or hub id, GUARD:MODEL, rubric:MODEL (all also with @URL)"
         " or human:FILE.csv; docs/judges.md.",
+        "verdicts",
     )
     judge_quality: str | None = _after_scores(
         None,
         "Quality of --judge on answers like these: a file of `spin-llm judge check DATA --judge ... -o FILE.json`.",
+        "verdicts",
     )
     trust_remote_code: bool = _option(
         False, "Run Python code that comes with the model. Only for models that you trust."
@@ -164,6 +188,9 @@ class RunSettings:
     seed: int = _option(0, "Seed of every sample.")
 
     def __post_init__(self) -> None:
+        for name, value in as_meant(self).items():
+            object.__setattr__(self, name, value)
+        check_types(self)
         least_allowed = {"examples": 1, "max_length": 2, "new_tokens": 1, "seed": 0, "resamples": 0}
         for name, least in least_allowed.items():
             if getattr(self, name) < least:
@@ -286,6 +313,96 @@ class RunSettings:
         return asdict(self)
 
 
+def as_meant(settings: RunSettings) -> dict[str, Any]:
+    """Settings as they are recorded, from what people give: sources in any form, lists, paths, `auto`, one text where
+    several may be; defaults that depend on other settings filled in."""
+    meant: dict[str, Any] = {name: getattr(settings, name) for name in RunSettings.__dataclass_fields__}
+    meant |= {name: str(value) for name, value in meant.items() if isinstance(value, Path)}
+    roles = ("concepts", "protect", "questions")
+    default = {} if all(as_pairs(meant[role]) is not None for role in roles) else default_sources(meant["data_dir"])
+    meant["concepts"] = pairs_of("concepts", meant["concepts"], CONCEPTS, default.get("concepts", ""))
+    meant["protect"] = pairs_of("protect", meant["protect"], ("general",), default.get("protect", ""))
+    meant["questions"] = questions_of(meant["questions"], meant["concepts"], default.get("questions", ""))
+    meant |= {name: several(meant[name]) for name in ("statistics", "controls", "capabilities")}
+    if all(isinstance(name, str) for name in meant["capabilities"]):
+        names = [name.strip() for name in ",".join(meant["capabilities"]).split(",")]
+        meant["capabilities"] = tuple(dict.fromkeys(filter(None, names)))
+    layers = meant["layers"]
+    meant["layers"] = parse_layers(layers) if isinstance(layers, str) else several(layers)
+    meant["ratio"] = None if meant["ratio"] == "auto" else meant["ratio"]
+    if meant["examples"] is None:
+        meant["examples"] = EFFORTS[meant["effort"] if meant["effort"] in (*EFFORTS,) else "standard"].examples
+    return meant
+
+
+def several(given: Any) -> Any:
+    """A tuple of what may be one text, several, or none; anything else as it is, for `check_types` to refuse."""
+    if given is None:
+        return ()
+    if isinstance(given, str | Path):
+        return (str(given),)
+    return tuple(given) if isinstance(given, list | tuple | set | frozenset) else given
+
+
+def as_pairs(given: Any) -> Sources | None:
+    """A dict, or a list of (name, source) pairs, as pairs; None for anything else."""
+    items = tuple(given.items()) if isinstance(given, Mapping) else several(given)
+    if given is None or not isinstance(items, tuple) or not all(isinstance(item, list | tuple) for item in items):
+        return None
+    return tuple(tuple(str(p) if isinstance(p, Path) else p for p in item) for item in items)  # type: ignore[misc]
+
+
+def pairs_of(name: str, given: Any, names: Sequence[str], default: str, beside: Sequence[str] = ()) -> Any:
+    """(name, source) pairs of what was given: None, texts as the command takes them, pairs, or a dict."""
+    texts, pairs = several(given), as_pairs(given)
+    if pairs is not None:
+        return pairs
+    if not isinstance(texts, tuple) or not all(isinstance(text, str | Path) for text in texts):
+        return given  # for `check_types` to refuse
+    return sources(flag_of(name), [str(text) for text in texts], names, default, beside)
+
+
+def questions_of(given: Any, concepts: Any, default: str) -> Any:
+    """The pairs of `questions`; where they were not given as such, over-refusal is always among them, with the starter
+    questions where the source has none."""
+    named = [item[0] for item in as_pairs(concepts) or () if item]
+    axes = default_axes(named)
+    own = [name for name in named if set(axes) & set(named) and name not in axes]
+    pairs = pairs_of("questions", given, axes, default, own)
+    if as_pairs(given) is not None or as_pairs(pairs) is None:
+        return pairs
+    found = dict(pairs)
+    if found.setdefault("over_refusal", "starter") in ("salad", "beavertails"):
+        found["over_refusal"] = "starter"
+    return tuple(found.items())
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(RunSettings)
+
+
+def check_types(settings: RunSettings) -> None:
+    """SpinError for a value of another type than the setting's."""
+    for name, kind in _types().items():
+        try:
+            msgspec.convert(getattr(settings, name), kind)
+        except msgspec.ValidationError as error:
+            raise SpinError(
+                f"{flag_of(name)} {getattr(settings, name)!r} is of the wrong type: {error}.",
+                change="`spin-llm run --help` says what each option takes.",
+            ) from None
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """`4-20`, or one number."""
+    first, _, last = text.partition("-")
+    try:
+        return (int(first), int(last or first))
+    except ValueError:
+        raise SpinError(f"--layers {text!r} is not FIRST-LAST.", change="give for example --layers 4-20.") from None
+
+
 def flag_of(name: str) -> str:
     """The command's option for one setting; those that may be repeated are in the singular."""
     singular = {"concepts": "concept", "controls": "control"}
@@ -316,7 +433,12 @@ def scope_of(name: str) -> str:
 
 def default_of(name: str) -> Any:
     """The default of one setting."""
-    return next(f.default for f in fields(RunSettings) if f.name == name)
+    return getattr(_usual(), name)
+
+
+@cache
+def _usual() -> RunSettings:
+    return RunSettings("")
 
 
 def sources(
@@ -406,7 +528,7 @@ def default_sources(data_dir: str | None) -> dict[str, str]:
     given."""
     if data_dir is None:
         return {"concepts": "starter", "protect": "starter", "questions": "starter"}
-    if not Path(data_dir).is_dir():
+    if not Path(data_dir).expanduser().is_dir():
         raise SpinError(f"--data-dir {data_dir} is not a folder.")
     return {"concepts": "beavertails", "protect": "alpaca-cleaned", "questions": "salad"}
 

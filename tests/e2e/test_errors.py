@@ -165,7 +165,7 @@ def test_an_output_that_exists(setting: Setting, command: Command, patch: Path, 
     for words in (["run", *setting.run, "-q"], ["score", *setting.score, "-q"]):
         fails(command(*words, "-o", folder), "exists and is not a run", "--output")
         fails(command(*words, "-o", folder, "--overwrite"), "exists and is not a run")
-        fails(command(*words, "-o", folder / "me.jpg"), "exists and is not a run")
+        fails(command(*words, "-o", folder / "me.jpg"), "is a file")
     fails(command("apply", setting.model, patch, "-o", folder, "--overwrite"), "exists")
     fails(command("apply", setting.model, patch, "-o", setting.model, "--overwrite"), "own folder")
     assert files_of(folder) == {"me.jpg": b"me"}
@@ -179,12 +179,12 @@ def test_data_that_changed_since_the_run_began(setting: Setting, command: Comman
     words = replaced(setting.score, setting.path("privacy"), changing)
     assert command("score", *words, "-q", "-o", tmp_path / "o").code == 0
     write_rows(changing, pairs("private", 4))
-    fails(command("run", *words, "-q", "-o", tmp_path / "o"), "data changed since")
+    fails(command("run", *words, "-q", "-o", tmp_path / "o"), "The data changed since", "privacy")
     model = tmp_path / "model"
     words = replaced(setting.score, str(setting.model), tiny.save("llama", model))
     assert command("score", *words, "-q", "-o", tmp_path / "m").code == 0
     tiny.save("llama", model, seed=3)
-    fails(command("run", *words, "-q", "-o", tmp_path / "m"), "model or the data changed")
+    fails(command("run", *words, "-q", "-o", tmp_path / "m"), "The model changed since", "the weights")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="/dev/full, a device without space, is Linux's")

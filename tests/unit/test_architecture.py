@@ -14,14 +14,27 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "src" / "spin_llm"
-LEAVES = ("errors", "outputs", "files", "progress", "settings", "kernels", "stored")
+LEAVES = ("errors", "outputs", "files", "ownership", "progress", "record", "settings", "kernels", "stored")
 LEAF_IMPORTS = {
     **{"errors": (), "kernels": (), "progress": (), "outputs": ("errors",), "files": ("errors", "outputs")},
+    **{"ownership": ("errors", "files"), "record": ("errors", "files", "settings")},
     **{"settings": ("errors",), "stored": ("errors", "files")},
 }
 FLOW = ("data", "models", "scores", "selection", "patch", "evaluate", "report", "pipeline", "doctor", "cli")
 # Of the pipeline, each of which imports only from those before it.
-ROOMS = ("data", "loading", "folder", "scoring", "selecting", "evaluating", "resampling", "comparing", "running")
+ROOMS = (
+    "data",
+    "loading",
+    "folder",
+    "resuming",
+    "checking",
+    "scoring",
+    "selecting",
+    "evaluating",
+    "resampling",
+    "comparing",
+    "running",
+)
 SIDE_BRANCHES = ("analysis", "baselines", "paper")  # only the cli imports them
 ENTRY = ("__init__", "__main__")  # lazy re-exports, and `python -m spin_llm`
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from spin_llm.baselines.training import train
 from spin_llm.data import Example, encode_all, resolve_template
 from spin_llm.data.lengths import long_pairs, refuse_long_pairs
 from spin_llm.errors import SpinError
-from spin_llm.files import disk_error, is_temporary, read_json, write_json
+from spin_llm.files import disk_error, read_json, write_json
 from spin_llm.models import Checkpoint, LoadedModel, load, resolve
 from spin_llm.models.adapters import adapter_base
+from spin_llm.models.identity import Identity
+from spin_llm.ownership import is_vacant, owned
 from spin_llm.progress import SILENT, Console
 
 RECORD = "baseline.json"
@@ -33,12 +36,20 @@ PACKAGES = ("spin-llm", "torch", "transformers", "peft", "safetensors")
 
 
 def train_baseline(
-    settings: BaselineSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT
+    settings: BaselineSettings, folder: str | Path, *, overwrite: bool = False, console: Console = SILENT
 ) -> dict[str, Any]:
     """Train and save; what baseline.json holds, whose `result` is the folder to evaluate.
 
     Raises SpinError on bad input, before anything of the user's is touched.
     """
+    with owned(folder) as folder:
+        return train_owned(settings, folder, overwrite=overwrite, console=console)
+
+
+def train_owned(
+    settings: BaselineSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT
+) -> dict[str, Any]:
+    """`train_baseline` in a folder of this process alone."""
     mixture = read_mixture(settings, console)
     data = mixture_record(settings, mixture)
     check_folder(settings, folder, data, overwrite=overwrite)
@@ -107,6 +118,7 @@ def describe(
         "model": {
             "name": settings.model,
             "fingerprint": loaded.checkpoint.fingerprint,
+            "parts": asdict(loaded.checkpoint.identity),
             "template": resolve_template(loaded.tokenizer, settings.template),
             "dtype": str(loaded.dtype).removeprefix("torch."),
         },
@@ -137,7 +149,7 @@ def check_folder(
     """Make sure that `folder` is new, empty, or the same baseline (which is then resumed); with `overwrite`, any
     baseline."""
     if not (folder / RECORD).is_file():
-        if folder.is_file() or (folder.is_dir() and not all(map(is_temporary, folder.iterdir()))):
+        if not is_vacant(folder):
             raise SpinError(
                 f"The output {folder} exists and is not a baseline.", change="choose another folder with --output."
             )
@@ -170,15 +182,23 @@ def start(folder: Path, record: dict[str, Any], *, overwrite: bool) -> None:
     base model is another."""
     path = folder / RECORD
     if path.is_file() and not overwrite:
-        if read_json(path)["model"] != record["model"]:
+        if changed := changed_model(read_json(path)["model"], record["model"]):
             raise SpinError(
-                f"The model changed since the training in {folder} began.",
+                f"The model changed since the training in {folder} began: {', '.join(changed)}.",
                 change="restore it, or start anew with --overwrite.",
             )
         return
     if path.is_file():
         delete_outputs(folder)
     write_json(path, record)
+
+
+def changed_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two records of a model, in words."""
+    if not before.get("parts"):  # version 0.1.0, whose fingerprint saw a sample of the weights
+        return ["its record is of version 0.1.0"] if before.get("fingerprint") != now["fingerprint"] else []
+    parts = Identity(**now["parts"]).changed(before["parts"])
+    return parts or [key for key in ("template", "dtype") if before.get(key) != now[key]]
 
 
 def delete_outputs(folder: Path) -> None:

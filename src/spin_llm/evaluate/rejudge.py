@@ -7,12 +7,15 @@ intervals.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from spin_llm.evaluate.evaluation import judge_rows, say_missing
 from spin_llm.evaluate.judging import load_judge, remembering
 from spin_llm.files import write_jsonl
+from spin_llm.ownership import owned
 from spin_llm.progress import SILENT, Console
+from spin_llm.record import is_run
 from spin_llm.stored import read_answers
 
 
@@ -24,10 +27,11 @@ def judge_again(
     Raises SpinError when there are none.
     """
     rows = read_answers(generations)
-    progress = output.with_name(output.name + ".progress")
-    kept = remembering(load_judge(judge, trust_remote_code=trust_remote_code), progress)
-    verdicts = judge_rows(kept, rows, console=console)
-    write_jsonl(output, verdicts)
-    say_missing(verdicts, console)
-    progress.unlink(missing_ok=True)
+    with owned(output.parent) if is_run(output.parent) else nullcontext():
+        progress = output.with_name(output.name + ".progress")
+        kept = remembering(load_judge(judge, trust_remote_code=trust_remote_code), progress)
+        verdicts = judge_rows(kept, rows, console=console)
+        write_jsonl(output, verdicts)
+        say_missing(verdicts, console)
+        progress.unlink(missing_ok=True)
     return output

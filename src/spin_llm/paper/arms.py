@@ -23,7 +23,7 @@ from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.evaluation import BASE, EDITED, answers, judge_rows, measured, say_missing
 from spin_llm.evaluate.judging import remembering
 from spin_llm.evaluate.likelihood import View, compare_likelihoods
-from spin_llm.files import read_json, read_jsonl, sha256_json, write_json, write_jsonl
+from spin_llm.files import read_json, read_jsonl, sha256_file, sha256_json, write_json, write_jsonl
 from spin_llm.models import LoadedModel, load
 from spin_llm.paper.specs import Arm
 from spin_llm.patch import Patch, load_patch, save_patch
@@ -66,11 +66,13 @@ class Work:
 def told(settings: RunSettings) -> dict[str, Any]:
     """What decides a result and is not at its default."""
     defaults = RunSettings("").as_json()
+    sources = (*settings.concepts, *settings.protect, *settings.questions)
+    content = {source: sha256_file(source) for _, source in sources if Path(source).is_file()}
     return {
         name: value
         for name, value in settings.as_json().items()
         if scope_of(name) != "volatile" and value != defaults[name] and name != "model"
-    }
+    } | ({"content": content} if content else {})
 
 
 def make_view(work: Work, arm: Arm) -> tuple[View | None, dict[str, Any]]:

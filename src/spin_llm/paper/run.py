@@ -14,6 +14,7 @@ from typing import Any
 from spin_llm import pipeline
 from spin_llm.data import resolve_template
 from spin_llm.errors import SpinError
+from spin_llm.ownership import owned
 from spin_llm.paper.arms import Work, arm_results
 from spin_llm.paper.measures import information_results, margin_results, task_results
 from spin_llm.paper.page import write_failure, write_pages, write_record
@@ -51,10 +52,27 @@ def run_paper(
         raise SpinError(f"There is no experiment {name!r}.", change=f"give {', '.join(known)}, or all.")
     wanted = [known[name]] if name != "all" else list(known.values())
     settings = shared_settings(settings, limit)
+    with owned(folder) as folder:
+        return run_owned(wanted, settings, folder, known, models, limit, training, console, go_on=name == "all")
+
+
+def run_owned(
+    wanted: Sequence[Experiment],
+    settings: RunSettings,
+    folder: Path,
+    known: Mapping[str, Experiment],
+    models: Sequence[str],
+    limit: int | None,
+    training: Mapping[str, Any] | None,
+    console: Console,
+    *,
+    go_on: bool,
+) -> list[Path]:
+    """`run_paper` in a folder of this process alone."""
     work = Work(settings, pipeline.load_model(settings, console), folder, limit, dict(training or {}), console)
     console.say(plan_text(wanted, work))
     try:
-        failed = run_experiments(wanted, work, models, go_on=name == "all")
+        failed = run_experiments(wanted, work, models, go_on=go_on)
     finally:  # what is done is told, also when the rest raises or is cut off
         if folder.is_dir():
             pages = write_pages(list(known.values()), folder, settings.model)

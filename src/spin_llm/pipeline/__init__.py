@@ -1,22 +1,23 @@
 """The pipeline: a run folder made stage by stage, each stage resumable.
 
-`data` is what a run reads, `loading` the model and judge that it works with, `folder` its run.json; `scoring`,
-`selecting`, `evaluating` and `resampling` are the stages, `comparing` is `eval`, and `running` does the whole job
-(`run`, `sweep`). Each imports only from those before it.
+`data` is what a run reads, `loading` the model and judge that it works with, `folder` its run.json, `resuming` what of
+it can stay, `checking` what is looked at before any work; `scoring`, `selecting`, `evaluating` and `resampling` are the
+stages, `comparing` is `eval`, and `running` does the whole job (`run`, `sweep`). Each imports only from those before.
 """
 
+from spin_llm.pipeline.checking import check_capabilities
 from spin_llm.pipeline.comparing import evaluate_models
 from spin_llm.pipeline.data import RunData, read_data, split_questions, with_rule
 from spin_llm.pipeline.evaluating import (
     capability_results,
-    check_capabilities,
     control_patches,
     evaluation_of,
     patched_view,
 )
-from spin_llm.pipeline.folder import PACKAGES, replay_command, settings_from_json, version_of
+from spin_llm.pipeline.folder import PACKAGES, replay_command, version_of
 from spin_llm.pipeline.loading import encode, fitting, judge_of, load_model
 from spin_llm.pipeline.resampling import stability
+from spin_llm.pipeline.resuming import usual_recipe
 from spin_llm.pipeline.running import run, sweep
 from spin_llm.pipeline.scoring import (
     ALONE,
@@ -27,7 +28,8 @@ from spin_llm.pipeline.scoring import (
     stored_scores,
     with_own_answers,
 )
-from spin_llm.pipeline.selecting import bench_of, patch_of, search_stage, select_from_folder, usual_recipe
+from spin_llm.pipeline.selecting import bench_of, patch_of, search_stage, select_from_folder
+from spin_llm.record import settings_from_json
 
 __all__ = [
     "ALONE",

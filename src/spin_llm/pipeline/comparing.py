@@ -8,31 +8,32 @@ stability and everything else that needs scores.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import BASE, EDITED, Evaluation
 from spin_llm.evaluate.evaluation import Served
-from spin_llm.evaluate.judging import refuse_model_under_edit
 from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.quality import asked_of
 from spin_llm.evaluate.server import ServerCompleter, served, server_completer
-from spin_llm.files import sha256_file, write_json
+from spin_llm.files import sha256_file
 from spin_llm.models import load
-from spin_llm.patch import find_patch, load_patch
-from spin_llm.pipeline.data import read_data
+from spin_llm.ownership import owned
+from spin_llm.patch import Patch, find_patch, load_patch
+from spin_llm.pipeline.checking import check_settings, check_template
+from spin_llm.pipeline.data import RunData, read_data
 from spin_llm.pipeline.evaluating import (
     capability_results,
-    check_capabilities,
     edit_summary,
     evaluate_judged,
     evaluation_of,
     patched_view,
 )
-from spin_llm.pipeline.folder import check_folder, model_record, write_record
-from spin_llm.pipeline.loading import fitting, say_untuned
+from spin_llm.pipeline.folder import located, model_record, whole_path, write_results
+from spin_llm.pipeline.loading import checkpoint_of, fitting, say_untuned
+from spin_llm.pipeline.resuming import Opened, open_folder
 from spin_llm.progress import SILENT, Console
 from spin_llm.report import write_report
 from spin_llm.settings import RunSettings
@@ -40,10 +41,10 @@ from spin_llm.settings import RunSettings
 
 def evaluate_models(
     settings: RunSettings,
-    folder: Path,
+    folder: str | Path,
     *,
-    baseline: str | None,
-    patch_file: Path | None,
+    baseline: str | None = None,
+    patch_file: str | Path | None = None,
     overwrite: bool = False,
     console: Console = SILENT,
 ) -> dict[str, Any]:
@@ -53,18 +54,34 @@ def evaluate_models(
     """
     if (baseline is None) == (patch_file is None):
         raise SpinError("eval compares two models.", change="give --baseline MODEL or --patch PATCH, one of them.")
-    if served(settings.model) or served(baseline or ""):
-        return evaluate_served(settings, folder, baseline=baseline, overwrite=overwrite, console=console)
-    check_capabilities(settings)
-    refuse_model_under_edit(settings.judge, [settings.model, *([baseline] if baseline else [])])
-    patch_file = find_patch(patch_file) if patch_file else None
-    patch = load_patch(patch_file) if patch_file else None
-    compared: dict[str, Any] = {"baseline": str(baseline)}
-    if patch_file:
-        compared = {"patch": str(patch_file), "patch_sha256": sha256_file(patch_file)}
-    settings = replace(settings, concepts=())  # nothing is scored
-    data = read_data(settings, console)
-    check_folder(settings, folder, overwrite=overwrite, compared=compared)
+    with owned(folder) as folder:
+        if served(settings.model) or served(baseline or ""):
+            return evaluate_served(settings, folder, baseline=baseline, overwrite=overwrite, console=console)
+        patch_file = find_patch(patch_file) if patch_file else None
+        patch = load_patch(patch_file) if patch_file else None
+        settings = replace(settings, concepts=())  # nothing is scored
+        check_settings(settings, [settings.model, *([baseline] if baseline else [])])
+        data = read_data(settings, console)
+        checkpoint = checkpoint_of(settings.model, console, trust_remote_code=settings.trust_remote_code)
+        check_template(settings, checkpoint.base or checkpoint.folder)
+        compared: dict[str, Any] = {"baseline": whole_path(str(baseline))}
+        if patch_file:
+            compared = {"patch": whole_path(str(patch_file)), "patch_sha256": sha256_file(patch_file)}
+        else:
+            other = checkpoint_of(str(baseline), console, trust_remote_code=settings.trust_remote_code)
+            compared["baseline_model"] = {"fingerprint": other.fingerprint, "parts": asdict(other.identity)}
+        told: dict[str, Any] = {"overwrite": overwrite, "compared": compared, "console": console}
+        opened = open_folder(settings, folder, checkpoint, data.record(located(settings)), **told)
+        results = compare_loaded(opened, data, baseline, patch, console)
+        write_report(folder)
+        return results
+
+
+def compare_loaded(
+    opened: Opened, data: RunData, baseline: str | None, patch: Patch | None, console: Console
+) -> dict[str, Any]:
+    """Load both models, or the one with and without the patch; answers, verdicts and results.json."""
+    settings, folder = opened.settings, opened.folder
     options: dict[str, Any] = {
         "dtype": settings.dtype,
         "trust_remote_code": settings.trust_remote_code,
@@ -77,16 +94,14 @@ def evaluate_models(
         say_untuned(each, console)
     data = fitting(settings, data, *compared_models, console=console)
     about = {**model_record(settings, loaded), "baseline_fingerprint": base.checkpoint.fingerprint}
-    write_record(settings, folder, about, data, overwrite=overwrite, compared=compared)
+    opened.write(about, data.record(located(settings)), console)
     edited = patched_view(loaded, patch) if patch else lambda: nullcontext(loaded)
     views: dict[str, View] = {BASE: lambda: nullcontext(base), EDITED: edited}
     evaluation = evaluation_of(settings, loaded, data, *compared_models[1:])
     measured = evaluate_judged(settings, views, evaluation, folder, console, *compared_models)
     results = {"edit": edit_summary(patch) if patch else {}, **measured, "ratio_table": []}
     results |= capability_results(settings, views, folder, console)
-    write_json(folder / "results.json", results)
-    write_report(folder)
-    return results
+    return write_results(folder, results)
 
 
 def evaluate_served(
@@ -106,22 +121,22 @@ def evaluate_served(
         )
     if settings.template == "released":
         raise SpinError("--template released is not for models behind a URL.", change="give auto, chat or raw.")
-    refuse_model_under_edit(settings.judge, [edited[0], base[0]])
-    completers = {name: server_completer(url, model) for name, (model, url) in ((BASE, base), (EDITED, edited))}
-    compared = {"baseline": baseline, "baseline_served": completers[BASE].record()}
     settings = replace(settings, concepts=())
+    check_settings(settings, [edited[0], base[0]])
+    completers = {name: server_completer(url, model) for name, (model, url) in ((BASE, base), (EDITED, edited))}
     data = replace(read_data(settings, console), choose=(), final=())
-    check_folder(settings, folder, overwrite=overwrite, compared=compared)
     template = "raw" if settings.template == "raw" else "chat"
     model = {**completers[EDITED].record(), "template": template}
-    write_record(settings, folder, model, data, overwrite=overwrite, compared=compared)
+    compared = {"baseline": baseline, "baseline_served": completers[BASE].record()}
+    told: dict[str, Any] = {"overwrite": overwrite, "compared": compared, "console": console}
+    opened = open_folder(settings, folder, model, data.record(located(settings)), **told)
+    opened.write(model, opened.data, console)
     console.say("perplexity and kl are left out: a server gives no likelihoods of given texts")
     views = {name: answering(completer) for name, completer in completers.items()}
     asked = asked_of((), settings.questions)
     evaluation = Evaluation(data.questions, (), template, settings.new_tokens, settings.seed, asked)
     measured = evaluate_judged(settings, views, evaluation, folder, console)
-    results = {"edit": {}, **measured, "ratio_table": []}
-    write_json(folder / "results.json", results)
+    results = write_results(folder, {"edit": {}, **measured, "ratio_table": []})
     write_report(folder)
     return results
 

@@ -16,16 +16,17 @@ import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import BASE, EDITED, Evaluation, evaluate
-from spin_llm.evaluate.capabilities import check_tasks, measure_capabilities, named_tasks
+from spin_llm.evaluate.capabilities import measure_capabilities, named_tasks
 from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.evaluation import Served
 from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.quality import asked_of
 from spin_llm.evaluate.stability import stability_summary
-from spin_llm.files import read_checked, read_typed, write_json
+from spin_llm.files import read_checked, read_typed, write_jsonl
 from spin_llm.models import Checkpoint, LoadedModel
 from spin_llm.patch import Patch
 from spin_llm.pipeline.data import RunData
+from spin_llm.pipeline.folder import write_results
 from spin_llm.pipeline.loading import encode, judge_of
 from spin_llm.pipeline.scoring import UNMEASURED
 from spin_llm.pipeline.selecting import patch_of
@@ -33,7 +34,7 @@ from spin_llm.progress import Console
 from spin_llm.scores import Scores
 from spin_llm.selection import Selection, control_selection, overlap, recipe_of, spared_by
 from spin_llm.settings import BY_MARGIN, OWN, RunSettings
-from spin_llm.stored import SearchRecord, StabilityRecord, hashes_of
+from spin_llm.stored import SearchRecord, StabilityRecord, hashes_of, read_answers
 
 
 def evaluate_stage(
@@ -72,7 +73,7 @@ def evaluate_stage(
     if (folder / "stability.json").is_file():
         results["stability"] = stability_summary(read_checked(folder / "stability.json", StabilityRecord))
     results |= capability_results(settings, views, folder, console)
-    write_json(folder / "results.json", results)
+    results = write_results(folder, results)
     shutil.rmtree(folder / "progress", ignore_errors=True)
     return results
 
@@ -159,7 +160,26 @@ def evaluate_judged(
 ) -> dict[str, Any]:
     """`evaluate` with the judges of these settings; `models` are those of this process, which may not judge."""
     judge, coherence = judge_of(settings, *models), load_coherence_judge()
+    answered_before(evaluation, folder)
     return evaluate(views, evaluation, judge, folder, coherence=coherence, console=console)
+
+
+def answered_before(evaluation: Evaluation, folder: Path) -> None:
+    """Give the answers of a finished evaluation back to this one, which asks the same questions (resuming.py deletes
+    other answers): a judge or a control may be new."""
+    path = folder / "generations.jsonl"
+    if not path.is_file():
+        return
+    prompts = [question.prompt for asked in evaluation.questions.values() for question in asked]
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for row in read_answers(path):
+        by_model.setdefault(row["model"], []).append(row)
+    for name, rows in by_model.items():
+        progress = folder / "progress" / f"answers-{name}.jsonl"
+        if [row["prompt"] for row in rows] == prompts and not progress.exists():
+            left_out = ("id", "axis", "facet", "prompt", "model")
+            kept = [{key: value for key, value in row.items() if key not in left_out} for row in rows]
+            write_jsonl(progress, ({"index": index, **row} for index, row in enumerate(kept)))
 
 
 def edit_summary(patch: Patch) -> dict[str, Any]:
@@ -178,12 +198,6 @@ def edit_summary(patch: Patch) -> dict[str, Any]:
         "layers": {name: place["layer"] for name, place in places.items()},
         "kinds": {name: place["kind"] for name, place in places.items()},
     }
-
-
-def check_capabilities(settings: RunSettings) -> None:
-    """Before anything is done: the lm-eval tasks asked for can be run."""
-    if settings.capabilities:
-        check_tasks(named_tasks(settings.capabilities), settings.capability_tasks)
 
 
 def capability_results(

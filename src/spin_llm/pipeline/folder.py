@@ -1,138 +1,101 @@
-"""The run folder: run.json, which replays the run, and what may be resumed, kept or deleted.
+"""The run folder: run.json, which replays the run, and the artefacts of each stage.
 
-In: `RunSettings`, a folder, the record of the model, the data that were read. Out: run.json; the settings that one
-holds; a SpinError before anything of the user's is touched where another run, or another thing, is in the folder.
-Left out: the artefacts of the stages, which each stage writes.
+In: `RunSettings`, a folder, the model (before and after it is loaded), the data that were read. Out: run.json; results
+that say which run.json and patch they were made from; files deleted stage by stage. Left out: what may be resumed and
+what has to be made again (resuming.py), and reading run.json (record.py).
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+import torch
+
 from spin_llm.data import resolve_template
-from spin_llm.errors import SpinError
+from spin_llm.data.known import KNOWN
 from spin_llm.evaluate.quality import family_of
-from spin_llm.files import is_temporary, read_json, write_json
+from spin_llm.files import sha256_file, write_json
 from spin_llm.models import LoadedModel
-from spin_llm.pipeline.data import RunData
-from spin_llm.settings import RunSettings, flag_of, scope_of
+from spin_llm.record import MADE_FROM, PATCH, RECORD, RESULTS, Machine, made_from
+from spin_llm.settings import STAGES, RunSettings, flag_of
 
 PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "optuna")
-ARTEFACTS = (
-    *("own", "scores", "patch.safetensors", "search.json", "search", "progress", "generations.jsonl", "verdicts.jsonl"),
-    *("capabilities.jsonl", "stability.json", "results.json", "report.html", "report.md", "figures", "run.json"),
-)
+SOURCES = ("concepts", "protect", "questions")
+FILES = ("judge", "own_judge", "judge_quality")  # settings that may name a file, whose content counts
+SCORED = ("own", "scores", "progress")
+MADE: dict[str, tuple[str, ...]] = {  # by stage: what has to be made again when it, or one before it, changes
+    "edit": (PATCH, "search.json", "search", "stability.json", "progress/stability"),
+    "answers": ("generations.jsonl", "progress/answers-*"),
+    "verdicts": ("verdicts.jsonl",),
+    "extras": ("capabilities.jsonl", "progress/capabilities-*", "report.html", "report.md", "figures", RESULTS),
+}
 
 
-def check_folder(
-    settings: RunSettings, folder: Path, *, overwrite: bool = False, compared: Mapping[str, Any] | None = None
-) -> None:
-    """Make sure that `folder` is new, empty, or a run with the same settings (which is then resumed).
-
-    A folder that holds scores alone may be taken up with other settings of what comes after them. With `overwrite` any
-    run may be there. SpinError otherwise; nothing is written.
-    """
-    if not is_run(folder):
-        if folder.is_file() or (folder.is_dir() and not all(map(is_temporary, folder.iterdir()))):
-            raise SpinError(
-                f"The output {folder} exists and is not a run.", change="choose another folder with --output."
-            )
-        return
-    if overwrite:
-        return
-    record = read_json(folder / "run.json")
-    before = {**_listed(RunSettings("").as_json()), **record["settings"], **record.get("compared", {})}
-    now = {**_listed(settings.as_json()), **(compared or {})}
-    changed = [
-        f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
-        for key in {**now, **before}
-        if before.get(key) != now.get(key) and scope_of(key) in compared_scopes(folder)
-    ]
-    if changed:
-        raise SpinError(
-            f"{folder} holds a run with other settings ({'; '.join(changed[:4])}).",
-            change="choose another folder with --output, or --overwrite to start that one anew.",
-        )
+def made_after(stage: str) -> tuple[str, ...]:
+    """What a stage and those after it made, the last first."""
+    return tuple(name for later in reversed(STAGES[STAGES.index(stage) :]) for name in MADE[later])
 
 
-def compared_scopes(folder: Path) -> tuple[str, ...]:
-    """Which settings a resumed run must share with what is in the folder."""
-    return ("all", "after scores") if (folder / "patch.safetensors").exists() else ("all",)
+def there(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """The paths in the folder that the names, or patterns, stand for."""
+    return (path for name in names for path in sorted(folder.glob(name)))
 
 
-def delete_artefacts(folder: Path) -> None:
-    """Delete what a run wrote, and nothing else; its record goes last, so that the folder stays a run until then."""
-    for name in ARTEFACTS:
-        path = folder / name
-        if path.is_dir():
+def delete_artefacts(folder: Path, stage: str = "all") -> None:
+    """Delete what a run wrote from `stage` on, and nothing else. The last goes first; the record of everything goes at
+    the end, so that the folder stays a run until then."""
+    everything = (*made_after(STAGES[0]), *SCORED, RECORD)
+    for path in there(folder, everything if stage == "all" else made_after(stage)):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
 
-def is_run(folder: Path) -> bool:
-    return (folder / "run.json").is_file()
+def located(settings: RunSettings) -> RunSettings:
+    """The settings as a record keeps them: files and folders by their whole path, to be found from anywhere."""
+    changed: dict[str, Any] = {"model": whole_path(settings.model)}
+    for name in ("data_dir", "capability_tasks", "judge_quality"):
+        changed[name] = whole_path(getattr(settings, name))
+    for name in ("judge", "own_judge"):
+        kind, colon, rest = (getattr(settings, name) or "").partition(":")
+        changed[name] = f"{kind}:{whole_path(rest)}" if colon else whole_path(getattr(settings, name))
+    for role in SOURCES:
+        changed[role] = tuple(
+            (name, source if source in ("starter", *KNOWN) else whole_path(source))
+            for name, source in getattr(settings, role)
+        )
+    return replace(settings, **changed)
 
 
-def _listed(value: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back: tuples are lists."""
-
-    def lists(item: Any) -> Any:
-        return [lists(part) for part in item] if isinstance(item, list | tuple) else item
-
-    return {key: lists(item) for key, item in value.items()}
+def whole_path(text: Any) -> Any:
+    """The absolute path of what is there; any other text, and None, as it is."""
+    return os.path.abspath(Path(text).expanduser()) if text and Path(text).expanduser().exists() else text  # noqa: PTH100
 
 
-def write_record(
-    settings: RunSettings,
-    folder: Path,
-    model: Mapping[str, Any],
-    data: RunData,
-    *,
-    overwrite: bool = False,
-    compared: Mapping[str, Any] | None = None,
-) -> None:
-    """run.json: enough to replay the run.
-
-    It is the first file of a run, written when model and data are known to be good. A resumed run must read the same
-    data and model, and keeps its record; `overwrite` deletes the artefacts of an earlier run.
-    """
-    used = data.record(settings)
-    if is_run(folder) and not overwrite:
-        before = read_json(folder / "run.json")
-        scores_alone = "after scores" not in compared_scopes(folder)
-        roles = ("concept", "protect") if scores_alone else tuple(row["role"] for row in used)
-        check_same_inputs(folder, before, model, used, roles)
-        if not scores_alone or (before["settings"] == _listed(settings.as_json()) and before["data"] == used):
-            return
-    else:
-        delete_artefacts(folder)
-    record = {
-        "command": replay_command(settings, compared or {}),
-        "settings": settings.as_json(),
-        **({"compared": dict(compared)} if compared else {}),
-        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
-        "machine": {"platform": platform.platform(), "processor": platform.machine()},
-        "model": dict(model),
-        "data": used,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-    write_json(folder / "run.json", record)
+def files_of(settings: RunSettings) -> dict[str, str]:
+    """SHA-256 of the files that settings name, such as a judge's or a human's sheet, by setting."""
+    named = {name: Path((getattr(settings, name) or "").removeprefix("human:")).expanduser() for name in FILES}
+    return {name: sha256_file(path) for name, path in named.items() if path.is_file()}
 
 
 def model_record(settings: RunSettings, loaded: LoadedModel) -> dict[str, Any]:
     """What run.json says of a model in this process."""
     return {
         "name": settings.model,
-        "path": str(loaded.checkpoint.folder),
+        "path": os.path.abspath(loaded.checkpoint.folder),  # noqa: PTH100 - links stay links
         "fingerprint": loaded.checkpoint.fingerprint,
+        "parts": asdict(loaded.checkpoint.identity),
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
         "template": resolve_template(loaded.tokenizer, settings.template),
@@ -141,21 +104,49 @@ def model_record(settings: RunSettings, loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def check_same_inputs(
-    folder: Path,
-    record: Mapping[str, Any],
-    model: Mapping[str, Any],
-    used: Sequence[Mapping[str, Any]],
-    roles: Sequence[str],
-) -> None:
-    """SpinError when the model, or the data used in these roles, are not those that the run's record names."""
-    same_data = [row for row in record["data"] if row["role"] in roles] == [row for row in used if row["role"] in roles]
-    same_model = all(record["model"].get(key) == model.get(key) for key in ("fingerprint", "url", "served"))
-    if not same_model or not same_data:
-        raise SpinError(
-            f"The model or the data changed since the run in {folder} began.",
-            change="restore them, or start anew with --overwrite.",
-        )
+def new_record(
+    settings: RunSettings, model: Mapping[str, Any], data: Sequence[Mapping[str, Any]], compared: Mapping[str, Any]
+) -> dict[str, Any]:
+    """run.json: enough to replay the run."""
+    return {
+        "command": replay_command(settings, compared),
+        "settings": settings.as_json(),
+        **({"compared": dict(compared)} if compared else {}),
+        "files": files_of(settings),
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
+        "machine": asdict(this_machine()),
+        "model": dict(model),
+        "data": list(data),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def this_machine() -> Machine:
+    """The CPU by its name, its cores, the threads that torch takes, and the GPU where there is one."""
+    return Machine(
+        platform=platform.platform(),
+        processor=platform.machine(),
+        cpu=cpu_name(),
+        cores=psutil.cpu_count(logical=False),
+        threads=torch.get_num_threads(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    )
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text(encoding="utf-8", errors="replace").splitlines() if about.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names or [platform.processor() or platform.machine()])[0]
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Write results.json, which says what it was made from; what it holds."""
+    whole = {**results, MADE_FROM: made_from(folder)}
+    write_json(folder / RESULTS, whole)
+    return whole
 
 
 def version_of(package: str) -> str:
@@ -177,7 +168,7 @@ def replay_command(settings: RunSettings, compared: Mapping[str, Any] | None = N
     ]
     defaults = RunSettings("")
     for name, value in settings.as_json().items():
-        if name == "model" or value == getattr(defaults, name):
+        if name == "model" or (value == getattr(defaults, name) and name not in SOURCES):
             continue
         if value is True:
             words.append(flag_of(name))
@@ -190,18 +181,3 @@ def replay_command(settings: RunSettings, compared: Mapping[str, Any] | None = N
         else:
             words += [flag_of(name), str(value)]
     return shlex.join(words)
-
-
-def settings_of_record(record: Mapping[str, Any]) -> RunSettings:
-    """The settings of a run.json, also of another version's: what it lacks has its default."""
-    known = {name: value for name, value in record["settings"].items() if name in RunSettings.__dataclass_fields__}
-    return settings_from_json(known)
-
-
-def settings_from_json(value: Mapping[str, Any]) -> RunSettings:
-    """RunSettings as run.json records them."""
-    pairs = {name: tuple(tuple(pair) for pair in value[name]) for name in ("concepts", "protect", "questions")}
-    lists = ("controls", "statistics", "capabilities", "layers")
-    return RunSettings(
-        **{**value, **pairs, **{name: tuple(value[name]) for name in lists if name in value}},
-    )

@@ -7,6 +7,7 @@ how models (models/) and judges (evaluate/judging.py) are loaded.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from spin_llm.data import Example, Pair, Question, encode_all
 from spin_llm.data.lengths import Long, long_pairs, long_questions, refuse_long_pairs, refuse_long_questions
@@ -14,7 +15,7 @@ from spin_llm.errors import SpinError
 from spin_llm.evaluate import Judge, load_judge
 from spin_llm.evaluate.condition import warn_untuned
 from spin_llm.evaluate.judging import refuse_fingerprint
-from spin_llm.models import LoadedModel, load, resolve
+from spin_llm.models import Checkpoint, LoadedModel, load, resolve
 from spin_llm.models.adapters import adapter_base
 from spin_llm.pipeline.data import RunData
 from spin_llm.progress import SILENT, Console
@@ -23,13 +24,28 @@ from spin_llm.settings import RunSettings
 SKIP = "give --skip-long to leave them out"
 
 
-def load_model(settings: RunSettings, console: Console = SILENT) -> LoadedModel:
-    """The model of these settings, to score and edit: a checkpoint, not an adapter."""
-    if adapter_base(resolve(settings.model, say=console.say)):
+def checkpoint_of(model: str, console: Console = SILENT, *, trust_remote_code: bool = False) -> Checkpoint:
+    """The checkpoint folder of a model, an adapter's with its base, without loading it."""
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "say": console.say}
+    folder = resolve(model, **options)
+    base = adapter_base(folder)
+    return Checkpoint(folder, None if base is None else resolve(base, **options))
+
+
+def scored_checkpoint(settings: RunSettings, console: Console = SILENT) -> Checkpoint:
+    """The checkpoint to score and edit; SpinError for an adapter, which has no weights of its own."""
+    checkpoint = checkpoint_of(settings.model, console, trust_remote_code=settings.trust_remote_code)
+    if checkpoint.base:
         raise SpinError(
             f"{settings.model} is an adapter: it has no weights of its own to score and edit.",
             change="give a merged checkpoint (`spin-llm baseline` writes one for lora and dora).",
         )
+    return checkpoint
+
+
+def load_model(settings: RunSettings, console: Console = SILENT) -> LoadedModel:
+    """The model of these settings, to score and edit: a checkpoint, not an adapter."""
+    scored_checkpoint(settings, console)
     loaded = load(
         settings.model,
         dtype=settings.dtype,

@@ -8,7 +8,7 @@ itself (evaluate/stability.py).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +16,18 @@ from typing import Any
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.stability import ScoredExamples, measure_stability, stability_summary
-from spin_llm.files import read_checked, read_json, write_json
+from spin_llm.files import read_checked, write_json
 from spin_llm.models import LoadedModel
+from spin_llm.ownership import owned
 from spin_llm.patch import Patch
 from spin_llm.pipeline.data import RunData, read_data
-from spin_llm.pipeline.folder import check_same_inputs, is_run, model_record, settings_of_record
-from spin_llm.pipeline.loading import encode, fitting, load_model
+from spin_llm.pipeline.folder import write_results
+from spin_llm.pipeline.loading import checkpoint_of, encode, fitting, load_model
+from spin_llm.pipeline.resuming import data_changes, refuse_bound
 from spin_llm.pipeline.scoring import stored_scores, with_own_answers
-from spin_llm.pipeline.selecting import patch_of_run
+from spin_llm.pipeline.selecting import patch_of_run, recorded_checkpoint
 from spin_llm.progress import SILENT, Console
+from spin_llm.record import PATCH, RECORD, RESULTS, RunRecord, check_belongs, is_run, read_record
 from spin_llm.report import write_report
 from spin_llm.scores import Scores, parse_bytes
 from spin_llm.selection import Job, recipe_of, spared_by
@@ -80,42 +83,64 @@ def stability_stage(
 
 
 def stability(
-    folder: Path, *, resamples: int, seed: int | None = None, overwrite: bool = False, console: Console = SILENT
+    folder: str | Path,
+    *,
+    resamples: int,
+    seed: int | None = None,
+    model: str | None = None,
+    overwrite: bool = False,
+    console: Console = SILENT,
 ) -> dict[str, Any]:
     """Whether other scoring data would have chosen a run's weights: what stability.json holds.
 
-    Data and model are read as run.json records them, and must be the same. Where the run has results, their `stability`
-    part and the report are written again. `seed` None is the run's own.
+    Data and model are read as run.json records them, and must be the same; `model` says where the model is now. Where
+    the run has results, their `stability` part and the report are written again. `seed` None is the run's own.
     """
-    if not is_run(folder) or not (folder / "patch.safetensors").is_file():
+    folder = Path(folder)
+    if not is_run(folder) or not (folder / PATCH).is_file():
         raise SpinError(f"{folder} is not a run with a patch.", change="finish `spin-llm run` in that folder first.")
-    record = read_json(folder / "run.json")
-    settings = settings_of_record(record)
-    seed = settings.seed if seed is None else seed
-    if (folder / "stability.json").is_file() and not overwrite:
-        before = read_checked(folder / "stability.json", StabilityRecord)
-        if (before["resamples"], before["seed"]) != (resamples, seed):
-            raise SpinError(
-                f"{folder / 'stability.json'} has {before['resamples']} resamples, seed {before['seed']}.",
-                change="give --overwrite to replace it.",
-            )
-    settings = replace(settings, dtype=record["model"]["dtype"])
-    if not settings.asks_own:  # whose prompts are those that no question has
-        settings = replace(settings, questions=())
-    patch = patch_of_run(settings, folder / "patch.safetensors")
-    data = read_data(settings, console)
-    loaded = load_model(settings, console)
-    data = fitting(settings, data, loaded)
-    model = model_record(settings, loaded)
-    check_same_inputs(folder, record, model, data.record(settings), ("concept", "protect"))
-    data = with_own_answers(settings, folder, loaded, data, console)
-    scores = stored_scores(settings, folder)
-    options: dict[str, Any] = {"resamples": resamples, "seed": seed, "anew": overwrite}
-    result = stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
-    if (folder / "results.json").is_file():
-        write_json(
-            folder / "results.json",
-            {**read_results(folder), "stability": stability_summary(result)},
-        )
-        write_report(folder)
+    with owned(folder):
+        record = read_record(folder)
+        settings = record.told(folder / RECORD)
+        seed = settings.seed if seed is None else seed
+        refuse_other_resamples(folder / "stability.json", resamples, seed, overwrite=overwrite)
+        results = read_results(folder) if (folder / RESULTS).is_file() else None
+        if results is not None:
+            check_belongs(folder, results)
+        given = checkpoint_of(model, console) if model else None
+        place = recorded_checkpoint(record, folder, given).folder
+        settings = replace(settings, model=str(place), dtype=record.model.dtype or "auto")
+        if not settings.asks_own:  # whose prompts are those that no question has
+            settings = replace(settings, questions=())
+        patch = patch_of_run(settings, folder / PATCH)
+        data = read_data(settings, console)
+        refuse_other_data(record, data.record(settings), folder)
+        loaded = load_model(settings, console)
+        data = fitting(settings, data, loaded)
+        data = with_own_answers(settings, folder, loaded, data, console)
+        scores = stored_scores(settings, folder)
+        options: dict[str, Any] = {"resamples": resamples, "seed": seed, "anew": overwrite}
+        result = stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
+        if results is not None:
+            write_results(folder, {**results, "stability": stability_summary(result)})
+            write_report(folder)
     return result
+
+
+def refuse_other_resamples(path: Path, resamples: int, seed: int, *, overwrite: bool) -> None:
+    """SpinError when a stability.json is there that was made with other numbers."""
+    if not path.is_file() or overwrite:
+        return
+    before = read_checked(path, StabilityRecord)
+    if (before["resamples"], before["seed"]) != (resamples, seed):
+        raise SpinError(
+            f"{path} has {before['resamples']} resamples, seed {before['seed']}.",
+            change="give --overwrite to replace it.",
+        )
+
+
+def refuse_other_data(record: RunRecord, data: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """SpinError when what was scored is not what is read now."""
+    scored = [row for row in data if row["role"] in ("concept", "protect")]
+    was = replace(record, data=[row for row in record.data if row.role in ("concept", "protect")])
+    refuse_bound(folder, data_changes(was, scored, record.told(folder / RECORD)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +22,12 @@ from spin_llm.evaluate.proxy import KL_PAIRS
 from spin_llm.evaluate.quality import Asked, asked_of, reading
 from spin_llm.files import write_json
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
+from spin_llm.ownership import owned
+from spin_llm.pipeline.checking import check_model, check_settings
 from spin_llm.pipeline.data import RunData, read_data, with_rule
-from spin_llm.pipeline.folder import check_folder, model_record, write_record
-from spin_llm.pipeline.loading import encode, fitting, judge_of, load_model
+from spin_llm.pipeline.folder import located, model_record
+from spin_llm.pipeline.loading import encode, fitting, judge_of, load_model, scored_checkpoint
+from spin_llm.pipeline.resuming import open_folder
 from spin_llm.progress import SILENT, Console
 from spin_llm.scores import (
     STATISTICS,
@@ -47,22 +51,30 @@ UNMEASURED = "unmeasured.json"  # in the folder own/: where the judge that divid
 ScoresByRole = Mapping[str, Mapping[str, Scores]]  # `concepts` and `protect`, then by name
 
 
-def score(settings: RunSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT) -> list[Path]:
+def score(
+    settings: RunSettings, folder: str | Path, *, overwrite: bool = False, console: Console = SILENT
+) -> list[Path]:
     """Only the scores: the score files written, in a folder that `select_from_folder` and `run` take up.
 
     Under `torchrun` or `accelerate launch` the examples are shared out over the processes; the first one writes.
     """
-    with joined_ranks() as ranks:
+    folder = Path(folder)
+    with joined_ranks() as ranks, owned(folder) if ranks.first else nullcontext():
         console = console if ranks.first else SILENT
+        check_settings(settings, [settings.model])
         settings = with_rule(settings, console)
         data = read_data(settings, console, search=False)
-        check_folder(settings, folder, overwrite=overwrite)
+        checkpoint = scored_checkpoint(settings, console)
+        if ranks.first:
+            check_model(settings, checkpoint, folder)
+        rows = data.record(located(settings))
+        opened = open_folder(settings, folder, checkpoint, rows, stages=(), overwrite=overwrite, console=console)
+        settings = opened.settings
         loaded = load_model(settings, console)
         data = fitting(settings, data, loaded, console=console)
-        model = model_record(settings, loaded)
         ranks.wait()
         if ranks.first:
-            write_record(settings, folder, model, data, overwrite=overwrite)
+            opened.write(model_record(settings, loaded), data.record(located(settings)), console)
             with_own_answers(settings, folder, loaded, data, console)  # the others read what the first one wrote
         ranks.wait()
         data = with_own_answers(settings, folder, loaded, data, SILENT)
@@ -129,11 +141,21 @@ def score_stage(
     """Score every concept and protected set into scores/NAME.safetensors; those that are there are read."""
     files = {name: score_file(folder, name) for name in (*data.concepts, *data.protect)}
     missing = {name: path for name, path in files.items() if not path.is_file()}
+    if "margin" in settings.wanted_statistics:  # of scores made for a rule that needs none
+        lacking = [name for name in data.concepts if name not in missing and not has_margin(files[name])]
+        if lacking:
+            console.say(f"scored again, since the rule or a control needs their margins: {', '.join(lacking)}")
+        missing |= {name: files[name] for name in lacking}
     if "margin" in settings.wanted_statistics and set(missing) & set(data.concepts):
         missing = {**missing, **{name: files[name] for name in data.protect}}  # they keep what the concepts chose
     if missing:
         score_missing(settings, folder, loaded, data, missing, console, ranks)
     return stored_scores(settings, folder)
+
+
+def has_margin(path: Path) -> bool:
+    """Whether a score file has the statistic `margin`."""
+    return "margin" in load_scores(path).metadata["statistics"]
 
 
 def score_file(folder: Path, name: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,17 @@ from spin_llm.evaluate.pick import find_edit
 from spin_llm.evaluate.proxy import Contrast
 from spin_llm.evaluate.quality import asked_of
 from spin_llm.evaluate.search import Bench
-from spin_llm.files import read_checked, read_json, write_json
+from spin_llm.files import read_checked, write_json
 from spin_llm.models import Checkpoint, LoadedModel, resolve
+from spin_llm.ownership import owned
 from spin_llm.patch import Patch, load_patch, make_patch, save_patch
 from spin_llm.pipeline.data import RunData
-from spin_llm.pipeline.folder import is_run, settings_of_record
+from spin_llm.pipeline.folder import delete_artefacts, made_after, there
 from spin_llm.pipeline.loading import encode, judge_of
+from spin_llm.pipeline.resuming import foreign_patch, made_by, model_changes, usual_recipe
 from spin_llm.pipeline.scoring import stored_scores
-from spin_llm.progress import Console
+from spin_llm.progress import SILENT, Console
+from spin_llm.record import PATCH, RECORD, RunRecord, read_record
 from spin_llm.scores import Scores
 from spin_llm.selection import Recipe, Selection, recipe_of
 from spin_llm.settings import OWN, SEARCHED, RunSettings
@@ -67,20 +71,6 @@ def select_stage(
     save_patch(path, patch)
     console.say(f"{patch.weights:,} weights in {len(patch.edits)} matrices, ratio {recipe.ratio:g}; patch {path}")
     return load_patch(path)  # as a resumed run reads it
-
-
-def usual_recipe(settings: RunSettings, rule: str, ratio: float) -> Recipe:
-    """The recipe that these settings give, with this rule and ratio."""
-    return Recipe(
-        rule,
-        ratio,
-        protect_ratio=settings.protect_ratio,
-        target=settings.target,
-        granularity=settings.granularity,
-        layers=(settings.layers[0], settings.layers[1]) if settings.layers else None,
-        at_least=settings.at_least,
-        scale=settings.scale,
-    )
 
 
 def search_stage(
@@ -129,18 +119,8 @@ def bench_of(
 def patch_of_run(settings: RunSettings, path: Path) -> Patch:
     """The patch that this run wrote; SpinError when it is another one, put there by `spin-llm select` for instance."""
     patch = load_patch(path)
-    about = patch.metadata
-    same = ["target"] if settings.rule == SEARCHED else ["rule", "target", "scale"]
-    if settings.rule == SEARCHED:
-        by_run = bool(about.get("searched"))
-    else:
-        by_run = bool(about["ratio_table"]) if settings.ratio is None else about["ratio"] == settings.ratio
-    if not by_run or any(about[name] != getattr(settings, name) for name in same):
-        raise SpinError(
-            f"{path} was not made by this run (rule {about['rule']}, ratio {about['ratio']:g}).",
-            cause="`spin-llm select` wrote it there.",
-            change="move it away; or compare it with `spin-llm eval MODEL --patch`.",
-        )
+    if not made_by(settings, patch):
+        raise foreign_patch(path, patch)
     return patch
 
 
@@ -176,29 +156,60 @@ def patch_of(
 
 
 def select_from_folder(
-    folder: Path, output: Path, recipe: Recipe, *, model: str | None = None, overwrite: bool = False
+    folder: str | Path,
+    output: str | Path,
+    recipe: Recipe,
+    *,
+    model: str | None = None,
+    overwrite: bool = False,
+    console: Console = SILENT,
 ) -> Patch:
     """A patch from the scores of a run folder, for its model, or for another `model` of the same shapes (a fine-tuned
     one).
 
-    The checkpoint is read for the old values of the touched tensors alone.
+    The checkpoint is read for the old values of the touched tensors alone. Where the patch takes the place of the
+    run's, what was measured with that one is deleted.
     """
-    if output.exists() and not overwrite:
-        raise SpinError(f"{output} exists.", change="choose another --output, or --overwrite.")
-    if not is_run(folder):
-        raise SpinError(f"{folder} is not a run folder: it has no run.json.", change="run `spin-llm score` first.")
-    record = read_json(folder / "run.json")
-    settings = settings_of_record(record)
-    scores = stored_scores(settings, folder)
-    recipe = replace(recipe, granularity=recipe.granularity or settings.granularity)
-    checkpoint = Checkpoint(resolve(model) if model else Path(record["model"]["path"]))
-    selection = recipe.select(scores["concepts"], scores["protect"])
-    if model:
-        check_same_shapes(checkpoint, selection, record["model"]["name"])
-        settings = replace(settings, model=model)
-    patch = patch_of(replace(settings, rule=recipe.rule, ratio=recipe.ratio), checkpoint, selection, scores, recipe)
-    save_patch(output, patch)
+    folder, output = Path(folder), Path(output)
+    record = read_record(folder)
+    settings = record.told(folder / RECORD)
+    own = output.resolve() == (folder / PATCH).resolve()
+    with owned(folder) if own else nullcontext():
+        if output.exists() and not overwrite:
+            raise SpinError(f"{output} exists.", change="choose another --output, or --overwrite.")
+        scores = stored_scores(settings, folder)
+        recipe = replace(recipe, granularity=recipe.granularity or settings.granularity)
+        checkpoint = Checkpoint(resolve(model)) if model else recorded_checkpoint(record, folder)
+        selection = recipe.select(scores["concepts"], scores["protect"])
+        if model:
+            check_same_shapes(checkpoint, selection, record.model.name)
+        settings = replace(settings, model=model or record.model.name, rule=recipe.rule, ratio=recipe.ratio)
+        patch = patch_of(settings, checkpoint, selection, scores, recipe)
+        if own and any(there(folder, made_after("answers"))):
+            console.say("another patch: what was measured with the one before is deleted")
+            delete_artefacts(folder, "answers")
+        save_patch(output, patch)
     return patch
+
+
+def recorded_checkpoint(record: RunRecord, folder: Path, given: Checkpoint | None = None) -> Checkpoint:
+    """The model of a run as its record knows it, or where it is `given`; SpinError when it is not there, or another one
+    now."""
+    path, name = Path(record.model.path or ""), record.model.name
+    if given is None and (not record.model.path or not path.is_dir()):
+        raise SpinError(
+            f"The model of {folder}, {name}, is not at {record.model.path or 'any path'} any more.",
+            cause="its folder was moved or deleted since.",
+            change="move it back; or say where it is: `spin-llm select --for MODEL`, `spin-llm stability --for MODEL`, "
+            f"or `spin-llm run MODEL -o {folder}`, which also writes it down.",
+        )
+    checkpoint = given or Checkpoint(path)
+    if changed := [change.words for change in model_changes(record, checkpoint, SILENT)]:
+        raise SpinError(
+            f"The model changed since the run in {folder} began: {', '.join(changed)}.",
+            change=f"restore {checkpoint.folder}; or score it again in another folder.",
+        )
+    return checkpoint
 
 
 def check_same_shapes(checkpoint: Checkpoint, selection: Selection, scored: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_json, write_text, writing
+from spin_llm.record import check_belongs, machine_words, read_record
 from spin_llm.report import charts, figures
 from spin_llm.report.board import make_board
 from spin_llm.report.judging import QUALITY_COLUMNS, agreement_rows, confusion_rows, quality_rows
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INPUTS = ("run.json", "results.json", "generations.jsonl", "verdicts.jsonl")
-REQUIRED = ("command", "settings", "model", "data")  # of run.json
 MOST_MISSING, MOST_APART = 0.05, 0.02  # of verdicts that older runs took as 0, as evaluate/missing.py has them
 STATIC = 2  # transcripts an axis that are there without JavaScript
 LIMITS = (
@@ -156,13 +156,9 @@ def read_results(folder: Path, needed: tuple[str, ...] = INPUTS[:2]) -> tuple[di
             change="run the command that made it again (it resumes), or name another folder.",
         )
     results = read_stored(folder)
+    read_record(folder)  # damage is one message
     run = read_json(folder / "run.json")
-    if lacking := [key for key in REQUIRED if key not in run]:
-        raise SpinError(
-            f"{folder / 'run.json'} lacks {', '.join(lacking)}.",
-            cause="it was written by another version of spin-llm, or changed by hand.",
-            change="evaluate the run again.",
-        )
+    check_belongs(folder, results)
     results = {**OPTIONAL, **results}
     for table in (results, *results["controls"].values()):
         table["axes"] = {
@@ -211,6 +207,7 @@ def sections(run: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
         "facets": facet_lines(results["facets"]),
         "settings": {name: plain(value) for name, value in run["settings"].items()},
         "versions": run.get("versions", {}),
+        "machine": machine_words(run),
         "command": command if isinstance(command, str) else shlex.join(command),
         "limits": limits(results),
         "unmeasurable": {

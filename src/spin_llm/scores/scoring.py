@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from spin_llm.data import Example
+from spin_llm.data import Example, Pair, encode_all
 from spin_llm.errors import SpinError
 from spin_llm.files import sha256_json, writing
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
@@ -38,11 +38,26 @@ def statistics_of(selector: str, extra: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((selector, *extra)))
 
 
+def as_examples(
+    loaded: LoadedModel, rows: Sequence[Example | Pair | tuple[str, str]], template: str, max_length: int
+) -> list[Example]:
+    """Examples as they are; pairs, and (prompt, response) texts, as this model's tokens."""
+    examples = [row for row in rows if isinstance(row, Example)]
+    if len(examples) == len(rows):
+        return examples
+    pairs = [row if isinstance(row, Pair) else Pair(*row) for row in rows if not isinstance(row, Example)]
+    if examples:
+        raise SpinError("Examples and pairs are mixed.", change="give pairs alone, or examples alone.")
+    return encode_all(loaded.tokenizer, pairs, template=template, max_length=min(max_length, loaded.context))
+
+
 def score_concept(
     loaded: LoadedModel,
-    aware: Sequence[Example],
-    unaware: Sequence[Example] = (),
+    aware: Sequence[Example | Pair | tuple[str, str]],
+    unaware: Sequence[Example | Pair | tuple[str, str]] = (),
     *,
+    template: str = "auto",
+    max_length: int = 1024,
     target: str = "mlp",
     plan: Plan | None = None,
     statistics: Sequence[str] = ("taylor",),
@@ -57,13 +72,15 @@ def score_concept(
 ) -> Scores:
     """Score every targeted matrix and keep the top `keep` (a fraction) of each, by the first of `statistics`.
 
-    `plan` divides the matrices into passes (plan.py); None takes all at once.
+    Pairs, or (prompt, response) texts, are encoded with `template`, at most `max_length` tokens each. `plan` divides
+    the matrices into passes (plan.py); None takes all at once.
 
     `candidates` (flat indices by matrix name) are kept too, whatever their scores: the entries that concepts chose, of
     which a protected set has to say what they cost. `unaware` are the same concept's unaware responses; only `margin`
     looks at them. Every rank returns the same; the matrices are complete on rank 0 alone. `about` is added to the
     metadata.
     """
+    aware, unaware = (as_examples(loaded, rows, template, max_length) for rows in (aware, unaware))
     if not aware:
         raise SpinError("There is no example to score.")
     counts = Counts(len(aware), len(unaware), sum(len(example.input_ids) for example in aware), seed)

@@ -1,0 +1,296 @@
+"""What is in the output folder, and what of it can stay: decided before a model is loaded.
+
+In: the settings of a command, its output folder, the identity of the model, the data that were read. Out: `Opened`,
+which says from which stage on things have to be made again, and writes run.json once the model is loaded; a SpinError
+before anything of the user's is touched where another run, or another thing, is in the folder. Scores bind: with other
+settings of what they depend on, another model or other data the folder is refused. What comes after them may change,
+and is then made again; a run that finished no scores binds nothing. Left out: making it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spin_llm.errors import SpinError
+from spin_llm.files import read_json, write_json
+from spin_llm.models import Checkpoint
+from spin_llm.models.identity import NAMES
+from spin_llm.ownership import is_vacant
+from spin_llm.patch import Patch, load_patch
+from spin_llm.pipeline.folder import (
+    SOURCES,
+    delete_artefacts,
+    files_of,
+    located,
+    made_after,
+    new_record,
+    there,
+    this_machine,
+)
+from spin_llm.progress import SILENT, Console
+from spin_llm.record import PATCH, RECORD, RunRecord, is_run, read_record
+from spin_llm.selection import Recipe, recipe_of
+from spin_llm.settings import SEARCHED, STAGES, RunSettings, scope_of
+
+NOT_COMPARED = ("model", "data_dir", "prompt_column", "response_column")  # by what they lead to: hashes
+OWN_DECIDED = ("questions", "max_questions", "new_tokens", "judge", "effort", "survivors", "trials")
+ROLES = {"concept": "all", "protect": "all", "own answers": "all", "questions": "answers", "perplexity": "verdicts"}
+BINDING = ("scores/*.safetensors", "own/answers.jsonl", PATCH, "generations.jsonl", "results.json")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is not as recorded: the first stage that depends on it, `all` for the scores themselves."""
+
+    stage: str
+    kind: str  # settings, model or data
+    words: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An output folder that may be taken up: with which settings, from which stage on ("": all of it stays)."""
+
+    folder: Path
+    settings: RunSettings
+    before: RunRecord | None
+    stale: str
+    changed: bool
+    data: Sequence[Mapping[str, Any]]
+    compared: Mapping[str, Any]
+
+    def write(self, model: Mapping[str, Any], data: Sequence[Mapping[str, Any]], console: Console = SILENT) -> None:
+        """Delete what has to be made again, and write run.json where it is not there or says other things. `data` are
+        what is left of what was read when the rows that do not fit the model are gone."""
+        read = {(row["role"], row["name"]): row["sha256"] for row in self.data}
+        rows = [
+            {**row, **({"read_sha256": was} if (was := read.get((row["role"], row["name"]))) != row["sha256"] else {})}
+            for row in data
+        ]
+        record = new_record(located(self.settings), model, rows, self.compared)
+        if self.stale:
+            delete_artefacts(self.folder, self.stale)
+        if self.before is None or self.stale == "all":
+            write_json(self.folder / RECORD, record)
+            return
+        began, now = self.before.machine.words(), this_machine().words()
+        if began and began != now:
+            console.say(f"this run began on {began}; here is {now}: numbers may differ in their last digits")
+        kept = read_json(self.folder / RECORD)
+        stays = {key: kept[key] for key in ("machine", "started") if key in kept}
+        if not self.changed:  # the model may lie elsewhere; what an older record lacks is added
+            stays = {
+                **kept,
+                "model": dict(model),
+                "settings": {**kept["settings"], "model": record["settings"]["model"]},
+            }
+        if self.changed or any(kept["model"].get(key) != model.get(key) for key in ("path", "parts")):
+            write_json(self.folder / RECORD, {**record, **stays})
+
+
+def open_folder(
+    settings: RunSettings,
+    folder: Path,
+    model: Checkpoint | Mapping[str, Any],
+    data: Sequence[Mapping[str, Any]],
+    *,
+    stages: Sequence[str] = STAGES,
+    overwrite: bool = False,
+    compared: Mapping[str, Any] | None = None,
+    console: Console = SILENT,
+) -> Opened:
+    """What may be done with a folder, by a command that has a say in `stages`; settings of the others are the run's.
+
+    `model` is a checkpoint, or what a server says of itself; `data` as `RunData.record` gives them.
+    """
+    compared = compared or {}
+    if not is_run(folder):
+        if not is_vacant(folder):
+            raise SpinError(
+                f"The output {folder} exists and is not a run.", change="choose another folder with --output."
+            )
+        return Opened(folder, settings, None, "", True, data, compared)
+    if overwrite:
+        return Opened(folder, settings, None, "all", True, data, compared)
+    before = read_record(folder)
+    told = before.told(folder / RECORD)
+    later = [name for name in RunSettings.__dataclass_fields__ if scope_of(name) in set(STAGES) - set(stages)]
+    now = replace(settings, **{name: getattr(told, name) for name in later})
+    changes = [*settings_changes(told, located(now), before, compared), *model_changes(before, model, console)]
+    changes += [*baseline_changes(before.compared, compared), *data_changes(before, data, told)]
+    changes = [change for change in changes if change.stage in ("all", *stages)]
+    stale = first_stale(folder, changes)
+    if stale == "all":
+        refuse_bound(folder, changes)
+        console.say(f"what is in {folder} was begun with other settings and finished no scores: it begins anew")
+    else:
+        stale = with_patch(folder, stale, told, now)
+    if stale in STAGES:
+        words = "; ".join(change.words for change in changes[:4])
+        console.say(f"the scores stay; made again from the stage {stale} on: {words}")
+    return Opened(folder, now, before, stale, bool(changes), data, compared)
+
+
+def first_stale(folder: Path, changes: Sequence[Change]) -> str:
+    """The first stage that has to be made again; "" when nothing of it, or of those after it, is there."""
+    stages = [change.stage for change in changes]
+    if "all" in stages:
+        return "all"
+    first = min(stages, key=STAGES.index, default="")
+    return first if first and any(there(folder, made_after(first))) else ""
+
+
+def settings_changes(
+    told: RunSettings, now: RunSettings, before: RunRecord, compared: Mapping[str, Any]
+) -> list[Change]:
+    """Settings that are not as recorded; sources by their names, since their rows are compared as data."""
+    found = []
+    old, new = located(told).as_json(), now.as_json()
+    for name in old:
+        if name in NOT_COMPARED or scope_of(name) == "volatile":
+            continue
+        pair = [[key for key, _ in value[name]] if name in SOURCES else value[name] for value in (old, new)]
+        if pair[0] != pair[1]:
+            found.append(Change(stage_of(name, told, now), "settings", f"{name}: {pair[0]!r} there, {pair[1]!r} now"))
+    for name in compared_keys(before.compared, compared):
+        one, other = before.compared.get(name), compared.get(name)
+        if one != other:
+            found.append(Change("all", "settings", f"{name}: {one!r} there, {other!r} now"))
+    files = files_of(now)
+    for name in files:
+        if before.files.get(name, files[name]) != files[name]:
+            found.append(
+                Change(stage_of(name, told, now), "settings", f"the file of --{name.replace('_', '-')} changed")
+            )
+    return found
+
+
+def compared_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of two comparisons is compared by its text: not paths where hashes are there on both sides."""
+    by_hash = {"patch": "patch_sha256", "baseline": "baseline_model"}
+    keys = dict.fromkeys((*before, *now))
+    left_out = {name for name, proof in by_hash.items() if before.get(proof) and now.get(proof)}
+    return [key for key in keys if key not in left_out and key != "baseline_model"]
+
+
+def stage_of(name: str, *settings: RunSettings) -> str:
+    """The first stage that depends on a setting. A search judges answers too; the model's own answers, which are
+    scored, depend on what else is asked, and on who judges."""
+    scope = scope_of(name)
+    if any(one.asks_own for one in settings) and name in OWN_DECIDED:
+        return "all"
+    return "edit" if scope in ("answers", "verdicts") and any(one.searches_answers for one in settings) else scope
+
+
+def model_changes(before: RunRecord, model: Checkpoint | Mapping[str, Any], console: Console) -> list[Change]:
+    """The parts of the model that are not as recorded."""
+    was = before.model
+    if not isinstance(model, Checkpoint):
+        same = (was.url, was.served) == (model.get("url"), model.get("served"))
+        return [] if same else [Change("all", "model", "the model behind the URL")]
+    if was.fingerprint is None:
+        return [Change("all", "model", "a model behind a URL there, one of this process now")]
+    if was.parts:
+        return [Change("all", "model", part) for part in model.identity.changed(was.parts)]
+    console.say("run.json is of version 0.1.0, whose fingerprint saw a sample of the weights and no other file")
+    return [] if was.fingerprint == model.sampled_fingerprint else [Change("all", "model", NAMES["weights"])]
+
+
+def baseline_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """The parts of a comparison's other model that are not as recorded."""
+    parts = [(one.get("baseline_model") or {}).get("parts") or {} for one in (before, now)]
+    names = [name for name in parts[1] if name in parts[0] and parts[0][name] != parts[1][name]]
+    return [Change("all", "model", f"{NAMES[name]} of the baseline") for name in names]
+
+
+def data_changes(before: RunRecord, data: Sequence[Mapping[str, Any]], told: RunSettings) -> list[Change]:
+    """Rows that are not those recorded, by role and name."""
+    was = {(row.role, row.name): row.read_sha256 or row.sha256 for row in before.data}
+    now = {(str(row["role"]), str(row["name"])): str(row["sha256"]) for row in data}
+    found = []
+    for key in dict.fromkeys((*was, *now)):
+        if was.get(key) != now.get(key):
+            stage = ROLES.get(key[0], "edit")
+            stage = "edit" if stage != "all" and told.searches_answers and key[0] == "questions" else stage
+            found.append(Change(stage, "data", f"{key[1]} ({key[0]})"))
+    return found
+
+
+def refuse_bound(folder: Path, changes: Sequence[Change]) -> None:
+    """SpinError when something in the folder depends on what changed."""
+    changes = [change for change in changes if change.stage == "all"]
+    if not changes or not any(there(folder, BINDING)):
+        return
+    words = {
+        kind: [change.words for change in changes if change.kind == kind] for kind in ("settings", "model", "data")
+    }
+    if words["settings"]:
+        raise SpinError(
+            f"{folder} holds a run with other settings ({'; '.join(words['settings'][:4])}).",
+            change="choose another folder with --output, or --overwrite to start that one anew.",
+        )
+    kind = "model" if words["model"] else "data"
+    raise SpinError(
+        f"The {kind} changed since the run in {folder} began: {', '.join(words[kind][:6])}.",
+        cause="a file was edited or replaced, or another one is meant.",
+        change="restore it; or choose another folder with --output, or --overwrite to start that one anew.",
+    )
+
+
+def with_patch(folder: Path, stale: str, told: RunSettings, now: RunSettings) -> str:
+    """The first stage to make again, now that there may be a patch of another command: one that these settings would
+    make stays; SpinError for one that neither they nor the settings of the run would."""
+    path = folder / PATCH
+    if not path.is_file():
+        return stale
+    patch = load_patch(path)
+    if stale != "edit":
+        if not made_by(now, patch):
+            raise foreign_patch(path, patch)
+        return stale
+    if made_by(told, patch):
+        return stale
+    if not made_by(now, patch):
+        raise foreign_patch(path, patch)
+    return "answers" if any(there(folder, made_after("answers"))) else ""
+
+
+def foreign_patch(path: Path, patch: Patch) -> SpinError:
+    about = patch.metadata
+    return SpinError(
+        f"{path} was not made by this run (rule {about['rule']}, ratio {about['ratio']:g}).",
+        cause="`spin-llm select` wrote it there.",
+        change="move it away; or compare it with `spin-llm eval MODEL --patch`.",
+    )
+
+
+def made_by(settings: RunSettings, patch: Patch) -> bool:
+    """Whether a run with these settings made the patch, as far as its metadata tell."""
+    about, recipe = patch.metadata, recipe_of(patch.metadata)
+    if settings.rule == SEARCHED or about.get("searched"):
+        return settings.rule == SEARCHED and bool(about.get("searched")) and about["target"] == settings.target
+    if settings.ratio is None and not about["ratio_table"]:
+        return False
+    usual = usual_recipe(settings, settings.rule, settings.ratio or recipe.ratio)
+    return comparable(recipe) == comparable(usual)
+
+
+def comparable(recipe: Recipe) -> Recipe:
+    return replace(recipe, protect_ratio=recipe.protect_ratio or recipe.ratio, penalty=0.0, fractions=())
+
+
+def usual_recipe(settings: RunSettings, rule: str, ratio: float) -> Recipe:
+    """The recipe that these settings give, with this rule and ratio."""
+    return Recipe(
+        rule,
+        ratio,
+        protect_ratio=settings.protect_ratio,
+        target=settings.target,
+        granularity=settings.granularity,
+        layers=(settings.layers[0], settings.layers[1]) if settings.layers else None,
+        at_least=settings.at_least,
+        scale=settings.scale,
+    )
