@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import Command, Setting, environment, files_of, finished, process, write_rows
@@ -139,12 +140,24 @@ def test_later_settings_change_and_the_scores_stay(run: Path, setting: Setting, 
             assert one[name] == two[name], name
 
 
-def test_another_control_asks_the_base_no_more(run: Path, setting: Setting, command: Command):
+def test_another_control_asks_the_base_no_more(
+    run: Path, setting: Setting, command: Command, monkeypatch: pytest.MonkeyPatch
+):
+    from spin_llm.evaluate import evaluation
+
+    asked: list[int] = []
+    real = evaluation.generate
+
+    def counting(loaded: object, prompts: list[str], **options: Any) -> Any:
+        asked.append(len(prompts) - len(options["skip"]))
+        return real(loaded, prompts, **options)
+
+    monkeypatch.setattr(evaluation, "generate", counting)
     before = files_of(run)
     outcome = command("run", *setting.run, *FIXED[:-1], "--control", "random", "-o", run)
     assert outcome.code == 0, outcome.err
     assert "made again from the stage extras on: controls: () there, ('random',) now" in outcome.err
-    assert "answers, base: 18 in 0 s" in outcome.err
+    assert asked == [0, 0, 12]
     after = files_of(run)
     assert after["patch.safetensors"] == before["patch.safetensors"]
     assert after["generations.jsonl"].startswith(before["generations.jsonl"])
