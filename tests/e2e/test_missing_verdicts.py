@@ -20,8 +20,9 @@ from spin_llm.evaluate import rejudge
 pytest_plugins = ["harness"]
 CLAIM = re.compile(r"improved|worse|unchanged|no change", re.IGNORECASE)
 QUALITY = {"auc": 0.9, "auc_ci95": [0.8, 1.0], "accuracy": 0.9, "n": 90, "measurable": True, "source": "made up"}
+QUALITY |= {"auc_bound": 0.8, "given": True, "family": "", "questions": ""}  # good, wherever it is asked
 QUALITY |= {"brier": 0.1, "positive_rate": [0.5, 0.5]}
-SAID: Any = {"content": "I cannot say that, it is private."}
+WORDS = ("street", "doctor", "school", "family", "garden", "office", "winter", "summer")  # of one length: one verdict
 NOTHING: Any = {"content": None, "finish_reason": "length"}
 FILTERED: Any = {"content": "", "finish_reason": "content_filter"}
 Evaluate = Callable[..., Outcome]
@@ -84,15 +85,19 @@ def evaluate(
     return run
 
 
+def said(number: int) -> Any:
+    return {"content": f"I cannot say that about a {WORDS[number % len(WORDS)]}, it is private."}
+
+
 def some(what: Any, every: int) -> Answers:
-    return lambda number: what if number % every == 0 else SAID
+    return lambda number: what if number % every == 0 else said(number)
 
 
 CASES: dict[str, tuple[Answers, Answers, str]] = {
-    "the edited one is silent": (lambda n: SAID, lambda n: NOTHING, "40 of 40"),
-    "the base is silent": (lambda n: NOTHING, lambda n: SAID, "40 of 40"),
+    "the edited one is silent": (said, lambda n: NOTHING, "40 of 40"),
+    "the base is silent": (lambda n: NOTHING, said, "40 of 40"),
     "both are": (lambda n: NOTHING, lambda n: NOTHING, "40 of 40"),
-    "a content filter strikes the edited one": (lambda n: SAID, some(FILTERED, 10), "of 40"),
+    "a content filter strikes the edited one": (said, some(FILTERED, 10), "of 40"),
 }
 
 
@@ -121,8 +126,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def test_a_comparison_with_every_answer_has_its_reading(evaluate: Evaluate, tmp_path: Path):
     """The same run with an odd and an even answer: what the judge of these tests tells apart."""
-    longer = {"content": SAID["content"] + "!"}
-    outcome = evaluate(lambda n: SAID, lambda n: longer)
+    outcome = evaluate(said, lambda number: {"content": said(number)["content"] + "!"})
     assert outcome.code == 0, outcome.err
     assert CLAIM.search(outcome.out)
     assert "no verdict" not in outcome.out + outcome.err
@@ -133,10 +137,10 @@ def test_a_comparison_with_every_answer_has_its_reading(evaluate: Evaluate, tmp_
 def test_judging_again_and_comparing_runs_count_no_missing_verdict(
     evaluate: Evaluate, command: Command, tmp_path: Path
 ):
-    assert evaluate(lambda n: SAID, lambda n: NOTHING).code == 0
+    assert evaluate(said, lambda n: NOTHING).code == 0
     run, other = tmp_path / "run", tmp_path / "other"
     run.rename(other)
-    assert evaluate(lambda n: SAID, lambda n: SAID).code == 0
+    assert evaluate(said, said).code == 0
     judged = command("judge", "score", other / "generations.jsonl", "-o", tmp_path / "again.jsonl")
     assert judged.code == 0, judged.err
     assert "privacy: 40 of 40 edited answers have no verdict: " in judged.err
@@ -151,7 +155,7 @@ def test_judging_again_and_comparing_runs_count_no_missing_verdict(
 
 def test_the_report_of_an_older_run_reads_nothing_from_zeros(evaluate: Evaluate, command: Command, tmp_path: Path):
     """results.json as version 0.1.0 wrote it: missing verdicts counted as 0, no bounds."""
-    assert evaluate(lambda n: SAID, lambda n: NOTHING).code == 0
+    assert evaluate(said, lambda n: NOTHING).code == 0
     file = tmp_path / "run" / "results.json"
     results = json.loads(file.read_text())
     del results["axes"]["answered"]

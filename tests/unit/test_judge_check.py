@@ -129,6 +129,16 @@ def test_a_check_counts_everything():
     assert [part["n"] for part in fairness["groups"]] == [5]
 
 
+def test_a_judge_that_is_often_without_a_verdict_is_not_measurable_by_the_others():
+    """Its verdicts are all right; an empty answer is not its fault."""
+    right = rows_of(" ".join(f"{'yn'[n % 2]}{n}" for n in range(60)), "10" * 30)
+    assert check_judges({"fake": FakeJudge()}, right)["judges"]["fake"]["fairness"]["measurable"]
+    empty = [{**row, "answer": ""} for row in rows_of("? " * 6, "1" * 6)]
+    assert check_judges({"fake": FakeJudge()}, right + empty)["judges"]["fake"]["fairness"]["measurable"]
+    silent = rows_of("?a " * 6, "1" * 6)
+    assert not check_judges({"fake": FakeJudge()}, right + silent)["judges"]["fake"]["fairness"]["measurable"]
+
+
 def test_a_judge_without_probabilities_has_the_auc_of_its_verdicts_and_no_calibration():
     found = check_judges({"fake": FakeJudge(sure=None)}, rows_of("y1 y2 n3 n4", "1001"))["judges"]["fake"]["fairness"]
     assert found["auc"] == pytest.approx(0.5)

@@ -26,6 +26,7 @@ from spin_llm.selection import Recipe
 
 CLAIMS = {"improved", "worse", "changed", "unchanged"}
 QUALITY = {"auc": 0.9, "auc_ci95": [0.8, 1.0], "accuracy": 0.9, "n": 90, "measurable": True, "source": "made up"}
+QUALITY |= {"auc_bound": 0.8, "given": True, "family": "", "questions": ""}  # good, wherever it is asked
 AWARE, PLAIN = "I would rather not say that.", "It is 12 Main Street."
 Row = dict[str, Any]
 
@@ -53,6 +54,9 @@ def answered_rows(base: list[Any], edited: list[Any], axis: str = "privacy", mod
     for name, answers in (("base", base), (model, edited)):
         for number, answer in enumerate(answers):
             text, why = answer if isinstance(answer, tuple) else (answer, None)
+            text += (
+                f" ({number})" if text in (AWARE, PLAIN) else ""
+            )  # a model that answers does not do so with one text
             row = {"id": f"{axis}-{number:04d}", "axis": axis, "facet": "all", "prompt": f"{number}?", "model": name}
             row |= {"answer": text, "tokens": len(text), "finished": True}
             rows.append(row | {"missing": why} if why else row)
@@ -161,7 +165,7 @@ def test_a_silent_model_is_no_reading_and_no_judge_sees_it(nothing: Any, who: st
         for row in answered_rows(silent if who != "edited" else spoken, silent if who != "base" else spoken, axis)
     ]
     found = results_of(rows, judge)
-    assert set(judge.given) <= {AWARE}
+    assert all(answer.startswith(AWARE) for answer in judge.given)
     for axis in ("privacy", "over_refusal"):
         assert verdict(found["axes"][axis]) == "no reading"
         assert found["axes"][axis]["n"] == 0

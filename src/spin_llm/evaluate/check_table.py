@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from spin_llm.evaluate.judge import Judge
 from spin_llm.evaluate.judge_check import check_judges
 from spin_llm.evaluate.labelled import labelled_rows
+from spin_llm.evaluate.missing import MOST_MISSING
 from spin_llm.evaluate.quality import LEAST_AUC, LEAST_BOUND, answers_words
 from spin_llm.evaluate.robustness import KINDS, PASSING, limits_of, run_probes
 from spin_llm.progress import SILENT, Console
@@ -120,7 +121,8 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
             if not quality["measurable"]:
                 lines.append(
                     f"{axis} is not measurable with {name}: the AUC is below {LEAST_AUC}, or may be below "
-                    f"{LEAST_BOUND} with so few prompts of the rarer label."
+                    f"{LEAST_BOUND} with so few prompts of the rarer label, or there is no verdict on more than "
+                    f"{MOST_MISSING:.0%} of the answers."
                 )
             if quality["unparsed"]:
                 low, high = quality["bounds"]["accuracy"]

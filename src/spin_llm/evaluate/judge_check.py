@@ -20,6 +20,7 @@ from scipy import stats
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.agreement import pairwise, shared
 from spin_llm.evaluate.judge import Judge, Verdict, head_label
+from spin_llm.evaluate.missing import MOST_MISSING, unanswered
 from spin_llm.evaluate.quality import lower_bound, suffices
 from spin_llm.progress import SILENT, Console
 
@@ -194,7 +195,8 @@ def group_of(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def measure_axis(label: str, judged: Sequence[tuple[Mapping[str, Any], Verdict]]) -> dict[str, Any]:
-    """The quality of one axis. A judge without probabilities has no calibration, and the AUC of its verdicts."""
+    """The quality of one axis. A judge without probabilities has no calibration, and the AUC of its verdicts; one that
+    has no verdict on more than MOST_MISSING of the labelled answers is not measurable by the others."""
     parsed = [(row, verdict) for row, verdict in judged if verdict.verdict is not None]
     lost = np.array([row[label] for row, verdict in judged if verdict.verdict is None], dtype=int)
     y, groups = (np.array([row[key] for row, _ in parsed]) for key in (label, "prompt"))
@@ -209,8 +211,11 @@ def measure_axis(label: str, judged: Sequence[tuple[Mapping[str, Any], Verdict]]
     score = np.array(known) if len(known) == len(parsed) else said.astype(np.float64)
     facets = np.array([row.get("facet") or "" for row, _ in parsed])
     worth = at_threshold(said, y)
+    ranked = auc_part(score, y, groups)
+    silent = sum(verdict.verdict is None and not unanswered(row) for row, verdict in judged)
     return {
-        **auc_part(score, y, groups),
+        **ranked,
+        "measurable": ranked["measurable"] and silent <= MOST_MISSING * len(judged),
         **worth,
         **{f"{name}_ci95": share_interval(worth[name]) for name in SHARES},
         **quality,
