@@ -301,6 +301,8 @@ def test_on_a_phone(opened: Opened, report: Path) -> None:
         ".filter((e) => e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 80))"
     )
     assert outside == []
+    cut = "[...document.querySelectorAll('table.lines td.number')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
+    assert shown.evaluate(f"{cut}.map((e) => e.textContent)") == []
 
 
 def test_without_scripts(opened: Opened, report: Path) -> None:

@@ -75,6 +75,7 @@ def test_a_run_with_its_defaults_searches(words: list[str], command: Command, tm
         assert not final & seen, "nothing that was searched on is reported on"
         assert len(final | seen) == 36
     assert "effort standard: about" in outcome.err
+    assert not list((tmp_path / "run").rglob("progress")), "what only a killed run goes on from"
 
     again = command("run", *words, "-o", tmp_path / "run", "--control", "random", "--control", "coupled")
     assert again.code == 0

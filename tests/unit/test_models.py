@@ -484,3 +484,9 @@ def test_the_embedded_model_knows_the_capital_of_france():
     prompt = torch.tensor([render_prompt(loaded.tokenizer, "What is the capital of France?", "auto")])
     answer = loaded.model.generate(prompt, max_new_tokens=12, do_sample=False)
     assert "Paris" in loaded.tokenizer.decode(answer[0, prompt.shape[1] :])
+
+
+def test_a_model_whose_other_matrices_can_be_edited_says_so(tiny_model):
+    with pytest.raises(SpinError, match="--target attention"):
+        editable_matrices(tiny_model("gpt_oss").model, "mlp")
+    assert editable_matrices(tiny_model("gpt_oss").model, "attention")

@@ -584,6 +584,20 @@ def test_venn_region_lies_in_both_concepts_and_not_in_the_protected_circle() -> 
         assert math.dist(point, CENTRES[2]) > 1 - 1e-9
 
 
+@pytest.mark.parametrize(("edited", "shown"), [(2, "2"), (1, "2\n1 edited"), (None, "2")])
+def test_an_edit_with_other_weights_than_the_region_says_so(edited: int | None, shown: str) -> None:
+    for sets in (["a", "b", "g"], ["a", "b", "g", "h"]):
+        regions = {"a": 5, "a&b": 2, "g": 7}
+        overlap = overlap_part({"concepts": sets[:2], "protect": sets[2:], "regions": regions}, edited)
+        assert overlap is not None
+        assert shown in [text.get_text() for axes in draw_overlap(overlap).axes for text in axes.texts]
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\u202e", "\u2066", "\u200f", "\x07", "\x9b"])
+def test_markdown_shows_what_a_terminal_or_reader_would_obey(character: str) -> None:
+    assert escape_markdown(f"a{character}b\x0bc\u05d0") == f"a&lt;U+{ord(character):04X}&gt;b<br>c\u05d0"
+
+
 def test_other_numbers_of_sets_are_drawn_as_an_upset_plot() -> None:
     regions = {"a": 5, "a&b": 3, "a&b&c": 2, "a&b&c&g": 1, "g": 7}
     overlap = overlap_part({"concepts": ["a", "b", "c"], "protect": ["g"], "regions": regions})

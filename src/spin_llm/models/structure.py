@@ -65,13 +65,15 @@ def editable_matrices(model: Any, target: str = "mlp") -> list[Matrix]:
     if not matrices:
         unknown = unknown_modules(model)
         what = f"{type(model).__name__} has no {target} matrix that can be edited."
+        others = sorted({matrix.kind for matrix in _all_matrices(model)})
+        other = f"give --target {others[0]}: its {others[0]} matrices can be edited." if others else ""
         if unknown:
             raise SpinError(
                 f"{what} {unknown_text(unknown)}",
                 cause="a layout that this version does not know (a state-space or recurrent block, for instance).",
-                change="report the architecture; nothing was edited.",
+                change=other or "report the architecture; nothing was edited.",
             )
-        raise SpinError(what, cause="experts fused in a form that this version does not take apart.")
+        raise SpinError(what, cause="experts fused in a form that this version does not take apart.", change=other)
     return matrices
 
 

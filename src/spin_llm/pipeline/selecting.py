@@ -8,6 +8,7 @@ the edit of a model (patch.py).
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -101,6 +102,8 @@ def search_stage(
     )
     responses = OWN if OWN in data.protect else settings.given_responses
     write_json(path, {"effort": settings.effort, "responses": responses, **record})
+    for rung in (folder / "search").glob("rung-*"):  # what a killed search would have gone on from
+        shutil.rmtree(rung / "progress", ignore_errors=True)
     return recipe
 
 

@@ -53,8 +53,9 @@ def draw_venn(overlap: Overlap) -> Figure:
             title = f"{picture_text(name, 24)}{' (protected)' if protected else ''}\n{overlap.total(name):,} weights"
             axes.text(x, y, title, ha=side, va="center", fontsize=9)
         for members, (x, y) in PLACES.items():
-            size = overlap.size(frozenset(overlap.names[member] for member in members))
-            axes.text(x, y, f"{size:,}", ha="center", va="center", fontsize=10, fontweight=_weight(members, inside))
+            region = frozenset(overlap.names[member] for member in members)
+            text = overlap.taken if region == overlap.edited else f"{overlap.size(region):,}"
+            axes.text(x, y, text, ha="center", va="center", fontsize=10, fontweight=_weight(members, inside))
         axes.set_xlim(-2.4, 2.4)
         axes.set_ylim(-1.95, 1.75)
         axes.set_aspect("equal")
@@ -93,9 +94,10 @@ def draw_upset(overlap: Overlap) -> Figure:
         top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw=grid)
         colours = [ACCENT if region == overlap.edited else CONTROL for region, _ in regions]
         top.bar(range(len(regions)), sizes, color=colours, width=0.6)
-        top.set_ylim(0, 1.15 * max(*sizes, 1))
-        for place, size in enumerate(sizes):
-            top.text(place, size, f"{size:,}", ha="center", va="bottom", fontsize=7)
+        top.set_ylim(0, 1.25 * max(*sizes, 1))
+        for place, (region, size) in enumerate(regions):
+            text = overlap.taken if region == overlap.edited else f"{size:,}"
+            top.text(place, size, text, ha="center", va="bottom", fontsize=7)
         top.set_ylabel("weights", fontsize=8)
         for place, (region, _) in enumerate(regions):
             rows = [row for row, name in enumerate(overlap.names) if name in region]

@@ -103,7 +103,7 @@ def write_report(run_folder: Path) -> Path:
 
 def draw(run: dict[str, Any], results: dict[str, Any], place: Place) -> dict[str, Figure]:
     """The pictures that this run has something for, by name."""
-    overlap = overlap_part(results["overlap"])
+    overlap = overlap_part(results["overlap"], results["edit"].get("weights"))
     rows = table_rows(results)
     drawn = {
         "edited-weights": figures.draw_place(place) if place.layers else None,
@@ -199,7 +199,7 @@ def sections(run: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
         "confusion": confusion_rows(results),
         "agreement": agreement_rows(results["judge"].get("agreement", {})),
         "judge_limits": results["judge"].get("limits", []),
-        "overlap": overlap_part(results["overlap"]),
+        "overlap": overlap_part(results["overlap"], results["edit"].get("weights")),
         "search": search_part(results["search"]),
         "stability": stability_text(results["stability"]),
         "style": style_rows(results["style"]),

@@ -59,12 +59,20 @@ class Phrases:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Top sets and how they meet: `regions` as (names of the sets, weights in exactly these), largest first."""
+    """Top sets and how they meet: `regions` as (names of the sets, weights in exactly these), largest first; and how
+    many `weights` the edit has, which another rule than `coupled`, or a choice of layers, takes of them."""
 
     names: list[str]
     concepts: list[str]
     protect: list[str]
     regions: list[tuple[frozenset[str], int]]
+    weights: int | None = None
+
+    @property
+    def taken(self) -> str:
+        """The size of the edited region; where the edit has other weights than all of it, how many."""
+        size = self.size(self.edited)
+        return f"{size:,}" + (f"\n{self.weights:,} edited" if self.weights not in (None, size) else "")
 
     @property
     def edited(self) -> frozenset[str]:
@@ -134,14 +142,14 @@ def phrase_parts(phrases: dict[str, dict[str, Any]], axes: dict[str, dict[str, A
     ]
 
 
-def overlap_part(overlap: dict[str, Any] | None) -> Overlap | None:
+def overlap_part(overlap: dict[str, Any] | None, weights: int | None = None) -> Overlap | None:
     """The exclusive regions of the top sets, `A&B` being what is in A and in B and in no other set."""
     if not overlap or not overlap.get("regions"):
         return None
     regions = [(frozenset(key.split("&")), size) for key, size in overlap["regions"].items()]
     concepts, protect = list(overlap["concepts"]), list(overlap["protect"])
     ordered = sorted(regions, key=lambda region: (-region[1], len(region[0]), sorted(region[0])))
-    return Overlap([*concepts, *protect], concepts, protect, ordered)
+    return Overlap([*concepts, *protect], concepts, protect, ordered, weights)
 
 
 def stability_text(stability: dict[str, Any] | None) -> list[str]:
