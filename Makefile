@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The CPU build on Linux without a GPU; an unpinned torch pulls gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
+MUTANTS ?= 10000
 
-.PHONY: setup check format test demo bench bench-precision bench-judge clean
+.PHONY: setup check format test demo fuzz bench bench-precision bench-judge clean
 
 setup: $(VENV)/.ready
 
@@ -28,6 +29,10 @@ test: setup
 
 demo: setup
 	$(BIN)/spin-llm run smollm2-135m --effort quick --output runs/demo
+
+# Ten thousand damaged files a reader; MUTANTS=N for fewer.
+fuzz: setup
+	$(BIN)/python tests/fuzz --mutants $(MUTANTS)
 
 bench: setup
 	$(BIN)/python benchmarks/scoring.py

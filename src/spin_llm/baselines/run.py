@@ -23,12 +23,13 @@ from spin_llm.baselines.training import train
 from spin_llm.data import Example, encode_all, resolve_template
 from spin_llm.data.lengths import long_pairs, refuse_long_pairs
 from spin_llm.errors import SpinError
-from spin_llm.files import disk_error, read_json, write_json
+from spin_llm.files import disk_error, read_checked, write_json
 from spin_llm.models import Checkpoint, LoadedModel, load, resolve
 from spin_llm.models.adapters import adapter_base
 from spin_llm.models.identity import Identity
 from spin_llm.ownership import is_vacant, owned
 from spin_llm.progress import SILENT, Console
+from spin_llm.stored import BaselineRecord
 
 RECORD = "baseline.json"
 STATE = "state.safetensors"
@@ -53,7 +54,7 @@ def train_owned(
     mixture = read_mixture(settings, console)
     data = mixture_record(settings, mixture)
     check_folder(settings, folder, data, overwrite=overwrite)
-    if not overwrite and (folder / RECORD).is_file() and (found := read_json(folder / RECORD))["result"]:
+    if not overwrite and (folder / RECORD).is_file() and (found := read_record(folder / RECORD))["result"]:
         console.say(f"{folder} is complete")
         return dict(found)
     loaded = load_base(settings, console)
@@ -77,6 +78,11 @@ def train_owned(
     write_json(folder / RECORD, record)
     (folder / STATE).unlink(missing_ok=True)
     return record
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a baseline.json holds."""
+    return dict(read_checked(path, BaselineRecord, change="choose another folder with --output."))
 
 
 def load_base(settings: BaselineSettings, console: Console = SILENT) -> LoadedModel:
@@ -154,7 +160,7 @@ def check_folder(
                 f"The output {folder} exists and is not a baseline.", change="choose another folder with --output."
             )
         return
-    before = read_json(folder / RECORD)
+    before = read_record(folder / RECORD)
     now = listed(settings.as_json())
     changed = [
         f"{name}: {before['settings'].get(name)!r} there, {value!r} now"
@@ -182,7 +188,7 @@ def start(folder: Path, record: dict[str, Any], *, overwrite: bool) -> None:
     base model is another."""
     path = folder / RECORD
     if path.is_file() and not overwrite:
-        if changed := changed_model(read_json(path)["model"], record["model"]):
+        if changed := changed_model(read_record(path)["model"], record["model"]):
             raise SpinError(
                 f"The model changed since the training in {folder} began: {', '.join(changed)}.",
                 change="restore it, or start anew with --overwrite.",
@@ -203,7 +209,7 @@ def changed_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
 
 def delete_outputs(folder: Path) -> None:
     """Delete what a baseline wrote, and nothing else; baseline.json goes last."""
-    record = read_json(folder / RECORD)
+    record = read_record(folder / RECORD)
     if record["settings"].get("method") in ("lora", "dora"):
         shutil.rmtree(folder / methods.ADAPTER, ignore_errors=True)
     for name in (*record["files"], STATE, RECORD):

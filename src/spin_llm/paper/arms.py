@@ -23,13 +23,16 @@ from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.evaluation import BASE, EDITED, answers, judge_rows, measured, say_missing
 from spin_llm.evaluate.judging import remembering
 from spin_llm.evaluate.likelihood import View, compare_likelihoods
-from spin_llm.files import read_json, read_jsonl, sha256_file, sha256_json, write_json, write_jsonl
+from spin_llm.files import read_checked, sha256_file, sha256_json, write_json, write_jsonl
 from spin_llm.models import LoadedModel, load
 from spin_llm.paper.specs import Arm
 from spin_llm.patch import Patch, load_patch, save_patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.selection import Recipe, Selection, recipe_of
 from spin_llm.settings import SEARCHED, RunSettings, scope_of
+from spin_llm.stored import ArmRecord, read_verdicts
+
+ANEW = "delete that file: what it holds is made again."
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ def arm_results(work: Work, arm: Arm) -> dict[str, Any]:
     """What the arm is, and its axes, style and phrases against the base on the same questions; from disk when done."""
     file = work.folder / "arms" / f"{work.key(arm)}.json"
     if file.is_file():
-        return {**read_json(file), "name": arm.name}
+        return {**read_checked(file, ArmRecord, change=ANEW), "name": arm.name}
     view, about = make_view(work, arm)
     found: dict[str, Any] = {"name": arm.name, "kind": arm.kind, "about": about}
     if view is not None:
@@ -228,7 +231,7 @@ def compare(work: Work, arm: Arm, view: View) -> dict[str, Any]:
     file = work.folder / "progress" / f"verdicts-{work.key(bare)}.jsonl"
     if not file.is_file():
         write_jsonl(file, judge_rows(kept, rows[: len(base)], coherence=coherence, console=work.console))
-    told = {(row["axis"], row["id"]): row for row in read_jsonl(file)}
+    told = {(row["axis"], row["id"]): row for row in read_verdicts(file)}
     changed = [row for row, before in zip(rows[len(base) :], base, strict=True) if given(row) != given(before)]
     anew = judge_rows(kept, changed, coherence=coherence, console=work.console) if judged(told, changed) else []
     verdicts = [*told.values(), *(told | {(row["axis"], row["id"]): row for row in anew}).values()]

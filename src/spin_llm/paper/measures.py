@@ -13,11 +13,12 @@ from typing import Any
 from spin_llm import pipeline
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.proxy import measure_proxy, measure_reference
-from spin_llm.files import read_json, write_json
-from spin_llm.paper.arms import Work, make_selection, make_view, selects_nothing
+from spin_llm.files import read_checked, write_json
+from spin_llm.paper.arms import ANEW, Work, make_selection, make_view, selects_nothing
 from spin_llm.paper.location import location_results
 from spin_llm.paper.specs import Arm
 from spin_llm.selection import Recipe, Selection, random_like
+from spin_llm.stored import ArmRecord
 
 TASKS = ("paper",)
 
@@ -26,7 +27,7 @@ def task_results(work: Work, arm: Arm) -> dict[str, Any]:
     """The arm's lm-eval tasks against the base's; SpinError when lm-eval or the data of a task are not there."""
     file = work.folder / "arms" / f"{work.key(arm)}-tasks.json"
     if file.is_file():
-        return {**read_json(file), "name": arm.name}
+        return {**read_checked(file, ArmRecord, change=ANEW), "name": arm.name}
     settings = replace(work.settings, capabilities=work.settings.capabilities or TASKS)
     pipeline.check_capabilities(settings)
     view, about = make_view(work, arm)
@@ -45,7 +46,7 @@ def margin_results(work: Work, arm: Arm) -> dict[str, Any]:
     """What an edit does to the margins of its own concepts on held-back pairs."""
     file = work.folder / "arms" / f"{work.key(arm)}-margins.json"
     if file.is_file():
-        return {**read_json(file), "name": arm.name}
+        return {**read_checked(file, ArmRecord, change=ANEW), "name": arm.name}
     view, about = make_view(work, arm)
     found: dict[str, Any] = {"name": arm.name, "kind": arm.kind, "about": about}
     if arm.kind == "base":
@@ -81,7 +82,7 @@ def information_results(work: Work, arm: Arm) -> dict[str, Any]:
                 report = dependence_results(work, arm, recipe, selection)
                 write_json(file, {**found, "about": {"weights": selection.weights}, "information": report})
             write_json(places, location_results(work, arm, recipe, selection, scores))
-    return {**read_json(file), "location": read_json(places), "name": arm.name}
+    return {**read_checked(file, ArmRecord, change=ANEW), "location": read_checked(places, dict), "name": arm.name}
 
 
 def dependence_results(work: Work, arm: Arm, recipe: Recipe, selection: Selection) -> dict[str, Any]:

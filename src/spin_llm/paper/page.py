@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spin_llm.files import read_json, write_json, write_text, writing
+from spin_llm.files import read_checked, write_json, write_text, writing
 from spin_llm.paper.pictures import figure
 from spin_llm.paper.specs import Arm, Experiment
 from spin_llm.paper.tables import Part, Table, parts_of
 from spin_llm.report.figures import inline_svg, png_bytes, svg_text
 from spin_llm.report.render import escape_markdown, render_page
+from spin_llm.stored import ExperimentRecord
 
 NOT_RUN = "Not run."
 
@@ -53,7 +54,7 @@ def write_record(
 def write_failure(folder: Path, experiment: Experiment, why: str) -> None:
     """Why the experiment could not be run, beside what an earlier run of it found."""
     file = folder / f"{experiment.name}.json"
-    before = read_json(file) if file.is_file() else {"experiment": asdict(experiment)}
+    before = read_checked(file, ExperimentRecord) if file.is_file() else {"experiment": asdict(experiment)}
     write_json(file, {**before, "not_run": why})
 
 
@@ -84,9 +85,9 @@ def section_of(experiment: Experiment, folder: Path, model: str) -> Section:
     file, drawn = folder / f"{experiment.name}.json", folder / f"{experiment.name}.svg"
     if not file.is_file():
         return Section(experiment.name, experiment.title, "absent", [NOT_RUN], [], None)
-    record = read_json(file)
-    failed = [f"{NOT_RUN[:-1]}: {record['not_run']}"] if "not_run" in record else []
-    if "results" not in record:
+    record = read_checked(file, ExperimentRecord, change="delete it, and run the experiment again.")
+    failed = [f"{NOT_RUN[:-1]}: {record['not_run']}"] if record.get("not_run") else []
+    if not record.get("results"):
         return Section(experiment.name, experiment.title, "failed", list(failed), [], None)
     spec = stored_experiment(record["experiment"])
     failed = [text.replace(NOT_RUN[:-1], "Not run again", 1) for text in failed]

@@ -20,13 +20,14 @@ from spin_llm import pipeline
 from spin_llm.baselines import settings as baselines
 from spin_llm.data import Example
 from spin_llm.evaluate.proxy import KL_PAIRS
-from spin_llm.files import read_json
+from spin_llm.files import read_checked
 from spin_llm.models import LoadedModel
 from spin_llm.paper.arms import Work, score_folder
 from spin_llm.paper.location import located
 from spin_llm.paper.specs import Arm, Experiment
 from spin_llm.scores.losses import response_losses
 from spin_llm.settings import OWN, SEARCHED, RunSettings
+from spin_llm.stored import BaselineRecord
 
 WITH_GRADIENTS = 3  # forward passes
 ANSWER_TOKEN, VERDICT = 4, 60  # tokens of a forward pass
@@ -109,7 +110,7 @@ def work_left(wanted: Sequence[Experiment], work: Work, pair: float) -> dict[str
 
 def training_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
     record = work.folder / "trained" / key / "baseline.json"
-    if record.is_file() and read_json(record).get("result"):
+    if record.is_file() and read_checked(record, BaselineRecord)["result"]:
         return 0.0
     epochs = work.training.get("epochs", baselines.default_of("epochs"))
     more = FULL if arm.options["method"] == "full" else 1.0

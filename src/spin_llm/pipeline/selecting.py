@@ -139,7 +139,7 @@ def patch_of(
     everything = {**scores["concepts"], **scores["protect"]}
     about = {
         "base_model": settings.model,
-        "data_sha256": {name: part.metadata["data_sha256"] for name, part in everything.items()},
+        "data_sha256": {name: part.metadata.get("data_sha256") for name, part in everything.items()},
         "candidates": selection.candidates,
         "shared": selection.shared,
         "targeted_weights": selection.targeted_weights,

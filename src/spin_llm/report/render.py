@@ -13,6 +13,7 @@ import hashlib
 import html
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,27 @@ OPTIONS: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
 
 def render_page(template: str, context: dict[str, Any], *, script: str = "", svg: dict[str, str] | None = None) -> str:
     """An HTML page with our style inside. `script`: the file of its script; `svg`: pictures of ours, as mark-up."""
+    from markupsafe import Markup
+
+    code = (HERE / script).read_text(encoding="utf-8") if script else ""
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    return (
+        page_environment()
+        .get_template(template)
+        .render(
+            context,
+            pictures={name: Markup(text) for name, text in (svg or {}).items()},
+            css=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+            script=Markup(code),
+            script_source=Markup(f"'sha256-{digest}'" if code else "'none'"),
+            zip=zip,
+        )
+    )
+
+
+@cache
+def page_environment() -> Any:
+    """HTML's: every expression is escaped; compiled templates are kept."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -42,16 +64,7 @@ def render_page(template: str, context: dict[str, Any], *, script: str = "", svg
         script_json=lambda value: Markup(script_json(value)),
         percent=lambda place: f"{100 * place:.2f}%",
     )
-    code = (HERE / script).read_text(encoding="utf-8") if script else ""
-    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    return environment.get_template(template).render(
-        context,
-        pictures={name: Markup(text) for name, text in (svg or {}).items()},
-        css=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-        script=Markup(code),
-        script_source=Markup(f"'sha256-{digest}'" if code else "'none'"),
-        zip=zip,
-    )
+    return environment
 
 
 def script_json(value: Any) -> str:
@@ -60,6 +73,11 @@ def script_json(value: Any) -> str:
 
 
 def render_markdown(template: str, context: dict[str, Any]) -> str:
+    return re.sub(r"\n{3,}", "\n\n", markdown_environment().get_template(template).render(context))
+
+
+@cache
+def markdown_environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -71,7 +89,7 @@ def render_markdown(template: str, context: dict[str, Any]) -> str:
         **OPTIONS,
     )
     environment.filters.update(FILTERS)
-    return re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(context))
+    return environment
 
 
 def escape_markdown(value: Any) -> str:

@@ -1,9 +1,11 @@
 """The artefacts of a run folder, checked by type when they are read back: their types, and their readers."""
 
+from spin_llm.stored.paper import ArmRecord, ExperimentRecord
 from spin_llm.stored.reading import (
     GENERATIONS,
     VERDICTS,
     AnswerDone,
+    BaselineRecord,
     DocumentRow,
     JudgeFile,
     OwnAnswer,
@@ -20,7 +22,10 @@ __all__ = [
     "GENERATIONS",
     "VERDICTS",
     "AnswerDone",
+    "ArmRecord",
+    "BaselineRecord",
     "DocumentRow",
+    "ExperimentRecord",
     "JournalRow",
     "JudgeFile",
     "OwnAnswer",

@@ -46,7 +46,7 @@ class VerdictRow:
     model: Name
     judge: Name
     verdict: Literal[0, 1, None]
-    probability: Share | None = None
+    probability: Share | None
     cause: str | None = None
 
 
@@ -102,6 +102,24 @@ class JudgeFile:
     """What `judge check -o` writes."""
 
     judges: dict[str, dict[str, JudgeQuality]]
+
+
+@dataclass(frozen=True)
+class BaselineRecord:
+    """baseline.json."""
+
+    settings: dict[str, Any]
+    data: list[dict[str, Any]]
+    model: dict[str, Any]
+    result: str | None
+    files: list[Name]
+    losses: list[Number]
+    trained_parameters: Count | None = None
+
+    def __post_init__(self) -> None:
+        names = [*self.files, *([self.result] if self.result not in (None, ".") else [])]
+        if wrong := [name for name in names if name in ("", "..", ".") or "/" in name or "\\" in name or "\0" in name]:
+            raise ValueError(f"{wrong[0]!r} is no name of a file in the folder")
 
 
 def read_results(folder: Path) -> dict[str, Any]:
