@@ -32,7 +32,6 @@ from spin_llm.models import Checkpoint, editable_matrices
 from spin_llm.models.adapters import adapter_base
 from spin_llm.models.loading import load
 from spin_llm.patch import load_patch, make_patch, save_patch
-from spin_llm.pipeline.folder import settings_of_record
 from spin_llm.pipeline.selecting import search_stage, select_from_folder
 from spin_llm.progress import SILENT
 from spin_llm.report import page
@@ -130,15 +129,10 @@ def run_readers(folder: Path, scored: Path) -> list[Reader]:
         for row in files.read_progress(journal, JournalRow):
             trial_of(row)
 
-    def replayed() -> None:
-        record = page.read_json(scored / "run.json")
-        settings_of_record(record)
-        select()
-
     return [
         Reader("scores", scores, mutants.of_safetensors, select),
         Reader("scores, alone", scores, mutants.of_safetensors, lambda: load_scores(scores)),
-        Reader("run.json", scored / "run.json", mutants.of_json, replayed),
+        Reader("run.json", scored / "run.json", mutants.of_json, select),
         Reader("search.json", searched, mutants.of_json, search),
         Reader("journal", journal, mutants.of_rows, trials),
     ]

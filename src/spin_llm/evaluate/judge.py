@@ -13,7 +13,6 @@ judges behind a URL. Measured quality and limits: docs/judge.md.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,8 +27,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from spin_llm.errors import SpinError
-from spin_llm.files import check_seal
+from spin_llm.files import check_seal, checked
 from spin_llm.models import LoadedModel, load
+from spin_llm.stored import JudgeAbout
 
 Floats = NDArray[np.float32]
 Advance = Callable[[int], None]
@@ -113,6 +113,10 @@ class FeatureReader:
 
     def __init__(self, loaded: LoadedModel, layers: Sequence[int]) -> None:
         self.layers = tuple(layers)
+        config = loaded.model.config.get_text_config()
+        if max(layers) > config.num_hidden_layers:
+            raise SpinError(f"The judge reads layer {max(layers)} of a model of {config.num_hidden_layers}.")
+        self.width = 2 * len(layers) * config.hidden_size
         self.tokenizer, self.device = loaded.tokenizer, loaded.device
         self.fingerprint = loaded.checkpoint.sampled_fingerprint  # what judge files of 0.1.0 have
         self.weights = loaded.checkpoint.identity.weights
@@ -254,6 +258,8 @@ class LocalJudge:
                 cause="another version of that model, or a damaged cache.",
                 change="empty the cache folder of spin-llm, or fit the judge again with `spin-llm judge fit`.",
             )
+        if any(head.weight.size != reader.width for head in self.heads.values()):
+            raise SpinError(f"The heads of the judge {self.name} are not {reader.width} numbers long.")
         return reader
 
 
@@ -289,15 +295,18 @@ def load_judge(name: str = "local", *, label: str | None = None) -> LocalJudge:
             if header.get("format") not in FORMATS:
                 raise SpinError(f"{path} is not a judge file of this version (format {header.get('format')!r}).")
             check_seal(path, header, ("format", "judge"))
-            about = json.loads(header["judge"])
+            about = checked(header.get("judge", ""), JudgeAbout, f"The metadata of {path}")
             heads = {
                 (head["axis"], head["label"]): Head(
                     file.get_tensor(f"{head['axis']}.{head['label']}"), head["bias"], head["threshold"], measured(head)
                 )
                 for head in about["heads"]
             }
-    except SafetensorError as error:
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a dtype that numpy has not
         raise SpinError(f"{path} is not a readable judge file: {error}", cause="it is truncated.") from None
+    weights = [head.weight for head in heads.values()]
+    if not all(one.dtype == np.float32 and one.ndim == 1 and np.isfinite(one).all() for one in weights):
+        raise SpinError(f"{path} is damaged: the weights of a head are no finite float32 numbers.")
     label = label or about["default_label"]
     if label not in {known for _, known in heads}:
         raise SpinError(

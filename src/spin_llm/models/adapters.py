@@ -23,6 +23,7 @@ from spin_llm.models.checkpoint import Checkpoint, adapter_file
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
+LONGEST_PATH = 1024  # bytes; a file system has fewer than 256 for each name in it
 ONE_NAME = "default"  # what PEFT calls an adapter that has no name
 
 
@@ -53,7 +54,7 @@ def adapter_base(folder: Path) -> str | None:
         key, base = "base_model_name_or_path", read_typed(config, PeftConfig).base_model_name_or_path
     else:
         key, base = "base", reft.read_config(folder).base
-    if not base:
+    if not base or len(base.encode()) > LONGEST_PATH or not base.isprintable():
         raise SpinError(f"{config} names no base model.", change=f"add it under {key!r}.")
     beside = folder / Path(base).expanduser()
     named = str(beside) if (beside / "config.json").is_file() else base

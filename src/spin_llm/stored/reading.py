@@ -9,13 +9,15 @@ unread. Answers and verdicts are held against the hashes that results.json keeps
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_checked, read_checked_lines, sha256_file
-from spin_llm.stored.results import Count, JudgeQuality, Name, Number, Results, Share
+from spin_llm.stored.results import Count, JudgeQuality, Name, Number, Pair, Results, Share
 
 GENERATIONS, VERDICTS, RESULTS = "generations.jsonl", "verdicts.jsonl", "results.json"
 EDITED = "the file was cut short, or edited."
@@ -102,6 +104,33 @@ class JudgeFile:
     """What `judge check -o` writes."""
 
     judges: dict[str, dict[str, JudgeQuality]]
+
+
+@dataclass(frozen=True)
+class JudgeHead:
+    axis: Name
+    label: Name
+    bias: Number
+    threshold: Number
+    quality: JudgeQuality | None = None  # of version 0.1.0
+    measured: list[JudgeQuality] | None = None
+
+    def __post_init__(self) -> None:
+        if self.quality is None and self.measured is None:
+            raise ValueError("a head says how good it is")
+
+
+@dataclass(frozen=True)
+class JudgeAbout:
+    """The metadata of a judge file."""
+
+    feature_model: Name
+    fingerprint: Name
+    layers: Annotated[list[Annotated[int, Meta(ge=1, le=10_000)]], Meta(min_length=1)]
+    heads: Annotated[list[JudgeHead], Meta(min_length=1)]
+    default_label: Name
+    weights: str = ""
+    probes: dict[str, dict[str, Pair]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
