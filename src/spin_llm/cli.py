@@ -22,6 +22,7 @@ import typer
 
 from spin_llm.baselines import settings as baselines
 from spin_llm.errors import SpinError, visible
+from spin_llm.files import check_output
 from spin_llm.settings import (
     SEARCHED,
     RunSettings,
@@ -539,6 +540,7 @@ def report(
     from spin_llm.report import compare_runs, write_report
 
     if len(folders) > 1:
+        check_output(output or Path("compare.html"), file=True)
         print(compare_runs(folders, output or Path("compare.html"), overwrite=overwrite))
     elif output is None:
         read_record(folders[0])  # a folder that is no run is not made into one
@@ -590,6 +592,7 @@ def judge_fit(
 
     if output is None:
         raise SpinError("judge fit needs an output file.", change="give -o FILE.safetensors.")
+    check_output(output, file=True)
     with console_of(quiet):
         print(fit_judge(labelled_rows(str(data)), output))
 
@@ -613,6 +616,8 @@ def judge_check(
     quiet: Quiet = False,
 ) -> None:
     """Measure judges on labelled answers: AUC, accuracy, calibration, confusion, agreement; give --judge repeatedly."""
+    if output:
+        check_output(output, file=True)
     with console_of(quiet) as console:
         from spin_llm.evaluate import load_judge
         from spin_llm.evaluate.check_table import check
@@ -643,6 +648,7 @@ def judge_score(
     path = output or generations.with_name("verdicts.jsonl")
     if path.exists() and output is None:
         raise SpinError(f"{path} exists.", change="give -o FILE.")
+    check_output(path, file=True)
     with console_of(quiet) as console:
         from spin_llm.evaluate.rejudge import judge_again
 

@@ -428,6 +428,51 @@ def test_what_can_be_known_is_told_before_the_model_is_loaded(
     assert not (tmp_path / "o").exists()
 
 
+def test_what_other_commands_can_know_is_told_before_their_work(
+    run: Path, setting: Setting, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder
+):
+    from spin_llm.evaluate import evaluation, rejudge
+    from spin_llm.paper import run as paper
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("work is done")
+
+    monkeypatch.setattr(evaluation, "generate", never)
+    monkeypatch.setattr(rejudge, "load_judge", never)
+    monkeypatch.setattr(paper.pipeline, "load_model", never)
+    (tmp_path / "file").write_text("x")
+    other = tiny_folder("llama", seed=5)
+    asked = [w for w in setting.run[setting.run.index("--protect") :] if w not in ("--keep", "0.1")]
+    asked = asked[: asked.index("--max-perplexity-increase")]
+    for words, what in (
+        (("eval", other, "--patch", run / "patch.safetensors", *asked, "-o", tmp_path / "e"), "weights differ"),
+        (("eval", setting.model, "--baseline", tmp_path / "absent", *asked, "-o", tmp_path / "e"), "absent"),
+        (("judge", "score", run / "generations.jsonl", "-o", tmp_path / "file" / "v.jsonl"), "cannot be written"),
+        (("select", run, "--ratio", "0.02", "-o", tmp_path / "file" / "p.safetensors"), "cannot be written"),
+        (("paper", "ratio", setting.model, "--judge", "locla", "-o", tmp_path / "p"), "no judge 'locla'"),
+    ):
+        outcome = command(*words)
+        assert outcome.code == 2, (words, outcome)
+        assert what in outcome.err, (words, outcome.err)
+
+
+def test_rows_that_are_left_out_are_left_out_again(setting: Setting, command: Command, tmp_path: Path):
+    """What is compared is what was read; what was used is beside it."""
+    long = write_rows(tmp_path / "long.csv", [*rows("privacy", 6), {"prompt": "word " * 3000, "response": "no " * 900}])
+    words = [word.replace(setting.path("privacy"), str(long)) for word in setting.run]
+    words[words.index("--examples") + 1] = "6"
+    words = ["run", *words, *FIXED[:-1], "--skip-long", "--seed", "2", "-o", str(tmp_path / "o")]
+    first = command(*words)
+    assert first.code == 0, first.err
+    again = command(*words)
+    assert again.code == 0, again.err
+    assert "is complete" in again.err
+    record = json.loads((tmp_path / "o" / "run.json").read_text())
+    used = {row["name"]: row for row in record["data"] if row["role"] == "concept"}
+    assert used["privacy"]["left_out"]
+    assert used["privacy"]["read_sha256"] != used["privacy"]["sha256"]
+
+
 def test_a_full_disk_is_told_before_the_model_is_loaded(
     setting: Setting, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 22  # bytes
 SMALL = 64 << 20  # bytes: hashed in a moment, and not worth remembering
+LARGE = 1 << 18  # bytes
 SETTLED = 2.0  # seconds: a file changed since then may change again within one tick of its clock
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
@@ -138,7 +139,8 @@ def digests(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
 
 
 def file_sha256(file: Path) -> str:
-    content = json_of(file) if file.suffix == ".json" else None
+    small = file.suffix == ".json" and file.stat().st_size < LARGE  # a vocabulary is not parsed for its hash
+    content = json_of(file) if small else None
     if isinstance(content, dict):
         left_out = () if file.name == "chat_template.json" else ("chat_template",)
         return sha256_json(without(content, left_out))

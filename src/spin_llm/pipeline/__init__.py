@@ -5,7 +5,7 @@ it can stay, `checking` what is looked at before any work; `scoring`, `selecting
 stages, `comparing` is `eval`, and `running` does the whole job (`run`, `sweep`). Each imports only from those before.
 """
 
-from spin_llm.pipeline.checking import check_capabilities
+from spin_llm.pipeline.checking import check_capabilities, check_settings
 from spin_llm.pipeline.comparing import evaluate_models
 from spin_llm.pipeline.data import RunData, read_data, split_questions, with_rule
 from spin_llm.pipeline.evaluating import (
@@ -39,6 +39,7 @@ __all__ = [
     "bench_of",
     "capability_results",
     "check_capabilities",
+    "check_settings",
     "control_patches",
     "encode",
     "evaluate_models",

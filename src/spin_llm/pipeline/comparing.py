@@ -92,6 +92,8 @@ def compare_loaded(
     compared_models = [loaded] if patch else [loaded, base]
     for each in {model.name: model for model in compared_models}.values():
         say_untuned(each, console)
+    with patch.applied(loaded.model) if patch else nullcontext():
+        pass  # a patch of another model is told now, and not when the base has answered
     data = fitting(settings, data, *compared_models, console=console)
     about = {**model_record(settings, loaded), "baseline_fingerprint": base.checkpoint.fingerprint}
     opened.write(about, data.record(located(settings)), console)

@@ -187,6 +187,11 @@ def score_missing(
     for matrix in matrices:
         loaded.checkpoint.stored_name(matrix.name)  # an error now, not when all is scored
     plan = plan_sets(settings, loaded, data, matrices, aware, unaware, console)
+    if ranks.first and plan.disk > (free := shutil.disk_usage(folder).free):
+        raise SpinError(
+            f"Scoring needs {plan.disk / 2**30:.1f} GiB of disk for its progress, and {folder} has {free / 2**30:.1f}.",
+            change="free some space, or choose another folder with --output.",
+        )
     for name, path in files.items():
         about = {"concept": name, "data_sha256": rows_sha256(pairs[name]), "seed": settings.seed}
         if truncated := sum(example.truncated > 0 for example in aware[name]):

@@ -22,7 +22,7 @@ from spin_llm.evaluate.pick import find_edit
 from spin_llm.evaluate.proxy import Contrast
 from spin_llm.evaluate.quality import asked_of
 from spin_llm.evaluate.search import Bench
-from spin_llm.files import read_checked, write_json
+from spin_llm.files import check_output, read_checked, write_json
 from spin_llm.models import Checkpoint, LoadedModel, resolve
 from spin_llm.ownership import owned
 from spin_llm.patch import Patch, load_patch, make_patch, save_patch
@@ -180,6 +180,7 @@ def select_from_folder(
     with owned(folder) if own else nullcontext():
         if output.exists() and not overwrite:
             raise SpinError(f"{output} exists.", change="choose another --output, or --overwrite.")
+        check_output(output, file=True)
         scores = stored_scores(settings, folder)
         recipe = replace(recipe, granularity=recipe.granularity or settings.granularity)
         checkpoint = Checkpoint(resolve(model)) if model else recorded_checkpoint(record, folder)
