@@ -14,11 +14,22 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "src" / "spin_llm"
-LEAVES = ("errors", "outputs", "files", "ownership", "progress", "record", "settings", "kernels", "stored")
+LEAVES = (
+    "errors",
+    "outputs",
+    "files",
+    "hub_errors",
+    "ownership",
+    "progress",
+    "record",
+    "settings",
+    "kernels",
+    "stored",
+)
 LEAF_IMPORTS = {
     **{"errors": (), "kernels": (), "progress": (), "outputs": ("errors",), "files": ("errors", "outputs")},
     **{"ownership": ("errors", "files"), "record": ("errors", "files", "settings")},
-    **{"settings": ("errors",), "stored": ("errors", "files")},
+    **{"settings": ("errors",), "stored": ("errors", "files"), "hub_errors": ("errors", "outputs")},
 }
 FLOW = ("data", "models", "scores", "selection", "patch", "evaluate", "report", "pipeline", "doctor", "cli")
 # Of the pipeline, each of which imports only from those before it.

@@ -687,7 +687,7 @@ def test_unreachable_hub_explains_local_folders(monkeypatch, error, source):
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    message = refusal("could not be read", "--data-dir", "starter", type(error).__name__, source=source)
+    message = refusal("could not be fetched", "--data-dir", "starter", source=source)
     assert "more\n" not in message
 
 

@@ -19,7 +19,8 @@ import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.models import cache_folder, load, resolve
-from spin_llm.models.gguf import llama3_factors, llama3_rope, read_gguf_header
+from spin_llm.models.gguf import llama3_factors, llama3_rope
+from spin_llm.models.gguf_header import read_gguf_header
 from spin_llm.models.resolve import converter
 
 PARTS = {

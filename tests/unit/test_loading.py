@@ -18,8 +18,9 @@ from conftest import TinyFolder, TinyModel
 from safetensors.torch import load_file, save_file
 
 from spin_llm.errors import SpinError
+from spin_llm.hub_errors import hub_error
 from spin_llm.models import editable_matrices, load, pick_dtype, resolve, unknown_modules
-from spin_llm.models.hub import hub_error, is_repository
+from spin_llm.models.hub import is_repository
 from spin_llm.models.loading import native_bfloat16
 
 peft = pytest.importorskip("peft")
@@ -379,9 +380,11 @@ def test_a_failed_download_tells_its_cause(name: str, monkeypatch: pytest.Monkey
 def test_the_proxy_and_the_offline_mode_are_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    assert "through the proxy of HTTPS_PROXY" in str(hub_error("owner/name", OSError("refused")))
+    assert "through the proxy of HTTPS_PROXY" in str(
+        hub_error("model", "owner/name", OSError("refused"), "give a folder.")
+    )
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set" in str(hub_error("owner/name", OSError("refused")))
+    assert "HF_HUB_OFFLINE is set" in str(hub_error("model", "owner/name", OSError("refused"), "give a folder."))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,12 @@ from pathlib import Path
 
 from spin_llm.data.rows import SUFFIXES, data_suffix
 from spin_llm.errors import SpinError
+from spin_llm.hub_errors import hub_error
+
+ELSEWHERE = (
+    "download its files where the hub can be reached and give the path of a file as the source (for beavertails, salad "
+    "and alpaca-cleaned: the folder, with --data-dir), or use the source starter."
+)
 
 
 def hub_files(repository: str) -> list[Path]:
@@ -37,13 +43,8 @@ def download(repository: str, patterns: list[str], required: bool = True) -> lis
         folder = huggingface_hub.snapshot_download(
             repository, repo_type="dataset", allow_patterns=patterns, ignore_patterns=["*dataset_info*.json"]
         )
-    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors, a refused id is a ValueError
-        raise SpinError(
-            f"The hub data set {repository} could not be read: {type(error).__name__}: {_first_line(error)}",
-            cause="no network or no hub on this machine, a mistyped OWNER/NAME, or a data set that asks for a log-in.",
-            change="download its files where the hub can be reached and give the path of a file as the source (for "
-            "beavertails, salad and alpaca-cleaned: the folder, with --data-dir), or use the source starter.",
-        ) from None
+    except Exception as error:  # the hub's client hands through the errors of its HTTP library
+        raise hub_error("data set", repository, error, ELSEWHERE) from error
     allowed = [re.compile(re.escape(pattern).replace(r"\*", ".*")) for pattern in patterns]
     found = sorted(
         path
@@ -60,8 +61,3 @@ def download(repository: str, patterns: list[str], required: bool = True) -> lis
             change=f"download it, save it as one of {', '.join(SUFFIXES)}, and give the path of that file.",
         )
     return found
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no details"

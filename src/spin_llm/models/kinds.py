@@ -21,8 +21,11 @@ TOKENIZER_FILES: tuple[str, ...] = (
     "*.tiktoken",
     "*.spm",
     "spiece.model",
+    "tekken.json",
+    "*.vocab",
+    "sentencepiece*.model",
+    "tokenizer_config.json",
 )
-TOKENIZER_FILES += ("tekken.json", "*.vocab", "sentencepiece*.model", "tokenizer_config.json")
 SENSES = ("vision_config", "audio_config", "visual", "vision_tower", "mm_vision_tower", "speech_config", "vit_config")
 TASKS = {  # endings of the class that a configuration names, and what such a model does
     "ForSequenceClassification": "classifies texts (a reward model or classifier)",

@@ -26,7 +26,8 @@ from spin_llm.errors import SpinError
 from spin_llm.files import cache_folder, disk_error, sha256_file
 from spin_llm.models.adapters import adapter_config
 from spin_llm.models.checkpoint import Checkpoint
-from spin_llm.models.gguf import convert, read_gguf_header, refuse_other_kinds
+from spin_llm.models.gguf import convert, refuse_other_kinds
+from spin_llm.models.gguf_header import read_gguf_header
 from spin_llm.models.hub import fetch_model, is_repository, what_it_holds
 from spin_llm.outputs import making
 
