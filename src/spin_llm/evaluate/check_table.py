@@ -13,7 +13,7 @@ from spin_llm.evaluate.judge import Judge
 from spin_llm.evaluate.judge_check import check_judges
 from spin_llm.evaluate.labelled import labelled_rows
 from spin_llm.evaluate.missing import MOST_MISSING
-from spin_llm.evaluate.quality import LEAST_AUC, LEAST_BOUND, answers_words
+from spin_llm.evaluate.quality import LEAST_AUC, LEAST_BOUND, WRITTEN, answers_words
 from spin_llm.evaluate.robustness import KINDS, PASSING, limits_of, run_probes
 from spin_llm.progress import SILENT, Console
 
@@ -109,7 +109,8 @@ def quality_row(name: str, axis: str, quality: Mapping[str, Any]) -> tuple[str, 
 def group_row(name: str, axis: str, part: Mapping[str, Any]) -> tuple[str, ...]:
     """One model family and question source of the labelled answers."""
     prompts = " and ".join(map(str, part["prompts"]))
-    bound = (number(part["auc_bound"]), "yes" if part["measurable"] else "no")
+    read = "no model's" if part["family"] == WRITTEN else "yes" if part["measurable"] else "no"
+    bound = (number(part["auc_bound"]), read)
     return (name, axis, answers_words(part), str(part["n"]), prompts, spread(part["auc"], part["auc_ci95"]), *bound)
 
 

@@ -75,7 +75,7 @@ def plain_name(model: str) -> str:
 
 def cell(axis: str, result: Mapping[str, Any] | None, *, base: bool) -> str:
     """`29.4% (-0.4, -3.2 to +2.4)`: the value, and the difference to the base with its interval; `0.0 to 100.0%, no
-    reading` where too many verdicts are missing."""
+    reading` where too many verdicts are missing, or the judge was not measured on such answers."""
     if result is None:
         return NOTHING
     value = value_text(result, "edited", axis)
@@ -84,7 +84,8 @@ def cell(axis: str, result: Mapping[str, Any] | None, *, base: bool) -> str:
     if base or not has_interval(result["ci95"]):
         return value
     delta = number(result["delta"], axis, signed=True, unit=False)
-    return f"{value} ({delta}, {interval_text(result['ci95'], axis)})"
+    unread = "" if result.get("measurable", True) else ", no reading"
+    return f"{value} ({delta}, {interval_text(result['ci95'], axis)}){unread}"
 
 
 def parts_of(experiment: Experiment, results: Results, model: str) -> list[Part]:
@@ -127,8 +128,19 @@ def answer_table(experiment: Experiment, results: Results, model: str) -> list[P
         for axis in axes
         if (text := missing_text(row["axes"].get(axis, {}), axis))
     ]
+    unread += [f"No reading on {names}: {why}." for why, names in unmeasured(results, axes).items()]
     note = "Beside or below each value: the difference to the first row, and its 95% interval over paired prompts."
     return [Table("", head, tuple(rows)), note + (f" n: {sizes}." if sizes else ""), *unread]
+
+
+def unmeasured(results: Results, axes: Sequence[str]) -> dict[str, str]:
+    """Why the judge is not believed, with the axes on which it is not."""
+    found: dict[str, list[str]] = {}
+    for axis in axes:
+        notes = {row["axes"][axis].get("note") for row in results if axis in row["axes"]}
+        for note in sorted(filter(None, notes)):
+            found.setdefault(note, []).append(axis_label(axis).lower())
+    return {note: ", ".join(names) for note, names in found.items()}
 
 
 def phrase_tables(results: Results) -> list[Part]:
