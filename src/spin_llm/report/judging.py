@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spin_llm.report.summary import applying, judged_axes, unmeasured_text
+from spin_llm.report.summary import applying, auc_interval, judged_axes, unmeasured_text
 from spin_llm.report.wording import NOTHING, axis_label, has_interval, is_finite, number
 
 QUALITY_COLUMNS = (
@@ -29,7 +29,7 @@ def _quality_row(axis: str, measured: dict[str, Any]) -> tuple[str, ...]:
     return (
         axis_label(axis),
         _decimal(measured.get("auc")),
-        _interval(measured.get("auc_ci95")),
+        _interval(auc_interval(measured)),
         str(measured.get("n", NOTHING)),
         _decimal(measured.get("accuracy")),
         _hits(measured.get("sensitivity")),

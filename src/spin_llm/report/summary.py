@@ -98,8 +98,10 @@ def blind_cautions(results: dict[str, Any]) -> list[str]:
     for axis in judged_axes(results):
         if verdict(results["axes"][axis]) == "not measurable":
             blind.setdefault(results["axes"][axis]["note"] or NOT_MEASURABLE, []).append(axis_label(axis).lower())
+    way = " Label some of these answers and give --judge-quality to have one (docs/judge.md)."
     return [
         f"No reading on {listed(names)}: {why}. The rates stand below; nothing follows from them."
+        + (way if why == NOT_LIKE_THESE else "")
         for why, names in blind.items()
     ]
 
@@ -185,9 +187,18 @@ def auc_text(measured: dict[str, Any] | None) -> str:
         return "a human's labels"
     if measured is None or not is_finite(measured["auc"]):
         return "not measured on answers like these"
-    interval = measured["auc_ci95"]
-    spread = f"{interval[0]:.2f} to {interval[1]:.2f}, " if has_interval(interval) else ""
+    interval = auc_interval(measured)
+    spread = f"{interval[0]:.2f} to {interval[1]:.2f}, " if interval else ""
     return f"AUC {measured['auc']:.2f} ({spread}n = {measured['n']})"
+
+
+def auc_interval(measured: dict[str, Any]) -> list[float] | None:
+    """The 95% interval of an AUC; its lower end is that of the rule (evaluate/quality.py), where it is known."""
+    interval, bound = measured.get("auc_ci95"), measured.get("auc_bound")
+    if not has_interval(interval):
+        return None
+    assert interval is not None
+    return [min(interval[0], bound), interval[1]] if is_finite(bound) else interval
 
 
 def judge_lines(results: dict[str, Any]) -> list[str]:
@@ -253,4 +264,4 @@ def doubt(measured: dict[str, Any]) -> str:
     bound, prompts = measured.get("auc_bound"), measured.get("prompts")
     if not is_finite(bound) or not prompts:
         return f"; {NOT_MEASURABLE}"
-    return f"; {NOT_MEASURABLE}: with {min(prompts)} prompts of the rarer label the AUC may be as low as {bound:.2f}"
+    return f"; {NOT_MEASURABLE}: with {min(prompts)} prompts of the rarer label it may be as low as {bound:.2f}"
