@@ -23,6 +23,7 @@ import typer
 from spin_llm.baselines import settings as baselines
 from spin_llm.errors import SpinError, visible
 from spin_llm.files import check_output
+from spin_llm.outputs import end_all
 from spin_llm.settings import (
     SEARCHED,
     RunSettings,
@@ -891,6 +892,9 @@ def _exit_code() -> int | str | None:
     except BrokenPipeError:
         return BROKEN_PIPE
     except Interrupted as signalled:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        end_all()
         print("spin-llm: interrupted; the same command continues where it stopped.", file=sys.stderr)
         return 128 + int(signalled.args[0])
     return 0

@@ -8,6 +8,7 @@ no process of this program made. Left out: what the outputs hold (files.py, mode
 
 from __future__ import annotations
 
+import atexit
 import errno
 import hashlib
 import os
@@ -22,6 +23,7 @@ from pathlib import Path
 from spin_llm.errors import SpinError
 
 TEMPORARY = re.compile(r"\.spin-llm-([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{16}\.(part|old)")
+GIVEN: set[Path] = set()  # names that this process gave and that are not ended yet
 NAMED = {  # errors of the operating system that are about the place itself
     errno.ENAMETOOLONG: "its name is too long",
     errno.ENOTDIR: "it lies under a file",
@@ -41,7 +43,9 @@ def temporary(path: Path) -> Path:
     import psutil
 
     started = int(psutil.Process().create_time())
-    return path.with_name(f".spin-llm-{_machine()}-{os.getpid()}-{started}-{secrets.token_hex(8)}.part")
+    part = path.with_name(f".spin-llm-{_machine()}-{os.getpid()}-{started}-{secrets.token_hex(8)}.part")
+    GIVEN.add(part)
+    return part
 
 
 def is_temporary(path: Path) -> bool:
@@ -92,7 +96,7 @@ def _settle(part: Path) -> list[str]:
     it, under its own name) goes back. Without the `.part` the new one is in its place, and the old one is deleted.
     """
     aside = part.with_suffix(".old")
-    unfinished = os.path.lexists(part)
+    unfinished, told = os.path.lexists(part), []
     for old in list(aside.iterdir()) if aside.is_dir() else []:
         place = aside.with_name(old.name)
         if not unfinished:
@@ -101,14 +105,24 @@ def _settle(part: Path) -> list[str]:
             return [f"{old} is what {place} was before an interrupted command; {place} is something else now"]
         else:
             old.rename(place)
-            _discard(part)
-            with suppress(OSError):
-                aside.rmdir()
-            return [f"{place} is back as it was before an interrupted command"]
+            told = [f"{place} is back as it was before an interrupted command"]
     _discard(part)
     with suppress(OSError):
         aside.rmdir()
-    return []
+    GIVEN.discard(part)
+    return told
+
+
+def end_all() -> None:
+    """End what this process has begun and not ended, for when it leaves: a Ctrl+C may have come while something was
+    ended. A fork's own names alone are its own."""
+    for part in sorted(GIVEN):
+        match = TEMPORARY.fullmatch(part.name)
+        if match and match[2] == str(os.getpid()):
+            _settle(part)
+
+
+atexit.register(end_all)
 
 
 def _discard(part: Path) -> None:
@@ -176,11 +190,7 @@ def _placing(path: Path) -> Iterator[tuple[Path, Path]]:
         try:
             yield part, target
         finally:
-            try:
-                _settle(part)
-            except BaseException:
-                _settle(part)
-                raise
+            _settle(part)
     except BaseException as error:  # noqa: BLE001 - also on Ctrl+C nothing half-written stays
         for folder in made:  # the innermost first
             with suppress(OSError):
@@ -219,7 +229,7 @@ def check_output(path: str | Path, *, file: bool = False, space: int = 0) -> Pat
             probe.mkdir()
             (probe / place.relative_to(base)).mkdir(parents=True, exist_ok=True)
         finally:
-            shutil.rmtree(probe, ignore_errors=True)
+            _settle(probe)
         if space > (free := shutil.disk_usage(base).free):
             what = f"The disk is too full for {path}: {space:,} bytes are needed, {free:,} are free."
             raise SpinError(what, change="free some space, or choose another folder with --output.")

@@ -122,7 +122,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
 
     def run(*words: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["spin-llm", *map(str, words)])
-        handler = signal.getsignal(signal.SIGINT)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         code = 0
         with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
             try:
@@ -130,7 +130,8 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
             except SystemExit as leaving:
                 code = int(leaving.code or 0)
             finally:
-                signal.signal(signal.SIGINT, handler)
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
         return Outcome(code, out.getvalue(), err.getvalue())
 
     return run

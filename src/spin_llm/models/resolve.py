@@ -64,6 +64,8 @@ def resolve(model: str, *, trust_remote_code: bool = False, say: Say = lambda me
     unknown, the folder holds no model, or a download fails its check.
     """
     path = _expanded(model)
+    for message in clear_stale(path.parent) if not path.exists() else ():  # what an interrupted command set aside
+        say(message)
     if model in EMBEDDED and not path.is_dir():
         return embedded_folder(model, say=say)
     if path.is_dir():

@@ -178,7 +178,7 @@ def select_from_folder(
     settings = record.told(folder / RECORD)
     own = output.resolve() == (folder / PATCH).resolve()
     with owned(folder) if own else nullcontext():
-        if output.exists() and not overwrite:
+        if check_output(output, file=True).exists() and not overwrite:
             raise SpinError(f"{output} exists.", change="choose another --output, or --overwrite.")
         check_output(output, file=True)
         scores = stored_scores(settings, folder)
