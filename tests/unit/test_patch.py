@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from spin_llm import patch as patch_module
 from spin_llm.errors import SpinError
 from spin_llm.models import Checkpoint, LoadedModel, load
+from spin_llm.models.copying import model_files
+from spin_llm.outputs import temporary
 from spin_llm.patch import (
     Patch,
     TensorEdit,
@@ -159,6 +163,107 @@ def test_an_inconsistent_patch(damage: str, tiny_model: TinyModel, tmp_path: Pat
         load_patch(tmp_path / "a")
 
 
+def resaved(path: Path, patch: Patch) -> Path:
+    """A patch as version 0.1.0 wrote it: without a seal."""
+    tensors = {f"{name}.{part}": getattr(edit, part).clone() for name, edit in patch.edits.items() for part in PARTS}
+    save_file(tensors, path, metadata={"format": patch_module.FORMAT, "patch": json.dumps(dict(patch.metadata))})
+    return path
+
+
+PARTS = ("indices", "old", "new")
+
+
+def test_any_change_of_the_file_is_seen(tiny_model: TinyModel, tmp_path: Path):
+    """One byte at a time: in the header, in the metadata, in the indices and values; and bytes left out or put in."""
+    path = tmp_path / "patch.safetensors"
+    save_patch(path, patch_of(tiny_model("llama")))
+    whole = path.read_bytes()
+    size = 8 + int.from_bytes(whole[:8], "little")
+    assert load_patch(path).weights > 0
+    for place in [*range(0, size, 23), *range(size, len(whole), 41), *range(len(whole) - 8, len(whole))]:
+        for change in (bytes([whole[place] ^ 1]), b"", bytes([whole[place], 0])):
+            path.write_bytes(whole[:place] + change + whole[place + 1 :])
+            with pytest.raises(SpinError, match=r"patch\.safetensors"):
+                load_patch(path)
+
+
+def test_a_seal_whose_name_is_damaged_is_no_older_patch(tiny_model: TinyModel, tmp_path: Path):
+    path = tmp_path / "patch.safetensors"
+    save_patch(path, patch_of(tiny_model("llama")))
+    path.write_bytes(path.read_bytes().replace(b'"sha256":"', b'"sha257":"', 1))
+    with pytest.raises(SpinError, match="damaged"):
+        load_patch(path)
+
+
+def test_a_patch_of_version_0_1_0_is_read(tiny_model: TinyModel, tmp_path: Path):
+    patch = patch_of(tiny_model("llama"))
+    found = load_patch(resaved(tmp_path / "old.safetensors", patch))
+    assert dict(found.metadata) == dict(patch.metadata)
+    assert all(torch.equal(found.edits[name].new, edit.new) for name, edit in patch.edits.items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["old", "new"])
+def test_values_that_are_no_numbers_are_refused_unless_asked_for(
+    part: str, value: float, tiny_model: TinyModel, tmp_path: Path
+):
+    patch = patch_of(tiny_model("llama"))
+    values = getattr(patch.edits[UP], part).clone()
+    values[-1] = value
+    patch.edits[UP] = replace(patch.edits[UP], **{part: values})  # type: ignore[index]
+    for path in (resaved(tmp_path / "old", patch), tmp_path / "new"):
+        if path.name == "new":
+            save_patch(path, patch)
+        with pytest.raises(SpinError, match=rf"{UP}(.|\n)*NaN or infinite"):
+            load_patch(path)
+        assert not getattr(load_patch(path, finite=False).edits[UP], part).isfinite().all()
+
+
+@pytest.mark.parametrize("index", [-(2**63), -1, 48 * 32, 2**62, 2**63 - 1])
+@pytest.mark.parametrize("place", [0, 3, -1])
+def test_an_index_beyond_either_end(index: int, place: int, tiny_model: TinyModel, tmp_path: Path):
+    patch = patch_of(tiny_model("llama"))
+    indices = patch.edits[UP].indices.clone()
+    indices[place] = index
+    patch.edits[UP] = replace(patch.edits[UP], indices=indices)  # type: ignore[index]
+    with pytest.raises(SpinError, match=f"the edit of {UP} is inconsistent"):
+        load_patch(resaved(tmp_path / "a", patch))
+
+
+METADATA: list[Any] = [
+    *([], None, 1, {}, {"tensors": []}, {"tensors": {}}, {"tensors": {"a": 1}}, {"tensors": {"a": {}}}),
+    *({"tensors": {"a": {"shape": shape, "dtype": "F32", "sha256": ""}}} for shape in (None, [-1], [0], [1.5], "1")),
+    *({"tensors": {"a": {"shape": [1], "dtype": dtype, "sha256": ""}}} for dtype in (None, "I64", "Q")),
+    *({"tensors": {name: {"shape": [1], "dtype": "F32", "sha256": ""}}} for name in ("b", "", "a.old")),
+    {"tensors": {"a": {"shape": [1], "dtype": "F32", "sha256": ""}}, "ratio": "high"},
+]
+
+
+@pytest.mark.parametrize("metadata", METADATA, ids=lambda value: json.dumps(value)[:60])
+def test_metadata_of_another_form(metadata: Any, tmp_path: Path):
+    tensors = {"a.indices": torch.tensor([0]), "a.old": torch.ones(1), "a.new": torch.zeros(1)}
+    form = {"format": patch_module.FORMAT, "patch": json.dumps(metadata)}
+    save_file(tensors, tmp_path / "a", metadata=form)
+    with pytest.raises(SpinError, match=str(tmp_path / "a")):
+        load_patch(tmp_path / "a")
+
+
+def test_tensors_that_the_metadata_do_not_name(tiny_model: TinyModel, tmp_path: Path):
+    patch = patch_of(tiny_model("llama"))
+    more = Patch({**patch.edits, "unsaid": patch.edits[UP]}, patch.metadata)
+    with pytest.raises(SpinError, match="does not hold the tensors that it names"):
+        load_patch(resaved(tmp_path / "a", more))
+
+
+def test_the_patch_of_a_run_folder(tiny_model: TinyModel, tmp_path: Path):
+    patch = patch_of(tiny_model("llama"))
+    save_patch(tmp_path / "patch.safetensors", patch)
+    assert set(load_patch(tmp_path).edits) == set(patch.edits)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(SpinError, match=r"no patch file .*patch\.safetensors"):
+        load_patch(tmp_path / "other")
+
+
 # Which numbers change
 
 
@@ -207,6 +312,17 @@ def test_weights_that_are_zero_already_are_left_out(copy: Path):
         make_patch(loaded.checkpoint, selecting([3, 5], loaded))
     with pytest.raises(SpinError, match="changes no weight at all"):
         make_patch(loaded.checkpoint, selecting([2, 8], loaded), scale=1.0)
+
+
+def test_weights_that_are_no_numbers_are_not_selected(copy: Path):
+    loaded = load(str(copy), dtype="float32")
+    with_values(copy, {3: float("nan"), 5: float("inf")})
+    for index in (3, 5):
+        with pytest.raises(SpinError, match=rf"{UP}(.|\n)*NaN or infinite"):
+            make_patch(Checkpoint(copy), selecting([index], loaded))
+    with pytest.raises(SpinError, match="NaN or infinite"):
+        make_patch(Checkpoint(copy), selecting([2], loaded), scale=1e300)
+    assert make_patch(Checkpoint(copy), selecting([2], loaded)).weights == 1
 
 
 def test_negative_zero_is_suppressed_to_zero_and_comes_back(copy: Path, tmp_path: Path):
@@ -529,6 +645,123 @@ def test_the_output_is_never_the_models_own_folder(overwrite: bool, copy: Path):
         with pytest.raises(SpinError, match=r"exists|own folder"):
             apply_checkpoint(loaded.checkpoint, patch, output, overwrite=overwrite)
     assert tiny.folder_bytes(copy) == before
+
+
+def test_what_is_beside_the_model_is_left_out_and_told(copy: Path, tmp_path: Path):
+    """Other weights, states of trainings, caches, repositories: by kind; what the model needs is copied."""
+    beside = [".git/", ".cache/", "checkpoint-100/", "runs/", "original/", "onnx/", "empty/"]
+    beside += ["pytorch_model.bin", "optimizer.pt", "rng_state_0.pth", "model.Q4_K_M.GGUF", "consolidated.safetensors"]
+    beside += [
+        "model.fp16.safetensors",
+        "pytorch_model.bin.index.json",
+        "trainer_state.json",
+        ".gitattributes",
+        "old.part",
+    ]
+    needed = [
+        "LICENSE",
+        "tokenizer.model",
+        "vocab.txt",
+        "modeling_own.py",
+        "README.md",
+        "additional_chat_templates/a.jinja",
+    ]
+    for name in beside:
+        if name.endswith("/"):
+            (copy / name).mkdir()
+        if name != "empty/":
+            (copy / name / "in" if name.endswith("/") else copy / name).write_bytes(b"x")
+    (copy / "additional_chat_templates").mkdir()
+    for name in needed:
+        (copy / name).write_bytes(b"x")
+    (copy / "linked").symlink_to(tmp_path)
+    os.mkfifo(copy / "pipe")
+    patch = patch_of(load(str(copy), dtype="float32"))
+    edited = apply_checkpoint(Checkpoint(copy), patch, tmp_path / "edited")
+    assert sorted(model_files(copy).left_out) == sorted([*beside, "linked/", "pipe"])
+    found = tiny.folder_bytes(edited)
+    assert {*needed, "model.safetensors", "config.json", "tokenizer.json"} <= set(found)
+    assert not [name for name in found if name.partition("/")[0] in {name.rstrip("/") for name in beside}]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "notes.txt"])
+def test_a_link_that_leads_nowhere_is_refused_when_it_would_be_copied(name: str, copy: Path, tmp_path: Path):
+    patch = patch_of(load(str(copy), dtype="float32"))
+    (copy / ".hidden").symlink_to("nowhere")
+    (copy / "old.bin").symlink_to("nowhere")
+    apply_checkpoint(Checkpoint(copy), patch, tmp_path / "edited")
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).symlink_to("nowhere")
+    with pytest.raises(SpinError, match=f"{name} is a link that leads nowhere"):
+        apply_checkpoint(Checkpoint(copy), patch, tmp_path / "again")
+
+
+def test_overwrite_never_deletes_more_than_a_model(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not what lies beside an old model, not the model that is copied, not the folder that one is in."""
+    patch = patch_of(load(str(copy), dtype="float32"))
+    for name in (".git/config", "data/rows.csv", "patch.safetensors", "optimizer.pt", "runs/a/run.json"):
+        output = tiny.save("gpt2", tmp_path / name.replace("/", "-") / "out")
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text("mine")
+        before = tiny.folder_bytes(output)
+        with pytest.raises(SpinError, match=rf"holds more than a model: {name.partition('/')[0]}"):
+            apply_checkpoint(Checkpoint(copy), patch, output, overwrite=True)
+        assert tiny.folder_bytes(output) == before
+    outer = tiny.save("gpt2", tmp_path / "outer")
+    inner = Path(shutil.copytree(copy, outer / "inner"))
+    linked = tiny.save("gpt2", tmp_path / "linked")
+    shutil.copytree(copy, tmp_path / "by-link")
+    (tmp_path / "by-link" / "model.safetensors").rename(linked / "blob")
+    (tmp_path / "by-link" / "model.safetensors").symlink_to(linked / "blob")
+    for model, output in ((inner, outer), (tmp_path / "by-link", linked)):
+        before = tiny.folder_bytes(output)
+        with pytest.raises(SpinError, match="holds the model that is to be copied"):
+            apply_checkpoint(Checkpoint(model), patch, output, overwrite=True)
+        assert tiny.folder_bytes(output) == before
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for where in (".", "", "../here", str(tmp_path / "here")):
+        with pytest.raises(SpinError, match="the folder that you are in"):
+            apply_checkpoint(Checkpoint(copy), patch, where)
+
+
+def test_an_output_that_is_a_link_is_followed(copy: Path, tmp_path: Path):
+    patch = patch_of(load(str(copy), dtype="float32"))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for overwrite in (False, True):
+        apply_checkpoint(Checkpoint(copy), patch, tmp_path / "link", overwrite=overwrite)
+        assert (tmp_path / "link").is_symlink()
+        assert patch_state(Checkpoint(tmp_path / "real"), patch) == "edited"
+    with pytest.raises(SpinError, match="own folder"):
+        apply_checkpoint(Checkpoint(tmp_path / "real"), patch, tmp_path / "link", overwrite=True)
+
+
+def test_the_proof_is_what_transformers_loads(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An edit of files that its loader does not read, however that came, is no edit."""
+    patch = patch_of(load(str(copy), dtype="float32"))
+    unread = Path(shutil.copytree(copy, tmp_path / "unread")) / "model.safetensors"
+    monkeypatch.setattr("transformers.modeling_utils._get_resolved_checkpoint_files", lambda **_: ([str(unread)], None))
+    with pytest.raises(SpinError, match="transformers does not load the written values"):
+        apply_checkpoint(Checkpoint(copy), patch, tmp_path / "edited")
+    monkeypatch.delattr("transformers.modeling_utils._get_resolved_checkpoint_files")
+    with pytest.raises(SpinError, match="cannot be asked which files"):
+        apply_checkpoint(Checkpoint(copy), patch, tmp_path / "edited")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "unread"]
+
+
+def test_a_model_that_was_set_aside_comes_back_with_the_next_command(copy: Path, tmp_path: Path):
+    """As after a kill between the two renames of --overwrite: whichever command looks next."""
+    part = temporary(tmp_path / "model")
+    dead = tmp_path / part.name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")
+    dead.mkdir()
+    aside = dead.with_suffix(".old")
+    aside.mkdir()
+    copy.rename(aside / copy.name)
+    told: list[str] = []
+    assert load(str(copy), dtype="float32", say=told.append).checkpoint.folder == copy
+    assert [line for line in told if f"{copy} is back" in line]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 # A disk that fills up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import tiny
 import torch
 from conftest import TinyModel
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from spin_llm.errors import SpinError
 from spin_llm.files import SEAL
@@ -116,6 +117,44 @@ def test_a_truncated_file(kept: int, scores: Scores, tmp_path: Path):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(SpinError, match=r"not a readable score file(.|\n)*truncated"):
         load_scores(path)
+
+
+def test_any_change_of_the_file_is_seen(scores: Scores, tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    save_scores(path, scores)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(SpinError, match=r"a\.safetensors"):
+            load_scores(path)
+    path.write_bytes(whole)
+    save_file(load_file(path), path, metadata=unsealed(whole))
+    assert load_scores(path).matrices.keys() == scores.matrices.keys()  # as version 0.1.0 wrote it
+
+
+def unsealed(whole: bytes) -> dict[str, str]:
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    return {key: value for key, value in header["__metadata__"].items() if key != SEAL}
+
+
+@pytest.mark.parametrize(
+    ("indices", "values"),
+    [
+        ([4, 6], [2.0, 1.0]),
+        ([-1, 4], [2.0, 1.0]),
+        ([4, -(2**63)], [2.0, 1.0]),
+        ([4], [2.0, 1.0]),
+        ([4, 1], [2.0, float("nan")]),
+        ([[4, 1]], [[2.0, 1.0]]),
+        ([4.0, 1.0], [2.0, 1.0]),
+        ([4, 1], [2, 1]),
+    ],
+)
+def test_scores_that_cannot_be(indices: list[Any], values: list[Any], tmp_path: Path):
+    wrong = MatrixScores(torch.tensor(indices), torch.tensor(values), (2, 3), 0, "mlp")
+    save_scores(tmp_path / "a.safetensors", Scores({"m": wrong}, {}))
+    with pytest.raises(SpinError, match="the scores of m are inconsistent"):
+        load_scores(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "spin-llm patch 1"}])
