@@ -29,7 +29,7 @@ from spin_llm.models.checkpoint import Checkpoint
 from spin_llm.models.gguf import convert, refuse_other_kinds
 from spin_llm.models.gguf_header import read_gguf_header
 from spin_llm.models.hub import fetch_model, is_repository, what_it_holds
-from spin_llm.outputs import making
+from spin_llm.outputs import clear_stale, making
 
 Say = Callable[[str], None]
 CONVERTER = 2  # raised when gguf.py makes another folder of the same file
