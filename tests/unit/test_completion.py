@@ -10,7 +10,7 @@ from conftest import TinyFolder, TinyModel
 
 from spin_llm.data import render_messages
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.completion import LocalCompleter, added_up, local_completer
+from spin_llm.evaluate.completion import Completion, LocalCompleter, added_up, local_completer
 from spin_llm.evaluate.generation import Continuation, continuations
 from spin_llm.models import LoadedModel
 
@@ -100,6 +100,10 @@ def test_rows_that_ended_are_cut_and_the_others_go_on(tiny_model: TinyModel):
 def test_a_prompt_that_does_not_fit_the_context(tiny_model: TinyModel):
     with pytest.raises(SpinError, match="exceed the context of 256"):
         LocalCompleter(tiny_model("gpt2"))(["x " * 300], new_tokens=4)
+    completer = LocalCompleter(tiny_model("gpt2"))
+    made = completer(["x ", "x " * 300, "y "], new_tokens=4)
+    assert made[1] == Completion("", 0, False), "no verdict, and the others have theirs"
+    assert [made[0], made[2]] == completer(["x ", "y "], new_tokens=4)
 
 
 def test_nothing_to_complete(tiny_model: TinyModel):

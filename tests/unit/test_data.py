@@ -503,6 +503,7 @@ def test_damaged_parquet_names_the_row(tmp_path):
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.jsonl", "a.json"])
 def test_a_row_beyond_any_use_is_refused_before_it_is_in_memory(tmp_path, name, monkeypatch):
     monkeypatch.setattr(rows, "LONGEST_ROW", 1000)
+    monkeypatch.setattr(rows, "LONGEST_JSON", 1000)
     text = b"\n" + b"b" * 5000
     path = tmp_path / name
     path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)

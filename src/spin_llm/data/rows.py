@@ -21,7 +21,7 @@ from spin_llm.errors import SpinError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".json.gz")
 LONGEST_ROW = 1 << 25  # bytes: with what Python makes of hostile JSON, more would take over 2 GiB
-LONGEST_JSON = 1 << 26  # bytes of a .json file, which is read at once
+LONGEST_JSON = 3 << 24  # bytes of a .json file, which is read at once
 
 
 class Row(NamedTuple):
@@ -97,15 +97,16 @@ def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
     return reader
 
 
-def _text_lines(path: Path) -> Iterator[str]:
+def _text_lines(path: Path, longest: int | None = None) -> Iterator[str]:
     """Decode line by line, so that a bad byte is named by its offset and large files are not held in memory."""
     offset = number = 0
     try:
         with _opened(path) as file:
-            while line := file.readline(LONGEST_ROW + 1):
+            longest = longest or LONGEST_ROW
+            while line := file.readline(longest + 1):
                 number += 1
-                if len(line) > LONGEST_ROW:
-                    raise _too_long(path, f"line {number}", LONGEST_ROW, "give one row a line.")
+                if len(line) > longest:
+                    raise _too_long(path, f"line {number}", longest, "give one row a line (.jsonl for JSON).")
                 text = line.decode("utf-8")
                 if "\0" in text:
                     problem = f"a zero byte at offset {offset + line.index(0)}: this is not text."
@@ -210,7 +211,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
     """A list of objects, an object with that list under "data", or (as on the hub) JSON lines under a .json name."""
     parts: list[str] = []
     size = 0
-    for line in _text_lines(path):
+    for line in _text_lines(path, LONGEST_JSON):
         parts.append(line)
         size += len(line)
         if size > LONGEST_JSON:
@@ -247,9 +248,9 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             if twice := [name for name, count in Counter(file.schema_arrow.names).items() if count > 1]:
                 raise _malformed(path, "header", f"a column name is there twice: {shown(twice)}.", "a typo.")
             for batch in file.iter_batches(batch_size=256):
-                if batch.get_total_buffer_size() > LONGEST_ROW << 4:
+                if batch.get_total_buffer_size() > LONGEST_ROW << 3:
                     raise _too_long(
-                        path, f"the 256 rows after row {number}", LONGEST_ROW << 4, "leave out the longest."
+                        path, f"the 256 rows after row {number}", LONGEST_ROW << 3, "leave out the longest."
                     )
                 for place in range(batch.num_rows):
                     number += 1

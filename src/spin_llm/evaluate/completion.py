@@ -84,13 +84,18 @@ class LocalCompleter:
         alternatives: int = 0,
         progress: Advance = lambda done: None,
     ) -> list[Completion]:
-        """Raises SpinError when a prompt gives no tokens or does not fit the context."""
+        """A prompt that does not fit the context beside others that do gets an empty completion, so that one long
+        answer to judge does not end a run: it has no verdict. Raises SpinError when none fits, or one has no tokens."""
         encoded = [self.encode(prompt) for prompt in prompts]
+        room = self.loaded.context - new_tokens
+        places = [place for place, ids in enumerate(encoded) if len(ids) <= room] or list(range(len(encoded)))
         found: dict[int, Completion] = {}
-        for batch in continuations(self.loaded, encoded, new_tokens, alternatives=alternatives):
-            found.update((c.index, self._completion(c)) for c in batch)
+        fitting = [encoded[place] for place in places]
+        for batch in continuations(self.loaded, fitting, new_tokens, alternatives=alternatives):
+            found.update((places[c.index], self._completion(c)) for c in batch)
             progress(len(batch))
-        return [found[index] for index in range(len(prompts))]
+        progress(len(encoded) - len(places))
+        return [found.get(index, Completion("", 0, False)) for index in range(len(prompts))]
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of one prompt."""
