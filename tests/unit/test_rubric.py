@@ -151,3 +151,8 @@ def test_harmless_variants_of_a_reply_are_read(word: str, wrapped: str):
 )
 def test_ambiguous_replies_are_no_verdict(text: str):
     assert read_reply(Completion(text, 3, True)).verdict is None
+
+
+def test_a_reply_without_end_is_read_at_once():
+    for filler in (".", " \n", "\u201c", "_ ", "<", "- "):
+        assert read_reply(Completion("Yes" + filler * 200_000, 3, False)).verdict == 1

@@ -28,6 +28,7 @@ from spin_llm.settings import SHIPPED
 ALTERNATIVES = 20
 LEAST_MASS = 0.5
 NEW_TOKENS = 12  # room for an empty block of reasoning before the word
+LONGEST = 4000  # characters after a verdict that may take it back: a server may ignore the limit on tokens
 # Tokens that end or frame a message, of any family; and the ends of reasoning.
 SPECIAL = re.compile(
     r"<[|\uff5c][^|\uff5c<>\n]{1,40}[|\uff5c]>|</?s>|<(?:bos|eos|pad|unk|eod|(?:start|end)_of_(?:turn|text))>|\[/?INST\]",
@@ -178,7 +179,8 @@ def contradicted(word: str, rest: str, words: Sequence[str]) -> bool:
     own."""
     others = "|".join(re.escape(other) for other in words if other.casefold() != word.casefold())
     following = rf"\A\W*(?:and|or|but)?\W*(?:{others})\b"
-    return re.search(rf"{following}|^\W*(?:{others})\W*$", rest, re.IGNORECASE | re.MULTILINE) is not None
+    pattern = rf"{following}|^\W*(?:{others})\W*$"
+    return re.search(pattern, rest[:LONGEST], re.IGNORECASE | re.MULTILINE) is not None
 
 
 def word_share(
