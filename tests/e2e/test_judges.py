@@ -230,14 +230,20 @@ def test_eval_says_first_what_kind_of_model_it_is_and_where_the_judge_was_not_me
 
 
 def test_eval_takes_the_measured_quality_of_a_guard(
-    setting: Setting, tiny_folder: Any, real_judges: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setting: Setting,
+    folders: dict[str, Path],
+    tiny_folder: Any,
+    real_judges: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(judging, "local_completer", lambda model, **options: Wild())
     quality = {"auc": 0.9, "auc_ci95": [0.8, 1.0], "auc_bound": 0.8, "accuracy": 0.9, "n": 40, "measurable": True}
     quality |= {"groups": [{"family": "", "questions": "", **quality}]}
-    measured = {"judges": {"wildguard": dict.fromkeys(("fairness", "privacy", "over_refusal"), quality)}}
+    judge = f"wildguard:{folders['MistralConfig']}"
+    measured = {"judges": {judge: dict.fromkeys(("fairness", "privacy", "over_refusal"), quality)}}
     (tmp_path / "quality.json").write_text(json.dumps(measured))
-    words = eval_words(setting, tiny_folder("llama", seed=7), "wildguard", tmp_path / "run")
+    words = eval_words(setting, tiny_folder("llama", seed=7), judge, tmp_path / "run")
     succeeds(real_judges(*words, "--judge-quality", tmp_path / "quality.json"))
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["judge"]["quality"]["fairness"]["given"]

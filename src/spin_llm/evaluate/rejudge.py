@@ -16,7 +16,7 @@ from spin_llm.files import write_jsonl
 from spin_llm.ownership import owned
 from spin_llm.progress import SILENT, Console
 from spin_llm.record import is_run
-from spin_llm.stored import read_answers
+from spin_llm.stored import read_to_judge
 
 
 def judge_again(
@@ -26,7 +26,7 @@ def judge_again(
 
     Raises SpinError when there are none.
     """
-    rows = read_answers(generations)
+    rows = read_to_judge(generations)
     with owned(output.parent) if is_run(output.parent) else nullcontext():
         progress = output.with_name(output.name + ".progress")
         kept = remembering(load_judge(judge, trust_remote_code=trust_remote_code), progress)

@@ -15,6 +15,7 @@ from spin_llm.stored.reading import (
     read_answers,
     read_for_sheet,
     read_results,
+    read_to_judge,
     read_verdicts,
 )
 from spin_llm.stored.results import JournalRow, SearchRecord, StabilityRecord
@@ -38,5 +39,6 @@ __all__ = [
     "read_answers",
     "read_for_sheet",
     "read_results",
+    "read_to_judge",
     "read_verdicts",
 ]

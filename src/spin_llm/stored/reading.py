@@ -40,6 +40,18 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class ToJudge:
+    """What is judged of such a row: another program's rows need not hold more."""
+
+    id: Name
+    axis: Name
+    model: Name
+    prompt: str
+    answer: str
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
 class VerdictRow:
     """One row of verdicts.jsonl."""
 
@@ -156,11 +168,11 @@ def read_results(folder: Path) -> dict[str, Any]:
     return dict(read_checked(folder / RESULTS, Results, change="do the run or comparison again with --overwrite."))
 
 
-def read_answers(path: Path) -> list[dict[str, Any]]:
+def read_answers(path: Path, kind: type[Any] = Answer) -> list[dict[str, Any]]:
     """The rows of a generations.jsonl: no answer twice, the same questions of every model. SpinError also when the
     results beside it were measured on other rows."""
     check_unchanged(path)
-    rows: list[dict[str, Any]] = read_checked_lines(path, Answer, change=AGAIN)
+    rows: list[dict[str, Any]] = read_checked_lines(path, kind, change=AGAIN)
     check_rows(path, rows)
     return rows
 
@@ -177,7 +189,12 @@ def read_for_sheet(path: Path) -> list[dict[str, Any]]:
     """Answers to label: of a generations.jsonl, or of a run's own/answers.jsonl."""
     if path.name == "answers.jsonl":
         return read_checked_lines(path, OwnAnswer)
-    return read_answers(path)
+    return read_to_judge(path)
+
+
+def read_to_judge(path: Path) -> list[dict[str, Any]]:
+    """The rows of a generations.jsonl, as far as a judge needs them."""
+    return read_answers(path, ToJudge)
 
 
 def check_rows(path: Path, rows: Iterable[Mapping[str, Any]], *by: str) -> None:
