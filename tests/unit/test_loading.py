@@ -168,6 +168,9 @@ def test_an_adapter_has_its_own_tokenizer_and_template(trained: dict[str, Path],
     folder = Path(shutil.copytree(trained["lora"], tmp_path / "adapter"))
     (folder / "chat_template.jinja").write_text("OWN {{ messages[0].content }}")
     assert load(str(folder), dtype="float32").tokenizer.chat_template.startswith("OWN")
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "BESIDE"}')
+    assert load(str(folder), dtype="float32").tokenizer.chat_template == "BESIDE"
     own = tiny.tokenizer()
     own.chat_template = "THEIRS"
     own.save_pretrained(folder)
@@ -199,6 +202,17 @@ def test_tensors_without_a_place(copy: Path):
     edit_tensors(copy / "model.safetensors", lambda tensors: tensors.update({name: torch.ones(32)}))
     with pytest.raises(SpinError, match=rf"has no place, such as {name}"):
         load(str(copy))
+
+
+def test_notes_of_a_load_are_in_the_doctor_s_report_and_in_the_record(copy: Path):
+    from spin_llm.doctor import examine, lines
+    from spin_llm.pipeline.folder import model_record
+    from spin_llm.settings import RunSettings
+
+    edit_tensors(copy / "model.safetensors", lambda tensors: tensors.update({"audio.proj": torch.ones(2)}))
+    settings = RunSettings(str(copy), dtype="float32", concepts=(("fairness", "starter"), ("privacy", "starter")))
+    assert any(line.startswith("! load") and "audio.proj" in line for line in lines(examine(settings)))
+    assert "audio.proj" in str(model_record(settings, load(str(copy), dtype="float32"))["notes"])
 
 
 def test_layers_that_the_configuration_leaves_out(copy: Path):
@@ -408,7 +422,8 @@ def test_repositories_of_other_formats(
 
 @pytest.mark.parametrize("trusted", [False, True])
 def test_what_is_fetched(trusted: bool, tiny_folder: TinyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Configuration, vocabulary, templates, the files of the index, and code where it is trusted; no second copies."""
+    """Configuration, vocabulary, templates, the files of the index, code where it is trusted and needed; no second
+    copies."""
     from huggingface_hub.utils import filter_repo_objects
 
     source = Path(shutil.copytree(tiny_folder("llama", chat=True, max_shard_size="20KB"), tmp_path / "source"))
@@ -431,6 +446,7 @@ def test_what_is_fetched(trusted: bool, tiny_folder: TinyFolder, tmp_path: Path,
         "checkpoint-5/trainer_state.json",
         *([] if trusted else ["modeling_own.py"]),
     ]
+    edit_json(source / "config.json", auto_map={"AutoConfig": "modeling_own.Own"})
     for name in {*needed, *useless} - set(shards):
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text("{}")

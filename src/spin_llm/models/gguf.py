@@ -85,9 +85,10 @@ def _check_blocks(header: GgufHeader, path: Path) -> None:
     announced = header.metadata.get(f"{header.architecture}.block_count")
     blocks = header.blocks
     if not isinstance(announced, int) or len(blocks) != announced or max(blocks, default=-1) != announced - 1:
-        first = next(number for number in range(len(blocks) + 1) if number not in blocks)
+        lost = next((number for number in range(len(blocks)) if number not in blocks), len(blocks))
+        lacks = f" (blk.{lost} is not there)" if isinstance(announced, int) and announced > lost else ""
         raise SpinError(
-            f"{path} announces {str(announced)[:40]} layers and holds {len(blocks)} (blk.{first} is not there).",
+            f"{path} announces {str(announced)[:40]} layers and holds {len(blocks)}{lacks}.",
             cause="a part of a split model, or a damaged conversion.",
             change="give the whole model (llama-gguf-split --merge joins parts).",
         )
@@ -123,7 +124,7 @@ def _read_model(header: GgufHeader, path: Path) -> tuple[Any, Any]:
         _check_tensors(header, config, path)
         model, loading = read(dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
         tokenizer = AutoTokenizer.from_pretrained(**source)
-    except (OSError, SpinError):
+    except SpinError:
         raise
     except Exception as error:  # what two libraries raise on a strange file is no closed list
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

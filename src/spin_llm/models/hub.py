@@ -32,15 +32,20 @@ def fetch_model(repository: str, *, trust_remote_code: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
     ignored = [f"*/{pattern}" for pattern in SMALL]
-    small = [*SMALL, *(CODE if trust_remote_code else ())]
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=small, ignore_patterns=ignored))
-        wanted = [*weights_named(folder), *BELOW]
+        folder = Path(snapshot_download(repository, allow_patterns=list(SMALL), ignore_patterns=ignored))
+        wanted = [*weights_named(folder), *BELOW, *(CODE if trust_remote_code and _needs_code(folder) else ())]
         return Path(snapshot_download(repository, revision=_revision(folder), allow_patterns=wanted))
     except SpinError:
         raise
     except Exception as error:  # the hub's client hands through the errors of its HTTP library
         raise hub_error("model", repository, error, ELSEWHERE) from error
+
+
+def _needs_code(folder: Path) -> bool:
+    """Whether the model, or its tokenizer, is built by Python code of the repository."""
+    files = [folder / name for name in ("config.json", "tokenizer_config.json") if (folder / name).is_file()]
+    return any("auto_map" in content for content in map(read_json, files) if isinstance(content, dict))
 
 
 def _revision(folder: Path) -> str | None:

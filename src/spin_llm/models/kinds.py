@@ -24,7 +24,6 @@ TOKENIZER_FILES: tuple[str, ...] = (
     "tekken.json",
     "*.vocab",
     "sentencepiece*.model",
-    "tokenizer_config.json",
 )
 SENSES = ("vision_config", "audio_config", "visual", "vision_tower", "mm_vision_tower", "speech_config", "vit_config")
 TASKS = {  # endings of the class that a configuration names, and what such a model does
@@ -136,9 +135,13 @@ def refuse_foreign_config(folder: Path, *, trust_remote_code: bool) -> None:
         )
 
 
+def has_vocabulary(folder: Path) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES)
+
+
 def refuse_without_tokenizer(folder: Path) -> None:
     """SpinError for a folder without the files of a tokenizer, from which transformers might make an empty one."""
-    if not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+    if not has_vocabulary(folder) and not (folder / "tokenizer_config.json").is_file():  # that of code or of bytes
         raise SpinError(
             f"{folder} has no tokenizer.",
             cause="the model was saved without it.",

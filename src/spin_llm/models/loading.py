@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 
 from spin_llm.errors import SpinError
+from spin_llm.files import read_typed
 from spin_llm.models import kinds
 from spin_llm.models.adapters import adapter_base, put_on
 from spin_llm.models.checkpoint import Checkpoint
@@ -143,7 +144,7 @@ def _read_tokenizer(given: Path, folder: Path, trust_remote_code: bool) -> Any:
     template goes before the base's."""
     from transformers import AutoTokenizer
 
-    own = given if any(any(given.glob(pattern)) for pattern in kinds.TOKENIZER_FILES) else folder
+    own = given if kinds.has_vocabulary(given) else folder
     kinds.refuse_without_tokenizer(own)
     with _said_by(own):
         tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=trust_remote_code, local_files_only=True)
@@ -154,9 +155,21 @@ def _read_tokenizer(given: Path, folder: Path, trust_remote_code: bool) -> Any:
             cause="its vocabulary is missing: transformers makes an empty tokenizer of what is left.",
             change="copy the tokenizer's files (tokenizer.json) of the model that it was made from into the folder.",
         )
-    if own != given and (given / "chat_template.jinja").is_file():
-        tokenizer.chat_template = (given / "chat_template.jinja").read_text(encoding="utf-8")
+    if own != given and (template := _own_template(given)):
+        tokenizer.chat_template = template
     return tokenizer
+
+
+def _own_template(folder: Path) -> str | None:
+    """The chat template of an adapter that has no vocabulary of its own."""
+    if (folder / "chat_template.jinja").is_file():
+        try:
+            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpinError(f"{folder / 'chat_template.jinja'} cannot be read: {error}.") from None
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    return read_typed(folder / "tokenizer_config.json", _TokenizerConfig).chat_template
 
 
 @contextmanager
@@ -249,6 +262,11 @@ def _refuse_unknown_tokens(folder: Path, model: Any, tokenizer: Any) -> None:
             cause="the tokenizer of another model, or tokens that were added without resizing the embedding.",
             change="give the tokenizer that belongs to the model, or resize the embedding (resize_token_embeddings).",
         )
+
+
+@dataclass(frozen=True)
+class _TokenizerConfig:
+    chat_template: str | None = None
 
 
 class _Heard(logging.Handler):

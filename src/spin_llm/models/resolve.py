@@ -70,9 +70,9 @@ def resolve(model: str, *, trust_remote_code: bool = False, say: Say = lambda me
         return embedded_folder(model, say=say)
     if path.is_dir():
         return _check_folder(path)
-    if path.is_file():
-        if path.suffix.lower() == ".gguf" or path.open("rb").read(4) == b"GGUF":
-            return gguf_folder(path, say=say)
+    if path.is_file() and (path.suffix.lower() == ".gguf" or _magic(path) == b"GGUF"):
+        return gguf_folder(path, say=say)
+    if path.exists():
         raise _no_model_file(path)
     if path.suffix.lower() == ".gguf":
         raise SpinError(f"There is no file {path}.")
@@ -91,6 +91,15 @@ def _expanded(model: str) -> Path:
     except (OSError, RuntimeError) as error:
         raise SpinError(f"{model[:80]!r} names no model: {error}.") from None
     return path
+
+
+def _magic(path: Path) -> bytes:
+    """The first bytes of a file; SpinError when it may not be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise SpinError(f"{path} could not be read: {error.strerror}.") from None
 
 
 def _no_model_file(path: Path) -> SpinError:
