@@ -660,29 +660,32 @@ def test_what_forbids_a_comparison_is_said(tmp_path: Path, change: Any, words: s
     assert words in (tmp_path / "compare.md").read_text(encoding="utf-8").replace("\\_", "_")
 
 
+OLD, NEW = {"fingerprint": "b"}, {"fingerprint": "b", "parts": {"weights": "w"}}
+
+
 @pytest.mark.parametrize(
     ("one", "other", "words"),
     [
-        ({"fingerprint": "b"}, {"fingerprint": "e", "baseline": "a name", "baseline_fingerprint": "b"}, None),
-        ({"fingerprint": "b"}, {"fingerprint": "b", "baseline_fingerprint": "b"}, None),
-        ({"fingerprint": "b"}, {"fingerprint": "b", "baseline": "n", "baseline_fingerprint": "c"}, "The bases differ"),
+        ((OLD, None), ({"fingerprint": "e"}, {"baseline": "a name", "baseline_model": OLD}), None),
+        ((NEW, None), (NEW, {"patch": "p.safetensors"}), None),
+        ((NEW, None), (NEW, {"baseline": "n", "baseline_model": {**NEW, "fingerprint": "c"}}), "The bases differ"),
         (
-            {"fingerprint": "e", "baseline": "n", "baseline_fingerprint": "b"},
-            {"fingerprint": "e", "baseline": "n", "baseline_fingerprint": "c"},
+            (NEW, {"baseline": "n", "baseline_model": NEW}),
+            (NEW, {"baseline": "n", "baseline_model": {**NEW, "fingerprint": "c"}}),
             "The bases differ",
         ),
-        ({"fingerprint": "b"}, {"fingerprint": "e", "baseline": "n"}, "not known: second names its base alone"),
-        ({"fingerprint": "b", "parts": {"weights": "w"}}, {"fingerprint": "b"}, "in different ways"),
+        ((NEW, None), (NEW, {"baseline": "n"}), "not known: second names its base alone"),
+        ((NEW, None), (OLD, None), "in different ways"),
     ],
 )
 def test_bases_are_known_by_what_they_are_not_by_their_names(
-    tmp_path: Path, one: dict[str, Any], other: dict[str, Any], words: str | None
+    tmp_path: Path, one: tuple[Any, Any], other: tuple[Any, Any], words: str | None
 ) -> None:
     folders = [make_full_run(tmp_path / name, sizes={"fairness": 1}, controls=()) for name in ("first", "second")]
-    for folder, told in zip(folders, (one, other), strict=True):
+    for folder, (model, compared) in zip(folders, (one, other), strict=True):
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        run["model"] |= {name: value for name, value in told.items() if name != "baseline"}
-        run |= {"compared": {"baseline": told["baseline"]}} if "baseline" in told else {}
+        run["model"] |= model
+        run |= {"compared": compared} if compared else {}
         write_json(folder / "run.json", run)
     text = compare_runs(folders, tmp_path / "compare.html").read_text(encoding="utf-8")
     assert (words or "") in text

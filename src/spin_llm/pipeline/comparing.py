@@ -95,7 +95,7 @@ def compare_loaded(
     with patch.applied(loaded.model) if patch else nullcontext():
         pass  # a patch of another model is told now, and not when the base has answered
     data = fitting(settings, data, *compared_models, console=console)
-    about = {**model_record(settings, loaded), "baseline_fingerprint": base.checkpoint.fingerprint}
+    about = model_record(settings, loaded)
     opened.write(about, data.record(located(settings)), console)
     edited = patched_view(loaded, patch) if patch else lambda: nullcontext(loaded)
     views: dict[str, View] = {BASE: lambda: nullcontext(base), EDITED: edited}

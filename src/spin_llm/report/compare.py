@@ -91,8 +91,10 @@ def base_of(run: dict[str, Any]) -> tuple[str, str] | None:
     model, compared = run["model"], run.get("compared", {})
     if server := compared.get("baseline_served"):
         return "server", plain(server)
-    found = model.get("baseline_fingerprint") or ("" if compared.get("baseline") else model.get("fingerprint"))
-    return (f"fingerprint{' of parts' * bool(model.get('parts'))}", str(found)) if found else None
+    base = (compared.get("baseline_model") or {}) if compared.get("baseline") else model
+    if not (found := base.get("fingerprint")):
+        return None
+    return f"fingerprint{' of parts' * bool(base.get('parts'))}", str(found)
 
 
 def base_warning(runs: Sequence[Run]) -> str | None:
