@@ -66,6 +66,7 @@ class Known:
         ([{**GOOD, "family": "", "questions": "", "given": True}], ""),
         ([{**GOOD, "auc_bound": 0.64}], NOT_MEASURABLE),
         ([{**GOOD, "auc": 0.74}], NOT_MEASURABLE),
+        ([{**GOOD, "measurable": False}], NOT_MEASURABLE),  # it had no verdict on many labelled answers
         ([{**GOOD, "auc_bound": None}], NOT_MEASURABLE),
         ([GOOD, {**GOOD, "auc_bound": 0.6}], NOT_MEASURABLE),  # the worse of two that apply
         ([{**GOOD, "auc_bound": 0.6}, {**GOOD, "given": True}], ""),  # the user's own comes first

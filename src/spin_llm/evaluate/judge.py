@@ -265,7 +265,8 @@ class LocalJudge:
 
 def measured(head: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The measurements of a head in a file; one of version 0.1 has a single one, of answers that it does not name."""
-    return list(head["measured"]) if "measured" in head else [head["quality"]]
+    known = head.get("measured")
+    return [head["quality"]] if known is None else list(known)
 
 
 def has_content(answer: str) -> bool:

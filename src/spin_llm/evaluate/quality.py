@@ -6,7 +6,7 @@ or why verdicts are shown without a reading. The rule (docs/judge.md, "When it s
 
     applies   its family and its question source are those of the answers; or it was given for these answers
               (--judge-quality) and names neither
-    is read   AUC >= LEAST_AUC, and the lower bound of the AUC >= LEAST_BOUND
+    is read   AUC >= LEAST_AUC, the lower bound of the AUC >= LEAST_BOUND, and few labelled answers without a verdict
 
 The bound is the smaller of the lower ends of two 95% intervals: that of the bootstrap over prompts, and Wilson's at the
 largest variance that an AUC of so many prompts can have, A (1 - A) / m, m being the prompts with the rarer label
@@ -132,7 +132,8 @@ def reading(judge: Any, axis: str, asked: Asked) -> Reading:
         return Reading(quality or HUMAN, "")
     if quality is None:
         return Reading(None, NOT_LIKE_THESE if entries else NOT_MEASURED)
-    return Reading(quality, "" if suffices(quality.get("auc"), quality.get("auc_bound")) else NOT_MEASURABLE)
+    good = suffices(quality.get("auc"), quality.get("auc_bound")) and quality.get("measurable", False)
+    return Reading(quality, "" if good else NOT_MEASURABLE)
 
 
 def elsewhere(judge: Any, axis: str) -> list[str]:
