@@ -113,9 +113,15 @@ def check_space(settings: RunSettings, checkpoint: Checkpoint, folder: Path) -> 
     sets = [name for name, _ in (*settings.concepts, *settings.protect)] + ([OWN] if settings.asks_own else [])
     missing = [name for name in sets if not (folder / "scores" / f"{name}.safetensors").is_file()]
     needed = int(settings.keep * weights) * KEPT_BYTES * len(missing)
-    free = shutil.disk_usage(folder).free
+    free = free_space(folder)
     if needed > free:
         raise SpinError(
             f"The score files need about {needed / 2**30:.1f} GiB, and {folder} has {free / 2**30:.1f} GiB of disk.",
             change="free some space; choose another folder with --output; or give a smaller --keep.",
         )
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder, which need not be there yet."""
+    places = (folder.absolute(), *folder.absolute().parents)
+    return shutil.disk_usage(next(place for place in places if place.is_dir())).free

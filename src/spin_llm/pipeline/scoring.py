@@ -23,7 +23,7 @@ from spin_llm.evaluate.quality import Asked, asked_of, reading
 from spin_llm.files import write_json
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
 from spin_llm.ownership import owned
-from spin_llm.pipeline.checking import check_model, check_settings
+from spin_llm.pipeline.checking import check_model, check_settings, free_space
 from spin_llm.pipeline.data import RunData, read_data, with_rule
 from spin_llm.pipeline.folder import located, model_record
 from spin_llm.pipeline.loading import encode, fitting, judge_of, load_model, scored_checkpoint
@@ -187,7 +187,7 @@ def score_missing(
     for matrix in matrices:
         loaded.checkpoint.stored_name(matrix.name)  # an error now, not when all is scored
     plan = plan_sets(settings, loaded, data, matrices, aware, unaware, console)
-    if ranks.first and plan.disk > (free := shutil.disk_usage(folder).free):
+    if ranks.first and plan.disk > (free := free_space(folder)):
         raise SpinError(
             f"Scoring needs {plan.disk / 2**30:.1f} GiB of disk for its progress, and {folder} has {free / 2**30:.1f}.",
             change="free some space, or choose another folder with --output.",
