@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 MUTANTS ?= 10000
 
-.PHONY: setup check format test demo fuzz bench bench-precision bench-judge clean
+.PHONY: setup check format test demo fuzz kills bench bench-precision bench-judge clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +33,10 @@ demo: setup
 # Ten thousand damaged files a reader; MUTANTS=N for fewer.
 fuzz: setup
 	$(BIN)/python tests/fuzz --mutants $(MUTANTS)
+
+# Two hundred kills in all, at random moments.
+kills: setup
+	$(BIN)/python tests/kills.py apply revert run search baseline paper --kills 34
 
 bench: setup
 	$(BIN)/python benchmarks/scoring.py

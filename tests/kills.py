@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,16 @@ def kill_rewriting(verb: str, folder: Path, kills: int, seed: int) -> Figures:
     return figures
 
 
+def resuming(command: str, folder: Path, kills: int, seed: int) -> Figures:
+    from resumed import kill_resumed
+
+    return kill_resumed(command, folder, kills, seed)
+
+
 WORK: dict[str, Callable[[Path, int, int], Figures]] = {
     "apply": lambda folder, kills, seed: kill_rewriting("apply", folder, kills, seed),
     "revert": lambda folder, kills, seed: kill_rewriting("revert", folder, kills, seed),
+    **{name: partial(resuming, name) for name in ("run", "search", "baseline", "paper")},
 }
 
 
