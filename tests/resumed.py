@@ -1,10 +1,9 @@
-"""Commands that go on where they were killed: `run`, a search, `baseline` and `paper`, killed at random moments until they
-get through (`kills.py` starts them, and counts).
+"""Commands that go on where they were killed: `run`, a search, `baseline` and `paper`, killed until they get through.
 
-In: which command, a folder, how many kills. Out: `Figures`. After each kill no file may lie half-written under a name
-that a finished command leaves; in the end the bytes must be those of a command that nobody killed, and no other file may
-be there. KILL, TERM and INT take turns by series; the moment is drawn anew for each attempt. Left out: what tells the
-time (TIMED), which must be JSON that can be read.
+In: which command, a folder, how many kills (by kills.py). Out: `Figures`. After each kill no file may lie half-written
+under a name that a finished command leaves; in the end the bytes must be those of a command that nobody killed, with no
+other file beside them. KILL, TERM and INT take turns by series; the moment is drawn anew for each attempt. Left out:
+what tells the time, which must be JSON that can be read.
 """
 
 from __future__ import annotations

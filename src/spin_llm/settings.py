@@ -27,6 +27,7 @@ CONTROLS = ("random", "same-magnitude", "unprotected", "released")  # and NAME-a
 SIGNED = "coupled-signed"  # a rule, and as other rules a control that `all` leaves out
 BY_MARGIN = "signed"  # the rule that starts from the margins
 RULES = ("coupled", SIGNED, BY_MARGIN, "released")
+LONGEST_NAME = 200
 SEARCHED = "auto"  # instead of a rule: the search decides
 SELECTORS = ("taylor", "wanda", "magnitude", "gradient", "sparsegpt", "random")
 STATISTICS = (*SELECTORS, "fisher", "margin")
@@ -212,6 +213,9 @@ class RunSettings:
                 raise _invalid(name, value, "a fraction above 0 and below 1" + (", or auto" if name == "ratio" else ""))
             if value is not None and value > self.keep:
                 raise _invalid(name, value, f"at most --keep, {self.keep:g}")
+        for option in ("concepts", "protect", "questions"):
+            if long := [name for name, _ in getattr(self, option) if len(name.encode()) > LONGEST_NAME]:
+                raise _invalid(option, long[0], f"a name of at most {LONGEST_NAME} bytes: files are named after it")
         if self.resamples == 1:
             raise _invalid("resamples", 1, "0, or 2 or more")
         if not self.max_perplexity_increase >= 0:  # also catches NaN

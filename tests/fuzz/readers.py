@@ -2,7 +2,7 @@
 
 In: a folder to work in. Out: `Reader`s. A use either succeeds or raises SpinError; anything else is a fault. Uses are
 the package's own functions behind the commands, in this process: `select` for scores and run.json, `report` without its
-pictures (which every 25th mutant that is accepted gets, too), the loaders of data, patches and judges.
+pictures (which every 100th mutant that is accepted gets, too), the loaders of data, patches and judges.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from spin_llm.models import Checkpoint, editable_matrices
 from spin_llm.models.adapters import adapter_base
 from spin_llm.models.loading import load
 from spin_llm.patch import load_patch, make_patch, save_patch
+from spin_llm.pipeline.folder import model_record
 from spin_llm.pipeline.selecting import search_stage, select_from_folder
 from spin_llm.progress import SILENT
 from spin_llm.report import page
@@ -80,10 +81,9 @@ def scored_run(folder: Path, model: Path) -> Path:
     for name in ("fairness", "privacy", "general"):
         scores = score_concept(loaded, tiny.examples(name == "general")[:4], keep=0.2, about={"data_sha256": name})
         save_scores(folder / "scores" / f"{name}.safetensors", scores)
-    about = {"name": str(model), "path": str(model), "fingerprint": loaded.checkpoint.fingerprint, "dtype": "float32"}
     record = {
         **{"command": f"spin-llm score {model}", "settings": settings.as_json(), "versions": {"python": "3.11.7"}},
-        **{"machine": {}, "model": {**about, "device": "cpu", "template": "chat"}, "started": "2025-11-02T10:00:00Z"},
+        **{"machine": {}, "model": model_record(settings, loaded), "started": "2025-11-02T10:00:00Z"},
         "data": [{"role": "concept", "name": "fairness", "source": "a.csv", "sha256": "ab" * 32, "examples": 4}],
     }
     files.write_json(folder / "run.json", record)
@@ -156,7 +156,7 @@ def report_readers(folder: Path) -> list[Reader]:
         render_markdown("template.md.j2", context).encode()
         render_page("template.html.j2", context, script="script.js", svg={}).encode()
         seen[0] += 1
-        if seen[0] % 25 == 0:
+        if seen[0] % 100 == 0:
             page.write_report(run)
 
     def judged_again() -> None:

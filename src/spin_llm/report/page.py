@@ -19,7 +19,15 @@ from spin_llm.record import check_belongs, machine_words, read_record
 from spin_llm.report import charts, figures
 from spin_llm.report.board import make_board
 from spin_llm.report.judging import QUALITY_COLUMNS, agreement_rows, confusion_rows, quality_rows
-from spin_llm.report.parts import OPTIONAL, facet_lines, overlap_part, phrase_parts, stability_text, style_rows
+from spin_llm.report.parts import (
+    OPTIONAL,
+    OPTIONAL_OF_EDIT,
+    facet_lines,
+    overlap_part,
+    phrase_parts,
+    stability_text,
+    style_rows,
+)
 from spin_llm.report.place import Place, edit_place
 from spin_llm.report.render import render_markdown, render_page
 from spin_llm.report.searched import draw_search, search_part
@@ -157,9 +165,11 @@ def read_results(folder: Path, needed: tuple[str, ...] = INPUTS[:2]) -> tuple[di
         )
     results = read_stored(folder)
     read_record(folder)  # damage is one message
-    run = read_json(folder / "run.json")
+    run = {"started": "", **read_json(folder / "run.json")}
     check_belongs(folder, results)
     results = {**OPTIONAL, **results}
+    results["edit"] = {**OPTIONAL_OF_EDIT, **results["edit"]} if results["edit"] else {}
+    results["ratio_table"] = [{"both": None, "candidates": None, **row} for row in results["ratio_table"]]
     for table in (results, *results["controls"].values()):
         table["axes"] = {
             axis: of_unknown_answers(results["judge"], axis, with_bounds(result))

@@ -20,6 +20,11 @@ OPTIONAL: dict[str, Any] = {
 }  # fmt: skip
 
 
+OPTIONAL_OF_EDIT: dict[str, Any] = dict.fromkeys(
+    ("rule", "ratio", "protect_ratio", "target", "scale", "weights", "matrices", "share", "candidates", "shared")
+)
+
+
 @dataclass(frozen=True)
 class Facet:
     axis: str

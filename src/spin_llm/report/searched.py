@@ -119,13 +119,13 @@ def rate_text(rate: Mapping[str, Any] | None, axis: str) -> str:
 def recipe_text(recipe: Mapping[str, Any]) -> str:
     """A recipe in words, what is as usual left out."""
     parts = [f"{recipe['rule']}, ratio {recipe['ratio']:.2g} by {recipe['granularity']}"]
-    if recipe["protect_ratio"] is not None:
+    if recipe.get("protect_ratio") is not None:
         parts.append(f"protected {recipe['protect_ratio']:.2g}")
     parts += [f"{name} x {part:g}" for name, part in recipe.get("fractions", ()) if part != 1]
-    if recipe["layers"]:
+    if recipe.get("layers"):
         parts.append("layers {} to {}".format(*recipe["layers"]))
     if recipe["rule"] == "signed":
-        parts.append(f"penalty {recipe['penalty']:g}")
+        parts.append(f"penalty {recipe.get('penalty', 2.0):g}")
     if recipe["scale"]:
         parts.append(f"scale {recipe['scale']:g}")
     return ", ".join(parts)
