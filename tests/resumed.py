@@ -145,7 +145,7 @@ def series_of_kills(
         if code:
             figures.kills += 1
             figures.left[f"killed by {how.name}"] += 1
-            if code not in (-how, 130):
+            if code not in (-how, 128 + how):
                 figures.faults.append(f"exit code {code} of a command that got {how.name}")
             wrong = half_written(content(work / "out"), whole, steady)
             figures.faults += [f"{name} half-written after {how.name}" for name in wrong]

@@ -25,6 +25,14 @@ def test_killed_at_random_moments(verb: str, tmp_path: Path):
     assert figures.kills > 0
 
 
+@pytest.mark.parametrize("command", ["run", "baseline"])
+def test_killed_and_gone_on_with(command: str, tmp_path: Path):
+    """The bytes of a command that nobody killed; `paper` and a search by `make kills`."""
+    resumed = kills.WORK[command](tmp_path, 3, 1)
+    assert resumed.faults == []
+    assert resumed.kills >= 3
+
+
 def test_killed_at_every_change_while_replacing_a_model(tmp_path: Path):
     """Always the old or the new model under the name, at the latest after the next command; both are seen."""
     kills.import_all()

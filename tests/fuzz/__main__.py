@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from harness import Tally, fuzz, summary
+from limits import Tally, fuzz, summary
 from readers import readers
 
 

@@ -11,6 +11,7 @@ import json
 import random
 import struct
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 DEEP = "\x00deep\x00"  # stands for lists 100,000 deep, which json cannot write
@@ -65,7 +66,7 @@ def of_value(value: Any, draw: random.Random) -> Any:
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
         inside = places(value)
         if not inside:
-            return draw.choice(VALUES)
+            return deepcopy(draw.choice(VALUES))
         container, key = draw.choice(inside)
         kind, part = draw.randrange(8), container[key]
         if kind == 0 or (kind == 1 and isinstance(container, list)):
@@ -73,7 +74,7 @@ def of_value(value: Any, draw: random.Random) -> Any:
         elif kind == 1:
             container[draw.choice(("", f"{key} ", str(key).upper(), "metric", "x" * 1000))] = container.pop(key)
         elif kind == 2 and isinstance(container, list):
-            container.insert(key, part)
+            container.insert(key, deepcopy(part))
         elif kind == 3:
             other, at = draw.choice(inside)
             container[key] = json.loads(json.dumps(other[at])) if at in range(len(other)) or at in other else None
@@ -83,7 +84,7 @@ def of_value(value: Any, draw: random.Random) -> Any:
             container[key] = draw.choice((part[:-1], part * 50, part.encode(), [part], {part: part}, part + "\u202e"))
             container[key] = container[key].decode() if isinstance(container[key], bytes) else container[key]
         else:
-            container[key] = draw.choice(VALUES)
+            container[key] = deepcopy(draw.choice(VALUES))
     return value
 
 

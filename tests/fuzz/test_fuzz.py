@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness import fuzz, summary
+from limits import fuzz, summary
 from readers import Reader, readers
 
 MUTANTS = 60

@@ -12,17 +12,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
 from spin_llm.files import UNSEALED, check_seal, decoded, seal_safetensors, writing
 from spin_llm.models import Matrix
+from spin_llm.stored.results import Layer
 
 FORMAT = "spin-llm scores 1"
+Side = Annotated[int, Meta(ge=1, le=2**31)]  # of a matrix: flat indices fit into 63 bits
 KEEP = 0.01
 CANDIDATES = "candidates"  # entries kept because other sets chose them, not for their own score
 
@@ -151,8 +154,8 @@ def save_scores(path: str | Path, scores: Scores) -> None:
 class _Place:
     """What a score file's metadata says of one matrix."""
 
-    shape: tuple[int, int]
-    layer: int
+    shape: tuple[Side, Side]
+    layer: Layer
     kind: str
     others: tuple[str, ...] = ()
     at: tuple[str, ...] = ()
