@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from spin_llm.data import Example, Pair, encode, encode_all, render_prompt, resolve_template
+from spin_llm.data import Example, Pair, Question, Turn, encode, encode_all, render_prompt, resolve_template
 from spin_llm.errors import SpinError
+from spin_llm.evaluate import evaluation
 
 WORDS = ["[UNK]", "<s>", "</s>", "user", "assistant", "why", "not", "because", "it", "is", "so", "Be", "kind"]
 ID = {word: number for number, word in enumerate(WORDS)}
@@ -183,3 +186,29 @@ def test_laws_of_examples(prompt, response, template, max_length):
     assert len(cut.input_ids) == min(max_length, len(whole.input_ids))
     assert cut.input_ids == whole.input_ids[cut.truncated :]
     assert cut.response_tokens == whole.response_tokens < len(cut.input_ids)
+
+
+TALK = (Turn("system", "Be kind"), Turn("user", "why"), Turn("assistant", "because"), Turn("user", "why not"))
+
+
+def test_every_turn_goes_through_the_chat_template_in_order():
+    pair = Pair("its plain text", "it is so", turns=TALK)
+    example = encode(word_tokenizer(chat=CHAT), pair, template="chat", max_length=99)
+    words = "<s> [UNK] Be kind user why assistant because user why not assistant it is so"  # no token for "system"
+    assert [WORDS[token] for token in example.input_ids] == words.split()
+    assert example.response_tokens == 3
+
+
+@pytest.mark.parametrize("template", ["raw", "released"])
+def test_without_a_chat_template_turns_are_their_plain_text(template):
+    ids = render_prompt(BYTES, TALK, template)
+    assert BYTES.decode(ids) == "System: Be kind\n\nUser: why\n\nAssistant: because\n\nUser: why not\n\nAssistant:"
+
+
+def test_questions_are_put_with_all_their_turns(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(evaluation, "generate", lambda loaded, prompts, **_: seen.extend(prompts) or [])
+    asked = {"privacy": [Question("plain", turns=TALK), Question("why")]}
+    with pytest.raises(KeyError):  # no answers came
+        evaluation.answers("base", nullcontext, evaluation.Evaluation(asked, (), "raw"), tmp_path)
+    assert seen == [TALK, "why"]
