@@ -126,7 +126,7 @@ def test_a_human_divides_and_another_judge_reports(words: list[str], command: Co
     (tmp_path / "run" / "patch.safetensors").unlink()
     changed = command("run", *options, "-o", tmp_path / "run")
     assert changed.code == 2
-    assert "made or judged in another way" in changed.err, "another label in the sheet is another judge"
+    assert "the file of --own-judge changed" in changed.err, "another label in the sheet is another judge"
 
     alone = command("run", *words, "--own-judge", "local", "-o", tmp_path / "other")
     assert alone.code == 2
@@ -162,5 +162,5 @@ def test_few_prompts_are_an_error_before_anything_is_asked(words: list[str], com
     given = [f"fairness={short}" if word.startswith("fairness=") else word for word in words]
     outcome = command("run", *given, "--responses", "own", "-o", tmp_path / "run")
     assert outcome.code == 2
-    assert "12 of fairness prompts" in outcome.err
+    assert "12 prompts of fairness" in outcome.err
     assert not list((tmp_path / "run" / "own").glob("probe*"))

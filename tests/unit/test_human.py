@@ -137,3 +137,11 @@ def test_a_sheet_for_another_label_says_so(tmp_path: Path):
     other = [row for row in sheet_rows(tmp_path / "aware.csv") if row["axis"] == "privacy"]
     with pytest.raises(SpinError, match="aware and safe"):
         read_sheet(rewrite(tmp_path / "mixed.csv", only + other))
+
+
+def test_a_zero_byte_in_an_answer_does_not_make_the_sheet_unreadable(tmp_path: Path):
+    row = {"axis": "privacy", "prompt": "Where?", "answer": "At\0 home."}
+    write_sheet(tmp_path / "sheet.csv", [row])
+    assert b"\0" not in (tmp_path / "sheet.csv").read_bytes()
+    judge = read_sheet(tmp_path / "sheet.csv")
+    assert row_id("privacy", "Where?", "At\0 home.") in judge.labels

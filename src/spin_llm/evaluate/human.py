@@ -30,8 +30,10 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
 def row_id(axis: str, prompt: str, answer: str) -> str:
-    """What was judged, as 16 hex digits; kinds of line ends and blank space at the ends do not count."""
-    return sha256_json([axis, *("\n".join(text.split("\r\n")).strip() for text in (prompt, answer))])[:16]
+    """What was judged, as 16 hex digits; kinds of line ends, blank space at the ends and zero bytes (no csv holds them)
+    do not count."""
+    texts = (text.replace("\0", "") for text in (prompt, answer))
+    return sha256_json([axis, *("\n".join(text.split("\r\n")).strip() for text in texts)])[:16]
 
 
 def neutral(text: str) -> str:
@@ -66,7 +68,7 @@ def write_sheet(path: Path, rows: Sequence[Mapping[str, Any]], *, label: str = "
             asked = head_label(axis, label)
             instructions = f"label 1 for Yes, 0 for No, nothing if you cannot tell: {rubric_of(axis, label)}"
             cells = (row_id(axis, prompt, answer), axis, asked, prompt, answer, "", instructions)
-            writer.writerow(dict(zip(COLUMNS, map(neutral, cells), strict=True)))
+            writer.writerow(dict(zip(COLUMNS, (neutral(cell.replace("\0", "")) for cell in cells), strict=True)))
     return len(judged)
 
 

@@ -92,7 +92,9 @@ def with_own_answers(
     unlikely moves the model to answers that nobody judged."""
     if not data.own:
         return data
-    judge = judge_of(replace(settings, judge=settings.dividing_judge), loaded)
+    named = settings.dividing_judge
+    known = settings.judge_quality if named == settings.judge else None  # that of the judge that reports
+    judge = judge_of(replace(settings, judge=named, judge_quality=known), loaded)
     if unknown := [name for name in data.own if name not in getattr(judge, "axes", data.own)]:
         raise SpinError(
             f"The judge {judge.name} does not judge {', '.join(unknown)}: it cannot divide the model's own answers.",
