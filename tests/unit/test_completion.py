@@ -83,7 +83,7 @@ def test_rows_that_ended_are_cut_and_the_others_go_on(tiny_model: TinyModel):
     def rows() -> dict[int, Continuation]:
         return {made.index: made for batch in continuations(loaded, encoded, 12) for made in batch}
 
-    loaded.model.generation_config.eos_token_id = []
+    loaded.model.generation_config.eos_token_id = loaded.model.config.eos_token_id = loaded.tokenizer.eos_token = None
     endless = rows()
     assert {len(made.tokens) for made in endless.values()} == {12}
     end = endless[1].tokens[3]
