@@ -864,13 +864,19 @@ def spelt(error: UnicodeError) -> tuple[str | bytes, int]:
 def main() -> None:
     """Entry point: users' mistakes become one message and exit code 2; a reader that left (`| head`) is no mistake."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     codecs.register_error("spelt", spelt)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="spelt")
-    code = _exit_code()
+    try:
+        _on_signals(_interrupt)
+        code = _exit_code()
+        _on_signals(signal.SIG_IGN)  # all is done and said
+    except Interrupted as signalled:
+        _on_signals(signal.SIG_IGN)
+        end_all()
+        print("spin-llm: interrupted; the same command continues where it stopped.", file=sys.stderr)
+        code = 128 + int(signalled.args[0])
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -891,13 +897,13 @@ def _exit_code() -> int | str | None:
         return 2
     except BrokenPipeError:
         return BROKEN_PIPE
-    except Interrupted as signalled:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        end_all()
-        print("spin-llm: interrupted; the same command continues where it stopped.", file=sys.stderr)
-        return 128 + int(signalled.args[0])
     return 0
+
+
+def _on_signals(action: Any) -> None:
+    """What Ctrl+C and TERM do from now on."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, action)
 
 
 if __name__ == "__main__":
