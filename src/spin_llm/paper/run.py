@@ -69,7 +69,7 @@ def run_owned(
     go_on: bool,
 ) -> list[Path]:
     """`run_paper` in a folder of this process alone."""
-    pipeline.check_settings(settings, [settings.model, *models])
+    pipeline.check_settings(replace(settings, capabilities=()), [settings.model, *models])  # tasks: one experiment
     work = Work(settings, pipeline.load_model(settings, console), folder, limit, dict(training or {}), console)
     console.say(plan_text(wanted, work))
     try:
