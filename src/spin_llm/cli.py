@@ -31,6 +31,7 @@ from spin_llm.settings import (
     flag_of,
     help_of,
     parse_layers,
+    parse_options,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ OwnJudge = Annotated[str | None, _setting("own_judge")]
 Examples = Annotated[int | None, _setting("examples", show_default="128; 64 with --effort quick")]
 MaxQuestions = Annotated[int | None, _setting("max_questions")]
 Template = Annotated[str, _setting("template")]
+TemplateOption = Annotated[list[str] | None, _setting("template_options", "--template-option", metavar="NAME=VALUE")]
+Thinking = Annotated[bool, _setting("thinking")]
+ThinkingTokens = Annotated[int | None, _setting("thinking_tokens")]
+TemplateDate = Annotated[str | None, _setting("date")]
 MaxLength = Annotated[int, _setting("max_length")]
 SkipLong = Annotated[bool, _setting("skip_long", "--skip-long")]
 NewTokens = Annotated[int, _setting("new_tokens")]
@@ -121,6 +126,10 @@ def run(
     examples: Examples = None,
     max_questions: MaxQuestions = None,
     template: Template = default_of("template"),
+    template_option: TemplateOption = None,
+    thinking: Thinking = default_of("thinking"),
+    thinking_tokens: ThinkingTokens = None,
+    date: TemplateDate = None,
     max_length: MaxLength = default_of("max_length"),
     skip_long: SkipLong = False,
     new_tokens: NewTokens = default_of("new_tokens"),
@@ -178,6 +187,10 @@ def sweep(
     examples: Examples = None,
     max_questions: MaxQuestions = None,
     template: Template = default_of("template"),
+    template_option: TemplateOption = None,
+    thinking: Thinking = default_of("thinking"),
+    thinking_tokens: ThinkingTokens = None,
+    date: TemplateDate = None,
     max_length: MaxLength = default_of("max_length"),
     skip_long: SkipLong = False,
     new_tokens: NewTokens = default_of("new_tokens"),
@@ -229,6 +242,10 @@ def score(
     own_judge: OwnJudge = None,
     examples: Examples = None,
     template: Template = default_of("template"),
+    template_option: TemplateOption = None,
+    thinking: Thinking = default_of("thinking"),
+    thinking_tokens: ThinkingTokens = None,
+    date: TemplateDate = None,
     max_length: MaxLength = default_of("max_length"),
     skip_long: SkipLong = False,
     dtype: Dtype = default_of("dtype"),
@@ -360,6 +377,10 @@ def eval_(
     examples: Examples = None,
     max_questions: MaxQuestions = None,
     template: Template = default_of("template"),
+    template_option: TemplateOption = None,
+    thinking: Thinking = default_of("thinking"),
+    thinking_tokens: ThinkingTokens = None,
+    date: TemplateDate = None,
     max_length: MaxLength = default_of("max_length"),
     skip_long: SkipLong = False,
     new_tokens: NewTokens = default_of("new_tokens"),
@@ -404,6 +425,8 @@ def baseline(
     responses: Annotated[str, _baseline("responses")] = baselines.default_of("responses"),
     examples: Annotated[int | None, _baseline("examples")] = None,
     template: Template = baselines.default_of("template"),
+    template_option: TemplateOption = None,
+    date: TemplateDate = None,
     max_length: MaxLength = baselines.default_of("max_length"),
     dtype: Annotated[str, _baseline("dtype")] = baselines.default_of("dtype"),
     epochs: Annotated[int, _baseline("epochs")] = baselines.default_of("epochs"),
@@ -431,6 +454,7 @@ def baseline(
         name: value for name, value in locals().items() if name in baselines.BaselineSettings.__dataclass_fields__
     }
     options |= {"data": baselines.parse_data(data or [], data_dir), "mix": baselines.parse_mix(mix or [])}
+    options["template_options"] = parse_options(template_option)
     settings = baselines.make(**options)
     folder = output or Path("runs") / f"{slug(model)}-{method}"
     with console_of(quiet) as console:
@@ -495,6 +519,10 @@ def paper(
     examples: Examples = None,
     max_questions: MaxQuestions = None,
     template: Template = default_of("template"),
+    template_option: TemplateOption = None,
+    thinking: Thinking = default_of("thinking"),
+    thinking_tokens: ThinkingTokens = None,
+    date: TemplateDate = None,
     max_length: MaxLength = default_of("max_length"),
     skip_long: SkipLong = False,
     new_tokens: NewTokens = default_of("new_tokens"),
@@ -559,6 +587,10 @@ def doctor(
     data_dir: DataDir = None,
     examples: Examples = None,
     template: Template = default_of("template"),
+    template_option: TemplateOption = None,
+    thinking: Thinking = default_of("thinking"),
+    thinking_tokens: ThinkingTokens = None,
+    date: TemplateDate = None,
     max_length: MaxLength = default_of("max_length"),
     skip_long: SkipLong = False,
     dtype: Dtype = default_of("dtype"),
@@ -681,6 +713,7 @@ def settings_of(options: dict[str, Any]) -> RunSettings:
     if "ratio" in options:
         chosen["ratio"] = parse_ratio(options["ratio"])
     given = {"concepts": options.get("concept") or None, "controls": options.get("control") or ()}
+    given["template_options"] = options.get("template_option") or ()
     return RunSettings(**{**chosen, **given})
 
 
@@ -810,6 +843,11 @@ def show_results(results: dict[str, Any], folder: Path, *, as_json: bool, quiet:
         return
     if not quiet:
         print_table(results)
+    else:  # what no result says must be seen all the same
+        from spin_llm.report import missing_lines
+
+        for line in missing_lines(results):
+            print(line, file=sys.stderr)
     names = ("patch.safetensors", "report.html", "report.md", "results.json")
     show(results, [folder / name for name in names if (folder / name).is_file()], as_json=False)
 

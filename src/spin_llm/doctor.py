@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
-from spin_llm.data import encode_all, load_pairs, render_prompt, resolve_template
+from spin_llm.data import Rendering, encode_all, load_pairs, render_prompt, rendering_of, resolve_template
+from spin_llm.data import chat as chats
+from spin_llm.data.reasoning import closing_of, divided
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.quality import family_of
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
@@ -36,6 +38,7 @@ TOP = 1e-3  # the ratio at which top sets are compared
 BOUNDS = {torch.float32: (1e-5, 0.99), torch.bfloat16: (0.1, 0.9)}
 KEPT_BYTES = 12  # an int64 index and a float32 value
 MARK, OTHER_MARK = "Xq7", "Yz3"
+PROBE = "Xq7 <b>&amp; 'Yz3' \"two\"</b> {{ it }} {% if %} \\n [INST] #1\n\n  *three* " * 20
 
 
 def examine(settings: RunSettings, *, console: Console = SILENT) -> Report:
@@ -48,9 +51,9 @@ def examine(settings: RunSettings, *, console: Console = SILENT) -> Report:
     return {
         "model": about_model(loaded),
         "modules": modules(loaded, settings.target),
-        "tokens": tokens(loaded.tokenizer, settings.template),
+        "tokens": tokens(loaded.tokenizer, rendering_of(settings)),
         "dtype": chosen_dtype(loaded, settings.dtype),
-        "batching": batching(loaded, matrices, settings.template),
+        "batching": batching(loaded, matrices, rendering_of(settings)),
         "plan": plan(settings, loaded, matrices),
         "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
     }
@@ -90,46 +93,70 @@ def modules(loaded: LoadedModel, target: str) -> Report:
     }
 
 
-def tokens(tokenizer: Any, template: str) -> Report:
+def tokens(tokenizer: Any, template: str | Rendering) -> Report:
     """What the tokenizer and its chat template do of their own: system prompt, BOS, EOS."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     alone = list(tokenizer("a")["input_ids"])
-    rendered = chat_text(tokenizer, [{"role": "user", "content": MARK}])
+    rendering = chats.as_rendering(template)
+    used = rendering if rendering.name not in ("raw", "released") else replace(rendering, name="chat", options=())
+    rendered, failure = chat_text(tokenizer, [{"role": "user", "content": MARK}], used), ""
     raw_bos = bos is not None and alone[:1] == [bos]
     chat_bos = bool(rendered and tokenizer.bos_token and rendered.startswith(tokenizer.bos_token))
     resolved = resolve_template(tokenizer, template)
+    try:
+        if resolved not in ("raw", "released"):  # a text with everything that a template may get wrong
+            chats.chat_text(tokenizer, [{"role": "user", "content": PROBE}], used)
+    except SpinError as error:
+        failure = error.what
     return {
         "chat_template": bool(getattr(tokenizer, "chat_template", None)),
+        "named_templates": list(chats.named_templates(tokenizer)),
         "chat_template_works": rendered is not None,
+        "chat_template_failure": failure,
+        **(own_ways(tokenizer, used, rendered) if rendered is not None else {}),
         "template": resolved,
-        "system_prompt": system_prompt(tokenizer) if rendered else None,
+        "system_prompt": system_prompt(tokenizer, used) if rendered else None,
         "bos": tokenizer.bos_token,
         "tokenizer_adds_bos": raw_bos,
         "template_writes_bos": chat_bos,
         "bos_doubled_by_naive_use": raw_bos and chat_bos,
-        "prompt_starts_with_bos": bos is not None and render_prompt(tokenizer, "a", resolved)[:1] == [bos],
+        "prompt_starts_with_bos": bos is not None and render_prompt(tokenizer, MARK, rendering)[:1] == [bos],
         "tokenizer_adds_eos": eos is not None and alone[-1:] == [eos],
         "released_template_loses_a_token": not raw_bos,
     }
 
 
-def chat_text(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str | None:
-    """The chat template's text; None without a template, or where it refuses these messages."""
-    from jinja2 import TemplateError
+def own_ways(tokenizer: Any, rendering: Rendering, rendered: str) -> Report:
+    """What the chat template does beside writing messages down: reasoning and its switches, a clock, content in parts.
 
-    if not getattr(tokenizer, "chat_template", None):
-        return None
+    `thinks`: off (switched off), on (asked for), opened (it opens reasoning and knows no switch), by itself (it knows
+    markers and no switch), or "" for a template that knows nothing of reasoning.
+    """
+    chat = chats.chat_template(tokenizer, rendering)
+    switches = [*(chat.switches or {}), *([chats.NO_THINK] if chat.by_system else [])]
+    opens = bool(closing_of(rendered))
+    if switches:
+        thinks = "on" if rendering.thinking else "off"
+    else:
+        thinks = "opened" if opens else "by itself" if divided(chat.source) else ""
+    told = dict(chat.values)
+    return {"thinks": thinks, "switches": switches, "told": told, "clock": chat.clock, "parts": chat.as_parts}
+
+
+def chat_text(tokenizer: Any, messages: Sequence[dict[str, str]], rendering: Rendering) -> str | None:
+    """The chat template's text; None without a template, or where it fails on these messages."""
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except TemplateError:
+        return chats.chat_text(tokenizer, messages, rendering)
+    except SpinError:
         return None
 
 
-def system_prompt(tokenizer: Any) -> str:
+def system_prompt(tokenizer: Any, rendering: Rendering) -> str:
     """What the template puts before the first user message and not before the second, BOS aside; "" when nothing."""
     user = {"role": "user", "content": MARK}
-    first = chat_text(tokenizer, [user])
-    twice = chat_text(tokenizer, [user, {"role": "assistant", "content": "a"}, {**user, "content": OTHER_MARK}])
+    first = chat_text(tokenizer, [user], rendering)
+    again = [user, {"role": "assistant", "content": "a"}, {**user, "content": OTHER_MARK}]
+    twice = chat_text(tokenizer, again, rendering)
     if first is None or twice is None:
         return ""
     before, between = first.partition(MARK)[0], twice.partition(MARK)[2].partition(OTHER_MARK)[0]
@@ -150,7 +177,7 @@ def chosen_dtype(loaded: LoadedModel, asked: str) -> Report:
     return {"dtype": name, "why": why}
 
 
-def batching(loaded: LoadedModel, matrices: Sequence[Matrix], template: str) -> Report:
+def batching(loaded: LoadedModel, matrices: Sequence[Matrix], template: str | Rendering) -> Report:
     """Score three short starter examples together and one by one, on the matrices of three layers at most.
 
     `difference` is the largest, relative to the largest score of its matrix; `agreement` the share of the top TOP of
@@ -248,11 +275,21 @@ def _model_lines(report: Report) -> Iterator[str]:
 
 
 def _token_lines(found: Report) -> Iterator[str]:
-    if found["chat_template"] and not found["chat_template_works"]:
+    named = found["named_templates"]
+    if found["chat_template"] and not found["chat_template_works"] and len(named) > 1:
+        yield f"! template  the tokenizer has several chat templates: --template {'|'.join(named)}, or raw"
+    elif found["chat_template"] and not found["chat_template_works"]:
         yield "! template  the chat template fails on one user message: give --template raw"
     else:
         has = "has a chat template" if found["chat_template"] else "has no chat template: a base model, it seems"
         yield f"{'' if found['chat_template'] else '! '}template   {found['template']} (the tokenizer {has})"
+    if found["chat_template_failure"] and found["chat_template_works"]:
+        yield f"! template  not every text passes: {found['chat_template_failure']}"
+    if found.get("clock"):
+        yield "! clock     the template prints the date: a run keeps the date that it began with, or --date"
+    if found.get("parts"):
+        yield "content    the template takes content as a list of parts, and gets it so"
+    yield from _reasoning_lines(found)
     if found["system_prompt"]:
         yield f"system     the template adds a system prompt: {found['system_prompt'][:120]!r}"
     if found["bos"] is None:
@@ -270,6 +307,25 @@ def _token_lines(found: Report) -> Iterator[str]:
     if found["released_template_loses_a_token"]:
         mark = "! released  " if found["template"] == "released" else "released   "
         yield f"{mark}raw text gets no BOS: --template released loses the first token of each response"
+
+
+def _reasoning_lines(found: Report) -> Iterator[str]:
+    thinks, switches = found.get("thinks", ""), ", ".join(found.get("switches", ()))
+    told = ", ".join(f"{name} {value}" for name, value in found.get("told", {}).items())
+    if thinks == "off":
+        yield f"reasoning  the template has a switch, {switches}: off ({told or 'by a system message'}); --thinking: on"
+    elif thinks == "on":
+        yield f"reasoning  the template has a switch, {switches}: on, by --thinking ({told or 'its default'})"
+    elif thinks == "opened":
+        yield (
+            "! reasoning the template opens a block of reasoning and has no switch: an answer needs --thinking-tokens; "
+            "reasoning that does not end is no verdict"
+        )
+    elif thinks:
+        yield (
+            "! reasoning the template knows reasoning and has no switch: an answer may need --thinking-tokens; "
+            "reasoning that does not end is no verdict"
+        )
 
 
 def _work_lines(report: Report) -> Iterator[str]:

@@ -7,10 +7,12 @@ resumed run must match. Left out: where the run is written, and how it looks on 
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -34,6 +36,7 @@ STATISTICS = (*SELECTORS, "fisher", "margin")
 OWN = "own"  # responses: the model's own answers
 RESPONSES = ("aware", "unaware", OWN)
 STAGES = ("edit", "answers", "verdicts", "extras")  # of a run, after its scores
+THINKING_TOKENS = 1024
 Sources = tuple[tuple[str, str], ...]
 
 
@@ -107,7 +110,19 @@ class RunSettings:
     )
     examples: int = _option(None, "Examples for each concept and protected set.")
     max_questions: int | None = _after_scores(None, "At most this many questions for each axis (default: all).")
-    template: str = _option("auto", "Tokens of an example: auto, chat, raw or released.")
+    template: str = _option(
+        "auto", "Tokens of an example: auto, chat, raw, released, or the name of one of the model's chat templates."
+    )
+    template_options: Sources = _option(
+        (), "NAME=VALUE for the model's chat template, the value in JSON or plain; repeat it."
+    )
+    thinking: bool = _option(False, "Ask the model for reasoning, which is kept and not judged (default: off).")
+    thinking_tokens: int | None = _after_scores(
+        None, "Tokens of reasoning, beside those of the answer; turns --thinking on (default: 1024 with it)."
+    )
+    date: str | None = _option(
+        None, "Date that the chat template prints, as 2026-01-31 (default: the day that the run began)."
+    )
     max_length: int = _option(1024, "Most tokens of an example; longer prompts lose their start.")
     skip_long: bool = _volatile(
         False, "Leave out pairs and questions that are too long, instead of ending with an error."
@@ -192,6 +207,7 @@ class RunSettings:
         for name, value in as_meant(self).items():
             object.__setattr__(self, name, value)
         check_types(self)
+        self._check_template()
         least_allowed = {"examples": 1, "max_length": 2, "new_tokens": 1, "seed": 0, "resamples": 0}
         for name, least in least_allowed.items():
             if getattr(self, name) < least:
@@ -222,7 +238,7 @@ class RunSettings:
             raise _invalid("max_perplexity_increase", self.max_perplexity_increase, "0 or more")
         if not math.isfinite(self.scale):
             raise _invalid("scale", self.scale, "a finite factor")
-        choices: dict[str, tuple[str, ...]] = {"responses": RESPONSES, "template": ("auto", "chat", "raw", "released")}
+        choices: dict[str, tuple[str, ...]] = {"responses": RESPONSES}
         choices |= {"dtype": ("auto", "float32", "bfloat16"), "target": ("mlp", "attention", "all")}
         choices |= {
             "rule": (SEARCHED, *RULES),
@@ -257,6 +273,21 @@ class RunSettings:
             raise _invalid("concepts", OWN, "another name: own are the model's own answers")
         if both := {name for name, _ in self.concepts} & {name for name, _ in self.protect}:
             raise _invalid("protect", ", ".join(sorted(both)), "a protected set another name than a concept's")
+
+    def _check_template(self) -> None:
+        if self.thinking_tokens is not None and self.thinking_tokens < 1:
+            raise _invalid("thinking_tokens", self.thinking_tokens, "1 or more")
+        if self.thinking_tokens is not None:
+            object.__setattr__(self, "thinking", True)
+        elif self.thinking:
+            object.__setattr__(self, "thinking_tokens", THINKING_TOKENS)
+        names = [name for name, _ in self.template_options]
+        if wrong := [name for name in names if not name.isidentifier() or names.count(name) > 1]:
+            raise _invalid("template_options", wrong[0], "NAME=VALUE, each name once")
+        try:
+            date.fromisoformat(self.date or "2000-01-01")
+        except ValueError:
+            raise _invalid("date", self.date, "a date as 2026-01-31") from None
 
     @property
     def given_responses(self) -> str:
@@ -328,6 +359,7 @@ def as_meant(settings: RunSettings) -> dict[str, Any]:
     meant["protect"] = pairs_of("protect", meant["protect"], ("general",), default.get("protect", ""))
     meant["questions"] = questions_of(meant["questions"], meant["concepts"], default.get("questions", ""))
     meant |= {name: several(meant[name]) for name in ("statistics", "controls", "capabilities")}
+    meant["template_options"] = parse_options(meant["template_options"])
     if all(isinstance(name, str) for name in meant["capabilities"]):
         names = [name.strip() for name in ",".join(meant["capabilities"]).split(",")]
         meant["capabilities"] = tuple(dict.fromkeys(filter(None, names)))
@@ -337,6 +369,20 @@ def as_meant(settings: RunSettings) -> dict[str, Any]:
     if meant["examples"] is None:
         meant["examples"] = EFFORTS[meant["effort"] if meant["effort"] in (*EFFORTS,) else "standard"].examples
     return meant
+
+
+def parse_options(given: Any) -> Any:
+    """(name, value) pairs of what was given for a chat template: NAME=VALUE texts, pairs, or a dict of any values."""
+    if isinstance(given, Mapping):
+        return tuple((name, value if isinstance(value, str) else json.dumps(value)) for name, value in given.items())
+    texts = several(given)
+    if not isinstance(texts, tuple) or not all(isinstance(text, str) for text in texts):
+        return as_pairs(given) if as_pairs(given) is not None else given
+    for text in texts:
+        if "=" not in text:
+            change = "give for example --template-option enable_thinking=false."
+            raise SpinError(f"--template-option {text!r} is not NAME=VALUE.", change=change)
+    return tuple((name.strip(), value) for name, _, value in (text.partition("=") for text in texts))
 
 
 def several(given: Any) -> Any:
@@ -409,7 +455,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 def flag_of(name: str) -> str:
     """The command's option for one setting; those that may be repeated are in the singular."""
-    singular = {"concepts": "concept", "controls": "control"}
+    singular = {"concepts": "concept", "controls": "control", "template_options": "template-option"}
     return f"--{singular.get(name, name).replace('_', '-')}"
 
 

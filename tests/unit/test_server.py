@@ -129,6 +129,7 @@ def test_messages_and_raw_text_go_to_their_own_places():
     by_path = {path: body for path, _, body in fake.asked}
     common = {"model": "tiny", "max_tokens": 5, "temperature": 0, "repeat_penalty": 1, "repetition_penalty": 1}
     chat_body = {"messages": chat("hello"), "logprobs": True, "top_logprobs": 2}
+    chat_body |= {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
     assert by_path["/v1/chat/completions"] == {**common, **chat_body}
     assert by_path["/v1/completions"] == {**common, "prompt": "[INST] x", "logprobs": 2, "add_special_tokens": False}
 
@@ -216,7 +217,7 @@ def test_a_server_that_knows_openai_s_own_words_alone():
 
     with serving(trouble=trouble) as fake:
         assert [made.text for made in completer(fake)([chat("a"), "b"], new_tokens=2)] == ["A", "B"]
-    assert len(fake.asked) == 4
+    assert len(fake.asked) <= 4
 
 
 def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch):
@@ -280,10 +281,8 @@ def test_a_slow_server_is_given_up_after_the_timeout():
     [
         {},
         {"choices": []},
-        {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]},
         {"choices": [{"finish_reason": "stop"}], "usage": {"completion_tokens": 1}},
         {"choices": [{"text": 3, "finish_reason": "stop"}], "usage": {"completion_tokens": 1}},
-        {"choices": [{"text": "a", "finish_reason": "stop"}], "usage": None},
         [],
         None,
         {"choices": [{"text": "a", "finish_reason": "stop", "logprobs": [1]}], "usage": {"completion_tokens": 1}},
@@ -292,14 +291,139 @@ def test_a_slow_server_is_given_up_after_the_timeout():
 def test_an_answer_without_what_was_asked_for(answer: Any):
     with (
         serving(trouble=lambda number, body: (200, {}, json.dumps(answer).encode())) as fake,
-        pytest.raises(SpinError, match="without a field that is needed"),
+        pytest.raises(SpinError, match=r"without a field that is needed|cannot be read") as caught,
     ):
         completer(fake)(["a"], new_tokens=2)
+    assert "/v1/completions" in caught.value.what
 
 
-def test_an_answer_cut_within_its_thinking_is_empty():
-    choice = {"message": {"content": None, "reasoning_content": "Hm"}, "finish_reason": "length"}
-    assert read_completion({"choices": [choice], "usage": {"completion_tokens": 8}}) == Completion("", 8, False)
+def read(message: Any, finish: str | None = "stop", usage: Any = None) -> Completion:
+    choice = {"message": {"role": "assistant", **message}, "finish_reason": finish}
+    return read_completion(json.dumps({"choices": [choice], "usage": usage}).encode(), "the server")
+
+
+def test_an_answer_cut_within_its_thinking_is_none():
+    for message in ({"content": None, "reasoning_content": "Hm"}, {"content": "", "reasoning": "Hm"}):
+        made = read(message, "length", {"completion_tokens": 8})
+        assert made == Completion("", 0, False, {}, "Hm", "unclosed reasoning")
+    made = read({"content": "<think>Hm"}, "length")
+    assert (made.text, made.reasoning, made.missing) == ("", "Hm", "unclosed reasoning")
+
+
+def test_reasoning_is_not_the_answer():
+    for message in (
+        {"content": "<think>\nHm\n</think>\n\nNo."},
+        {"content": "Hm</think>No."},  # the template opened it
+        {"content": "\nNo.", "reasoning_content": "Hm"},
+        {"content": "No.", "reasoning": "Hm"},
+        {"content": "analysisHmassistantfinalNo."},  # gpt-oss, without its special tokens
+    ):
+        made = read(message, "stop", {"completion_tokens": 10})
+        assert (made.text.strip(), made.reasoning, made.missing, made.finished) == ("No.", "Hm", None, True)
+        assert made.tokens is not None
+        assert 0 < made.tokens < 10
+    details = {"completion_tokens": 10, "completion_tokens_details": {"reasoning_tokens": 7}}
+    assert read({"content": "No.", "reasoning": "Hm"}, "stop", details).tokens == 3
+
+
+def test_content_in_parts_refusals_and_filters():
+    for content in ([{"type": "text", "text": "N"}, "o."], {"type": "text", "text": "No."}, "No."):
+        assert read({"content": content}).text == "No."
+    assert read({"content": None, "refusal": "I cannot."}).text == "I cannot."
+    assert read({"content": "Half of", "refusal": None}, "content_filter").missing == "content filter"
+    assert read({"content": None}).missing == read({"content": []}).missing == "empty answer"
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"completion_tokens": None}, {"completion_tokens": -1}, [], "8"])
+def test_a_server_that_does_not_count(usage: Any):
+    assert read({"content": "No."}, "stop", usage) == Completion("No.", None, True)
+
+
+def refusing(*keys: str, status: int = 400, form: Any = None) -> Any:
+    def trouble(number: int, body: dict[str, Any]) -> Any:
+        for key in keys:
+            if key in body:
+                made = form(key) if form else {"error": {"message": f"Unsupported parameter: '{key}'.", "param": key}}
+                return status, {}, json.dumps(made).encode()
+        body.setdefault("max_tokens", body.get("max_completion_tokens"))
+        return None
+
+    return trouble
+
+
+def test_refused_words_are_left_out_once_and_for_all():
+    with serving(trouble=refusing("temperature", "max_tokens", "repeat_penalty", "chat_template_kwargs")) as fake:
+        made = completer(fake, concurrency=1)
+        assert [one.text for one in made([chat("a"), chat("b"), chat("c")], new_tokens=3)] == ["A", "B", "C"]
+    assert len(fake.asked) == 4 + 3
+    last = fake.asked[-1][2]
+    assert last["max_completion_tokens"] == 3
+    assert not {"temperature", "repeat_penalty", "chat_template_kwargs"} & last.keys()
+    assert "not greedy" in made.remarks()[0]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda key: {"detail": [{"type": "extra_forbidden", "loc": ["body", key], "msg": "Extra inputs"}]},
+        lambda key: {"error": f"unknown field `{key}`"},
+        lambda key: [{"message": f"{key} is unexpected"}],
+        lambda key: {"error": {"message": "not supported with this model", "param": key, "code": None}},
+        lambda key: f"Unrecognized request argument supplied: {key}",
+    ],
+)
+def test_a_refusal_names_its_word_in_any_form(form: Any):
+    with serving(trouble=refusing("logprobs", "max_tokens", status=422, form=form)) as fake:
+        assert completer(fake)([chat("a")], new_tokens=2, alternatives=2)[0].text == "A"
+    assert not {"logprobs", "top_logprobs"} & fake.asked[-1][2].keys()
+
+
+def test_template_options_that_a_server_does_not_take_are_an_error():
+    from spin_llm.data import Rendering
+
+    asked = Rendering("chat", (("date_string", "1 May"), ("size", "3")), thinking=True)
+    with serving() as fake:
+        assert len(list(server_answers(completer(fake), ["a"], template=asked, new_tokens=3))) == 1
+        told = {"enable_thinking": True, "thinking": True, "date_string": "1 May", "size": 3}
+        assert fake.asked[0][2]["chat_template_kwargs"] == told
+        fake.trouble = refusing("chat_template_kwargs")
+        with pytest.raises(SpinError, match=r"chat_template_kwargs(.|\n)*--template-option"):
+            list(server_answers(completer(fake), ["a"], template=asked, new_tokens=3))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (401, b'{"error": {"message": "no key"}}', "no key(.|\n)*OPENAI_API_KEY"),
+        (403, b"<html><title>Forbidden</title><body><h1>Forbidden</h1></body></html>", r"403: Forbidden(.|\n)*may not"),
+        (404, b'{"error": null}', "404(.|\n)*not served"),
+        (429, b'{"error": {"message": {"deep": [1]}}}', "429(.|\n)*limit"),
+        (500, b"", "500: nothing(.|\n)*failing"),
+        (400, b"[" * 5000, "400"),
+        (200, b'{"error": {"message": "overloaded"}}', "an error: overloaded"),
+    ],
+)
+def test_what_is_wrong_is_named(status: int, body: bytes, words: str):
+    with (
+        serving(trouble=lambda number, asked: (status, {}, body)) as fake,
+        pytest.raises(SpinError, match=words) as caught,
+    ):
+        completer(fake, attempts=1)([chat("a")], new_tokens=2)
+    assert "<" not in str(caught.value)
+
+
+def test_no_proxy_stands_before_this_machine(monkeypatch: pytest.MonkeyPatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://me:sk-secret@127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "intranet.example")
+    with serving() as fake:
+        assert completer(fake)([chat("a")], new_tokens=2)[0].text == "A"
+    for host in ("127.9.9.9", "localhost", "[::1]", "0.0.0.0", "a.localhost", "intranet.example"):
+        assert Server(f"http://{host}:8000/v1", 1, 1, 0.001).proxy is None
+    with pytest.raises(SpinError, match=r"could not be reached(.|\n)*proxy 127.0.0.1:9 \(http_proxy\)") as caught:
+        server_completer("http://models.invalid/v1", "tiny")
+    assert "sk-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

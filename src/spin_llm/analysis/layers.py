@@ -25,7 +25,7 @@ from spin_llm.analysis.representations import (
     representations,
     shuffled_pairs,
 )
-from spin_llm.data import Pair, encode_all, resolve_template
+from spin_llm.data import Pair, Rendering, encode_all, resolve_template
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.statistics import holm
 from spin_llm.models import LoadedModel
@@ -67,7 +67,7 @@ def information_report(
     scale: float = 0.0,
     pairing: str = "shuffled",
     framings: Mapping[str, str] = FRAMINGS,
-    template: str = "auto",
+    template: str | Rendering = "auto",
     max_length: int = 1024,
     measures: Measures = Measures(),
     console: Console = SILENT,
@@ -81,7 +81,6 @@ def information_report(
     sides = _sides(pairs, pairing, framings, measures.seed)
     n = len(sides[0])
     dependence.check_pairs(n)
-    template = resolve_template(loaded.tokenizer, template)
     examples = [encode_all(loaded.tokenizer, side, template=template, max_length=max_length) for side in sides]
     states: list[list[Representations]] = []
     for name, chosen in (("base", None), ("edited", selection))[: 2 if selection else 1]:
@@ -101,7 +100,7 @@ def information_report(
         "concepts": list(pairs),
         "pairing": pairing,
         "framings": {concept: framings[concept] for concept in pairs} if pairing == "framed" else None,
-        "template": template,
+        "template": resolve_template(loaded.tokenizer, template),
         "pairs": n,
         "dimensions": dimensions,
         "edited_weights": selection.weights if selection else 0,

@@ -11,7 +11,8 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from spin_llm.baselines import methods
 from spin_llm.baselines.mixture import mixture_record, read_mixture
 from spin_llm.baselines.settings import UNCOMPARED, BaselineSettings
 from spin_llm.baselines.training import train
-from spin_llm.data import Example, encode_all, resolve_template
+from spin_llm.data import Example, Rendering, encode_all, resolve_template
 from spin_llm.data.lengths import long_pairs, refuse_long_pairs
 from spin_llm.errors import SpinError
 from spin_llm.files import disk_error, read_checked, write_json
@@ -44,6 +45,7 @@ def train_baseline(
     Raises SpinError on bad input, before anything of the user's is touched.
     """
     with owned(folder) as folder:
+        settings = with_date(settings, folder, overwrite=overwrite)
         return train_owned(settings, folder, overwrite=overwrite, console=console)
 
 
@@ -109,9 +111,20 @@ def merge(settings: BaselineSettings, folder: Path, console: Console = SILENT) -
 def encode_mixture(settings: BaselineSettings, loaded: LoadedModel, pairs: Sequence[Any]) -> list[Example]:
     """The pairs as scoring and evaluation encode them."""
     length = min(settings.max_length, loaded.context)
-    longs = long_pairs(loaded.tokenizer, pairs, template=settings.template, max_length=length)
+    rendering = Rendering(settings.template, settings.template_options, date=settings.date)
+    longs = long_pairs(loaded.tokenizer, pairs, template=rendering, max_length=length)
     refuse_long_pairs(longs, max_length=settings.max_length, context=loaded.context)
-    return encode_all(loaded.tokenizer, pairs, template=settings.template, max_length=length)
+    return encode_all(loaded.tokenizer, pairs, template=rendering, max_length=length)
+
+
+def with_date(settings: BaselineSettings, folder: Path, *, overwrite: bool) -> BaselineSettings:
+    """The settings with the date that the chat template prints: the one given, that of a training that goes on, or
+    today."""
+    if settings.date:
+        return settings
+    if (folder / RECORD).is_file() and not overwrite:
+        return replace(settings, date=read_checked(folder / RECORD, BaselineRecord)["settings"].get("date"))
+    return replace(settings, date=date.today().isoformat())
 
 
 def describe(

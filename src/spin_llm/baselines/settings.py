@@ -51,6 +51,12 @@ class BaselineSettings:
         None, f"Training pairs in all (default: {MOST_EXAMPLES:,}, or as many as the data allow)."
     )
     template: str = _option("auto", "Tokens of an example: auto, chat, raw or released.")
+    template_options: Sources = _option(
+        (), "NAME=VALUE for the model's chat template, the value in JSON or plain; repeat it."
+    )
+    date: str | None = _option(
+        None, "Date that the chat template prints, as 2026-01-31 (default: the day that the training began)."
+    )
     max_length: int = _option(1024, "Most tokens of an example; longer prompts lose their start.")
     dtype: str = _option("auto", "Compute type: auto, float32 or bfloat16; what is trained is float32 always.")
     epochs: int = _option(3, "Times that every pair is seen.")
@@ -85,7 +91,7 @@ class BaselineSettings:
         for name, value in {**least, "checkpoint_steps": 1}.items():
             if getattr(self, name) is not None and getattr(self, name) < value:
                 raise invalid(name, getattr(self, name), f"{value} or more")
-        choices = {"responses": ("aware", "unaware"), "template": ("auto", "chat", "raw", "released")}
+        choices: dict[str, tuple[str, ...]] = {"responses": ("aware", "unaware")}
         choices |= {"dtype": ("auto", "float32", "bfloat16"), "target": ("mlp", "attention", "all")}
         for name, allowed in choices.items():
             if getattr(self, name) not in (*allowed, None):

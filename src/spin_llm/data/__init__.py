@@ -1,7 +1,9 @@
-"""The data stage: named sources become pairs and questions (sources.py), and pairs become tokens (examples.py)."""
+"""The data stage: named sources become pairs and questions (sources.py), and pairs become tokens (examples.py,
+chat.py)."""
 
 from __future__ import annotations
 
+from spin_llm.data.chat import Rendering, rendering_of, resolve_template
 from spin_llm.data.examples import (
     Example,
     as_messages,
@@ -10,7 +12,6 @@ from spin_llm.data.examples import (
     encode_all,
     render_messages,
     render_prompt,
-    resolve_template,
 )
 from spin_llm.data.sources import (
     Pair,
@@ -32,6 +33,7 @@ __all__ = [
     "PairSet",
     "Question",
     "QuestionSet",
+    "Rendering",
     "Turn",
     "as_messages",
     "as_text",
@@ -43,6 +45,7 @@ __all__ = [
     "plain",
     "render_messages",
     "render_prompt",
+    "rendering_of",
     "resolve_template",
     "rows_sha256",
     "sample",

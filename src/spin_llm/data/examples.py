@@ -5,16 +5,19 @@ loss. Templates: `chat` = the chat template over one user message with the gener
 is, without special tokens; `raw` = the prompt with the tokenizer's own special tokens (less an appended EOS), then a
 space and the left-stripped response without special tokens; `released` = what the paper's released code does
 (docs/method.md): the raw prompt, and the response tokenised with special tokens and cut of its first
-token, whatever that is. Too long examples lose tokens at the left of the prompt, counted in `truncated`. Left out:
-batching and padding; an end-of-turn token after the response.
+token, whatever that is. Where a chat prompt ends inside a block of reasoning, the block is closed, empty, before the
+response, which is an answer. Too long examples lose tokens at the left of the prompt, counted in `truncated`. Left out:
+what a chat template writes (chat.py); batching and padding; an end-of-turn token after the response.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from spin_llm.data.chat import Message, Rendering, as_rendering, chat_text, holds, refuse_lost, resolve_template
+from spin_llm.data.reasoning import closing_of
 from spin_llm.data.sources import Pair
 from spin_llm.data.turns import Turn, plain
 from spin_llm.errors import SpinError
@@ -22,7 +25,7 @@ from spin_llm.errors import SpinError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEMPLATES = ("auto", "chat", "raw", "released")
+TAIL = 24  # tokens at a prompt's end that show whether it opens a block of reasoning
 
 
 @dataclass(frozen=True)
@@ -35,38 +38,23 @@ class Example:
     prompt: str
 
 
-def resolve_template(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """ "chat", "raw" or "released"; "auto" is chat where the tokenizer has a chat template, else raw."""
-    if template not in TEMPLATES:
-        raise SpinError(f"There is no template {template!r}.", change=f"give --template {'|'.join(TEMPLATES)}.")
-    has_chat = bool(getattr(tokenizer, "chat_template", None))
-    if template == "chat" and not has_chat:
-        raise SpinError(
-            "--template chat was asked for, but the tokenizer has no chat template.",
-            cause="a base model, or a model folder without its chat template.",
-            change="give --template raw or auto.",
-        )
-    if template == "auto":
-        return "chat" if has_chat else "raw"
-    return template
-
-
 def encode_all(
-    tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair], *, template: str, max_length: int
+    tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair], *, template: str | Rendering, max_length: int
 ) -> list[Example]:
     """`encode` for each pair, in order."""
-    template = resolve_template(tokenizer, template)
     return [encode(tokenizer, pair, template=template, max_length=max_length) for pair in pairs]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, pair: Pair, *, template: str, max_length: int) -> Example:
+def encode(tokenizer: PreTrainedTokenizerBase, pair: Pair, *, template: str | Rendering, max_length: int) -> Example:
     """Tokens of one pair, at most `max_length`: the prompt is cut at its left, the response never.
 
     Raises SpinError: a prompt or response without tokens, or a response longer than max_length - 1 tokens.
     """
-    template = resolve_template(tokenizer, template)
+    name = resolve_template(tokenizer, template)
     prompt = render_prompt(tokenizer, pair.asked, template)
-    response = _render_response(tokenizer, pair.response, template)
+    if closing := closing_of(_text(tokenizer, prompt[-TAIL:])) if name not in ("raw", "released") else "":
+        prompt = prompt + _token_ids(tokenizer, closing, special=False)
+    response = _render_response(tokenizer, pair.response, name)
     shown = f"the example with the prompt {_short(pair.prompt)}" + (f" ({pair.where})" if pair.where else "")
     if not prompt:
         raise SpinError(
@@ -76,7 +64,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, pair: Pair, *, template: str, max
         )
     if not response:
         raise SpinError(
-            f"The response of {shown} gives no tokens with the template {template}: {_short(pair.response)}.",
+            f"The response of {shown} gives no tokens with the template {name}: {_short(pair.response)}.",
             cause="a blank response, or one whose only token the template `released` drops.",
             change="remove the example, or give another --template.",
         )
@@ -91,18 +79,25 @@ def encode(tokenizer: PreTrainedTokenizerBase, pair: Pair, *, template: str, max
     return Example(tuple(prompt[truncated:] + response), len(response), truncated, pair.prompt)
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Turn], template: str) -> list[int]:
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Turn], template: str | Rendering
+) -> list[int]:
     """Token ids of a prompt up to where the response starts; the same for scoring and for generation.
 
     The chat template gets all turns of a conversation; without one it is its plain text (turns.py), and the name of
     whose turn it is.
     """
-    template = resolve_template(tokenizer, template)
-    if template == "chat":
-        return render_messages(tokenizer, as_messages(prompt))
+    name = resolve_template(tokenizer, template)
+    if name not in ("raw", "released"):
+        return render_messages(tokenizer, as_messages(prompt), template)
+    if as_rendering(template).options:
+        raise SpinError(
+            f"--template-option is for chat templates, and the template is {name}.",
+            change="leave it out, or give --template chat.",
+        )
     prompt = as_text(prompt)
     ids = _token_ids(tokenizer, prompt, special=True)
-    if template == "released":
+    if name == "released":
         return ids
     return _one_bos(tokenizer, ids[:-1] if ids and _appends_eos(tokenizer) else ids)
 
@@ -118,26 +113,22 @@ def as_text(prompt: str | Sequence[Turn]) -> str:
     return prompt if isinstance(prompt, str) else f"{plain(prompt)}\n\nAssistant:"
 
 
-def render_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> list[int]:
+def render_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str | Rendering = "chat"
+) -> list[int]:
     """Token ids of chat messages ({"role", "content"}) with the generation prompt.
 
-    Raises SpinError when the tokenizer has no chat template, or it fails on these messages.
+    Raises SpinError when the tokenizer has no chat template, it fails on these messages, or their text is not in what
+    it makes, or not in the tokens.
     """
-    from jinja2 import TemplateError
-
-    resolve_template(tokenizer, "chat")
-    try:
-        encoding: Any = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=True
-        )
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise SpinError(
-            f"The model's chat template fails on messages of these roles: {roles}: {error}",
-            cause="a template that asks for other roles or extra values.",
-            change="give --template raw.",
-        ) from None
-    return _one_bos(tokenizer, list(encoding["input_ids"]))
+    ids = _token_ids(tokenizer, chat_text(tokenizer, messages, template), special=False)
+    text = _text(tokenizer, ids)
+    for message in messages:
+        # a tokenizer that lower-cases, or has no token for a character, does so in the message alone too
+        if not holds(text, message["content"]):
+            alone = _text(tokenizer, _token_ids(tokenizer, message["content"], special=False))
+            refuse_lost(text, [{**message, "content": alone}])
+    return _one_bos(tokenizer, ids)
 
 
 def _render_response(tokenizer: PreTrainedTokenizerBase, response: str, template: str) -> list[int]:
@@ -152,6 +143,10 @@ def _render_response(tokenizer: PreTrainedTokenizerBase, response: str, template
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
     # verbose=False: no warning about the model's length, which truncation takes care of
     return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids))
 
 
 def _appends_eos(tokenizer: PreTrainedTokenizerBase) -> bool:

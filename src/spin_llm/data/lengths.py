@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from spin_llm.data.chat import Rendering
 from spin_llm.data.examples import encode, render_prompt
 from spin_llm.data.sources import Pair, Question
 from spin_llm.errors import SpinError
@@ -37,7 +38,7 @@ class Long:
 
 
 def long_pairs(
-    tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair], *, template: str, max_length: int
+    tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair], *, template: str | Rendering, max_length: int
 ) -> list[Long]:
     """The pairs whose response does not fit beside one token of the prompt."""
 
@@ -48,7 +49,7 @@ def long_pairs(
 
 
 def long_questions(
-    tokenizer: PreTrainedTokenizerBase, questions: Iterable[Question], *, template: str, room: int
+    tokenizer: PreTrainedTokenizerBase, questions: Iterable[Question], *, template: str | Rendering, room: int
 ) -> list[Long]:
     """The questions that take more than `room` tokens."""
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from spin_llm.data import render_messages
+from spin_llm.data import Rendering, render_messages
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.generation import Continuation, continuations
+from spin_llm.evaluate.generation import Continuation, answer_of, continuations
 from spin_llm.models import LoadedModel, load
 from spin_llm.progress import Advance
 
@@ -24,17 +24,20 @@ Prompt = str | Sequence[Message]
 
 @dataclass(frozen=True)
 class Completion:
-    """What the model wrote: `text` without special tokens, its length in `tokens`, and whether the model ended it
-    itself (`finished`).
+    """What the model wrote: `text` without special tokens and reasoning, its length in `tokens` (None where a server
+    does not say), whether the model ended it itself (`finished`), its `reasoning`, and why there is no text
+    (`missing`).
 
     `first`: the likeliest alternatives of the first new token, text -> log-probability in nats; empty when none were
     asked for or the server gives none. Alternatives of equal text are added up.
     """
 
     text: str
-    tokens: int
+    tokens: int | None
     finished: bool
     first: Mapping[str, float] = field(default_factory=dict)
+    reasoning: str = ""
+    missing: str | None = None
 
 
 class Completer(Protocol):
@@ -54,19 +57,22 @@ class Completer(Protocol):
         ...
 
 
-def local_completer(model: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> LocalCompleter:
+def local_completer(
+    model: str, *, dtype: str = "auto", trust_remote_code: bool = False, date: str | None = None
+) -> LocalCompleter:
     """A completer of the model `model` (as `spin_llm.models.load` takes it), loaded now.
 
     Raises SpinError when it cannot be loaded.
     """
-    return LocalCompleter(load(model, dtype=dtype, trust_remote_code=trust_remote_code))
+    return LocalCompleter(load(model, dtype=dtype, trust_remote_code=trust_remote_code), date)
 
 
 @dataclass(frozen=True)
 class LocalCompleter:
-    """A loaded model as a completer."""
+    """A loaded model as a completer; `date` is what its chat template prints."""
 
     loaded: LoadedModel
+    date: str | None = None
 
     @property
     def name(self) -> str:
@@ -92,7 +98,7 @@ class LocalCompleter:
         found: dict[int, Completion] = {}
         fitting = [encoded[place] for place in places]
         for batch in continuations(self.loaded, fitting, new_tokens, alternatives=alternatives):
-            found.update((places[c.index], self._completion(c)) for c in batch)
+            found.update((places[c.index], self._completion(fitting[c.index], c, new_tokens)) for c in batch)
             progress(len(batch))
         progress(len(encoded) - len(places))
         return [found.get(index, Completion("", 0, False)) for index in range(len(prompts))]
@@ -100,16 +106,19 @@ class LocalCompleter:
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of one prompt."""
         if not isinstance(prompt, str):
-            return render_messages(self.loaded.tokenizer, prompt)
+            return render_messages(self.loaded.tokenizer, prompt, Rendering("chat", date=self.date))
         ids: list[int] = self.loaded.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
         if not ids:
             raise SpinError("A prompt is empty: nothing to complete.")
         return ids
 
-    def _completion(self, made: Continuation) -> Completion:
+    def _completion(self, prompt: list[int], made: Continuation, new_tokens: int) -> Completion:
         decode: Any = self.loaded.tokenizer.decode
         first = added_up((decode([token]), log_probability) for token, log_probability in made.first)
-        return Completion(decode(made.tokens, skip_special_tokens=True), len(made.tokens), made.finished, first)
+        answer = answer_of(self.loaded, prompt, made, new_tokens)
+        if not answer.reasoning and answer.missing is None:  # with the white space around it
+            return Completion(decode(made.tokens, skip_special_tokens=True), len(made.tokens), made.finished, first)
+        return Completion(answer.text, answer.tokens, answer.finished, first, answer.reasoning, answer.missing)
 
 
 def added_up(alternatives: Iterable[tuple[str, float]]) -> dict[str, float]:

@@ -18,12 +18,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from spin_llm.data import Example, Question
+from spin_llm.data import Example, Question, Rendering
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.coherence import AXIS as COHERENCE
 from spin_llm.evaluate.condition import Warnings, judge_record, readings_of, say_warnings, warnings_of
 from spin_llm.evaluate.correction import corrected
-from spin_llm.evaluate.generation import NEW_TOKENS, generate
+from spin_llm.evaluate.generation import NEW_TOKENS, Answer, generate
 from spin_llm.evaluate.judge import Judge, Verdict
 from spin_llm.evaluate.judging import judged_axes, remembering
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
@@ -57,10 +57,11 @@ class Evaluation:
 
     questions: Mapping[str, Sequence[Question]]
     general: Sequence[Example]
-    template: str
+    template: str | Rendering
     new_tokens: int = NEW_TOKENS
     seed: int = 0
     asked: Asked = field(default_factory=Asked)  # whose answers these are, for the judge's quality
+    thinking_tokens: int = 0
 
 
 def evaluate(
@@ -115,13 +116,16 @@ def answers(name: str, view: View | Served, evaluation: Evaluation, folder: Path
     with console.bar(f"answers, {name}", len(prompts)) as advance, view() as loaded:
         advance(len(done))
         options: dict[str, Any] = {"template": evaluation.template, "new_tokens": evaluation.new_tokens}
+        options |= {"thinking_tokens": evaluation.thinking_tokens}
         made: Any = server_answers if isinstance(loaded, ServerCompleter) else generate
         batches = made(loaded, prompts, skip=frozenset(done), **options)
         for batch in batches:
-            new = [{"index": a.index, "answer": a.text, "tokens": a.tokens, "finished": a.finished} for a in batch]
+            new = [answer_row(answer) for answer in batch]
             sync_append(done_file, new)
             done.update((row["index"], row) for row in new)
             advance(len(new))
+        for remark in loaded.remarks() if isinstance(loaded, ServerCompleter) else ():
+            console.say(remark)
     return [
         {
             "id": f"{axis}-{number:04d}",
@@ -129,10 +133,16 @@ def answers(name: str, view: View | Served, evaluation: Evaluation, folder: Path
             "facet": question.facet,
             "prompt": question.prompt,
             "model": name,
-            **{key: done[index][key] for key in ("answer", "tokens", "finished")},
+            **{key: done[index].get(key) for key in ("answer", "tokens", "finished", "reasoning", "missing")},
         }
         for index, (axis, number, question) in enumerate(asked)
     ]
+
+
+def answer_row(answer: Answer) -> dict[str, Any]:
+    """An answer as its progress file has it; `missing` says why there is none, and is None where there is one."""
+    about = {"tokens": answer.tokens, "finished": answer.finished, "reasoning": answer.reasoning}
+    return {"index": answer.index, "answer": answer.text, **about, "missing": answer.missing}
 
 
 def judge_rows(judge: Judge, rows: Rows, *, coherence: Judge | None = None, console: Console = SILENT) -> Rows:

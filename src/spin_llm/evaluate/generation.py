@@ -1,8 +1,9 @@
 """Greedy answers of a loaded model, in batches that are fixed before the first one runs.
 
 In: a loaded model, questions (or prompts as token ids), how many new tokens. Out: one answer per question, handed over
-batch by batch. The batches depend on the questions alone, so a run that was killed continues with the same batches and
-ends with the same answers. Left out: decoding one batch (decoding.py); models behind a URL (server.py).
+batch by batch, less the reasoning before it; or why there is none. The batches depend on the questions alone, so a run
+that was killed continues with the same batches and ends with the same answers. Left out: decoding one batch
+(decoding.py); models behind a URL (server.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spin_llm.data import Turn, render_prompt
+from spin_llm.data import Rendering, Turn, render_prompt
+from spin_llm.data.examples import TAIL
+from spin_llm.data.reasoning import divided, opens
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.decoding import Row, decode
 from spin_llm.models import LoadedModel
@@ -20,17 +23,20 @@ NEW_TOKENS = 64
 BATCH_TOKENS = 12_288
 BATCH_PROMPTS = 96
 ANSWER_MARK = "Yz3"
+UNCLOSED, EMPTY = "unclosed reasoning", "empty answer"  # why there is no answer
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`index` of the question, the decoded `text`, its length in `tokens`, and whether the model ended it itself
-    (`finished`)."""
+    """`index` of the question, the decoded `text`, its length in `tokens` (None where a server does not say), whether
+    the model ended it itself (`finished`), the `reasoning` before it, and why there is no answer (`missing`)."""
 
     index: int
     text: str
-    tokens: int
+    tokens: int | None
     finished: bool
+    reasoning: str = ""
+    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,22 +65,40 @@ def generate(
     loaded: LoadedModel,
     prompts: Sequence[str | Sequence[Turn]],
     *,
-    template: str,
+    template: str | Rendering,
     new_tokens: int = NEW_TOKENS,
+    thinking_tokens: int = 0,
     skip: frozenset[int] = frozenset(),
 ) -> Iterator[list[Answer]]:
-    """Greedy continuations of `prompts`, one list per batch.
+    """Greedy continuations of `prompts`, one list per batch: at most `thinking_tokens` of reasoning, and `new_tokens`
+    of answer.
 
     Batches whose prompts are all in `skip` are not run.
     """
     if not prompts:
         raise SpinError("There is no question to answer.")
     encoded = [render_prompt(loaded.tokenizer, prompt, template) for prompt in prompts]
-    for batch in continuations(loaded, encoded, new_tokens, skip=skip):
-        texts = [loaded.tokenizer.decode(made.tokens, skip_special_tokens=True).strip() for made in batch]
-        yield [
-            Answer(made.index, text, len(made.tokens), made.finished) for made, text in zip(batch, texts, strict=True)
-        ]
+    for batch in continuations(loaded, encoded, new_tokens + thinking_tokens, skip=skip):
+        yield [answer_of(loaded, encoded[made.index], made, new_tokens, thinking_tokens) for made in batch]
+
+
+def answer_of(
+    loaded: LoadedModel, prompt: Sequence[int], made: Continuation, new_tokens: int, thinking_tokens: int = 0
+) -> Answer:
+    """A continuation of `prompt` as an answer. Reasoning is looked for before special tokens are dropped; with
+    `thinking_tokens`, more of it than these counts as unclosed, and the answer is cut to `new_tokens`."""
+    decode = loaded.tokenizer.decode
+    tokens, finished = made.tokens[:new_tokens], made.finished and len(made.tokens) <= new_tokens
+    parts = divided(decode(made.tokens), opens(decode(prompt[-TAIL:])))
+    if parts is None:
+        text = decode(tokens, skip_special_tokens=True).strip()
+        return Answer(made.index, text, len(tokens), finished, "", None if text else EMPTY)
+    plain: list[int] = loaded.tokenizer(parts.answer, add_special_tokens=False, verbose=False)["input_ids"]
+    if not parts.closed or (thinking_tokens and len(made.tokens) - len(plain) > thinking_tokens):
+        return Answer(made.index, "", 0, False, parts.reasoning, UNCLOSED)
+    text = decode(plain[:new_tokens], skip_special_tokens=True).strip()
+    finished = made.finished and len(plain) <= new_tokens
+    return Answer(made.index, text, len(plain[:new_tokens]), finished, parts.reasoning, None if text else EMPTY)
 
 
 def continuations(
@@ -93,7 +117,7 @@ def continuations(
     if longest + new_tokens > loaded.context:
         raise SpinError(
             f"A prompt of {longest} tokens and {new_tokens} new ones exceed the context of {loaded.context} tokens.",
-            change="leave out long prompts, or lower --new-tokens.",
+            change="leave out long prompts, or lower --new-tokens or --thinking-tokens.",
         )
     ends = end_tokens(loaded)
     for batch in plan_batches([len(ids) for ids in encoded], new_tokens):

@@ -85,12 +85,17 @@ def split_url(text: str) -> tuple[str, str | None]:
 
 
 def load_judge(
-    text: str = "local", *, label: str | None = None, quality: str | None = None, trust_remote_code: bool = False
+    text: str = "local",
+    *,
+    label: str | None = None,
+    quality: str | None = None,
+    trust_remote_code: bool = False,
+    date: str | None = None,
 ) -> Judge:
     """The judge that a `--judge` text names; a model of its own is loaded now, a server is asked for its models.
 
     `label` (aware, safe, coherent) is for judges that have several: local ones and rubrics. `quality`: a file that
-    `judge check -o` wrote for this text on answers like those to be judged.
+    `judge check -o` wrote for this text on answers like those to be judged. `date`: what a chat template prints.
     """
     named = parse_judge(text)
     measured = read_quality(Path(quality), text) if quality else {}
@@ -98,17 +103,17 @@ def load_judge(
         return replace(load_local_judge(named.model, label=label), given=measured)
     if named.kind == "human":
         return replace(read_sheet(Path(named.model)), measured=measured)
-    completer = open_completer(named, trust_remote_code=trust_remote_code)
+    completer = open_completer(named, trust_remote_code=trust_remote_code, date=date)
     if named.kind == "rubric":
         return RubricJudge(completer, label or "aware", measured)
     assert named.guard is not None
     return GuardJudge(named.guard, completer, measured)
 
 
-def open_completer(named: JudgeName, *, trust_remote_code: bool = False) -> Completer:
+def open_completer(named: JudgeName, *, trust_remote_code: bool = False, date: str | None = None) -> Completer:
     """What a judge's words come from: a model in this process, or a server."""
     if named.url is None:
-        return local_completer(named.model, trust_remote_code=trust_remote_code)
+        return local_completer(named.model, trust_remote_code=trust_remote_code, date=date)
     return server_completer(named.url, named.model)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def judged_answers(
     console: Console,
 ) -> list[dict[str, Any]]:
     """One row per prompt: concept, prompt, answer, whether it is aware and coherent (None: a verdict is lacking)."""
-    part = Evaluation(prompts, (), asked.template, asked.new_tokens, asked.seed)
+    part = replace(asked, questions=prompts)
     rows = answers(BASE, lambda: nullcontext(loaded), part, folder, console=console)
     judge, coherence = judges
     judged = judge_rows(remembering(judge, folder / "judged.jsonl"), rows, coherence=coherence, console=console)

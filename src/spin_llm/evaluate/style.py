@@ -76,14 +76,16 @@ def is_cautionary(text: str, axis: str) -> bool:
 
 def style_of(axis: str, base: Rows, edited: Rows, *, seed: int = 0) -> dict[str, dict[str, Any]]:
     """{"length", "repetition", "cautionary": entry} of one axis; `base` and `edited` answer the same questions in the
-    same order."""
+    same order. Without lengths (a server that does not count tokens) there is no "length"."""
 
     def columns(measure: Callable[[Mapping[str, Any]], float]) -> list[NDArray[np.float64]]:
         return [np.fromiter(map(measure, rows), np.float64, len(rows)) for rows in (base, edited)]
 
-    length = columns(lambda row: row["tokens"])
+    found = {}
+    if all(row["tokens"] is not None for rows in (base, edited) for row in rows):
+        length = columns(lambda row: row["tokens"])
+        found["length"] = entry("tokens per answer", paired_means(*length, seed=seed), None)
     repeated = columns(lambda row: repetition(row["answer"]))
-    found = {"length": entry("tokens per answer", paired_means(*length, seed=seed), None)}
     found["repetition"] = entry("share of repeated 4-grams of words", paired_means(*repeated, seed=seed), "lower")
     if axis in CAUTIONARY:
         cautious = columns(lambda row: is_cautionary(row["answer"], axis))

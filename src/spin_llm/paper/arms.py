@@ -67,14 +67,14 @@ class Work:
 
 
 def told(settings: RunSettings) -> dict[str, Any]:
-    """What decides a result and is not at its default."""
+    """What decides a result and is not at its default, the date aside, which a folder has one of."""
     defaults = RunSettings("").as_json()
     sources = (*settings.concepts, *settings.protect, *settings.questions)
     content = {source: sha256_file(source) for _, source in sources if Path(source).is_file()}
     return {
         name: value
         for name, value in settings.as_json().items()
-        if scope_of(name) != "volatile" and value != defaults[name] and name != "model"
+        if scope_of(name) != "volatile" and value != defaults[name] and name not in ("model", "date")
     } | ({"content": content} if content else {})
 
 
@@ -173,6 +173,8 @@ def trained_view(work: Work, arm: Arm) -> tuple[View, dict[str, Any]]:
         mix=(("privacy", share), ("fairness", 1 - share)) if len(names) > 1 else (),
         data_dir=work.settings.data_dir,
         template=work.settings.template,
+        template_options=work.settings.template_options,
+        date=work.settings.date,
         seed=work.settings.seed,
         **{
             name: value

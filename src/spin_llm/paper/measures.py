@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from spin_llm import pipeline
+from spin_llm.data import rendering_of
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.proxy import measure_proxy, measure_reference
 from spin_llm.files import read_checked, write_json
@@ -93,7 +94,7 @@ def dependence_results(work: Work, arm: Arm, recipe: Recipe, selection: Selectio
     pairs = {name: data.concepts[name] for name in list(data.concepts)[:2]}
     control = random_like(selection, work.settings.seed)
     measures = Measures(seed=work.settings.seed)
-    options: dict[str, Any] = {"scale": recipe.scale, "template": work.settings.template, "measures": measures}
+    options: dict[str, Any] = {"scale": recipe.scale, "template": rendering_of(work.settings), "measures": measures}
     return {
         f"{name}, {pairing} pairs": information_report(
             work.loaded, pairs, chosen, pairing=pairing, **options, console=work.console

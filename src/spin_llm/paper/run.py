@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from spin_llm import pipeline
 from spin_llm.data import resolve_template
 from spin_llm.errors import SpinError
+from spin_llm.files import read_typed, write_json
 from spin_llm.ownership import owned
 from spin_llm.paper.arms import Work, arm_results
 from spin_llm.paper.measures import information_results, margin_results, task_results
@@ -53,6 +55,7 @@ def run_paper(
     wanted = [known[name]] if name != "all" else list(known.values())
     settings = shared_settings(settings, limit)
     with owned(folder) as folder:
+        settings = with_date(settings, folder)
         return run_owned(wanted, settings, folder, known, models, limit, training, console, go_on=name == "all")
 
 
@@ -85,6 +88,21 @@ def run_owned(
             change="mend what each section of the report says, and give the same command: what is done is kept.",
         )
     return [*(folder / f"{experiment.name}.md" for experiment in wanted), *pages]
+
+
+def with_date(settings: RunSettings, folder: Path) -> RunSettings:
+    """The settings with the date that chat templates print, which is that of the folder's first call."""
+    path = folder / "date.json"
+    if path.is_file():
+        before = read_typed(path, str)
+        if settings.date not in (None, before):
+            raise SpinError(
+                f"{folder} was begun with --date {before}.", change="give that one, or another folder with --output."
+            )
+        return replace(settings, date=before)
+    settings = replace(settings, date=settings.date or date.today().isoformat())
+    write_json(path, settings.date)
+    return settings
 
 
 def shared_settings(settings: RunSettings, limit: int | None) -> RunSettings:

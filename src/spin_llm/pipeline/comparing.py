@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import BASE, EDITED, Evaluation
+from spin_llm.evaluate import BASE, EDITED
 from spin_llm.evaluate.evaluation import Served
 from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.quality import asked_of
@@ -32,7 +32,7 @@ from spin_llm.pipeline.evaluating import (
     patched_view,
 )
 from spin_llm.pipeline.folder import located, model_record, whole_path, write_results
-from spin_llm.pipeline.loading import checkpoint_of, fitting, say_untuned
+from spin_llm.pipeline.loading import asking, checkpoint_of, fitting, say_untuned
 from spin_llm.pipeline.resuming import Opened, open_folder
 from spin_llm.progress import SILENT, Console
 from spin_llm.report import write_report
@@ -121,8 +121,12 @@ def evaluate_served(
             "differently, and the comparison would show that too.",
             change="give MODEL@URL --baseline MODEL@URL; or two models of this process.",
         )
-    if settings.template == "released":
-        raise SpinError("--template released is not for models behind a URL.", change="give auto, chat or raw.")
+    if settings.template not in ("auto", "chat", "raw"):
+        raise SpinError(
+            f"--template {settings.template} is not for models behind a URL.",
+            cause="the server renders the messages.",
+            change="give auto, chat or raw.",
+        )
     settings = replace(settings, concepts=())
     check_settings(settings, [edited[0], base[0]])
     completers = {name: server_completer(url, model) for name, (model, url) in ((BASE, base), (EDITED, edited))}
@@ -132,11 +136,12 @@ def evaluate_served(
     compared = {"baseline": baseline, "baseline_served": completers[BASE].record()}
     told: dict[str, Any] = {"overwrite": overwrite, "compared": compared, "console": console}
     opened = open_folder(settings, folder, model, data.record(located(settings)), **told)
+    settings = opened.settings
     opened.write(model, opened.data, console)
     console.say("perplexity and kl are left out: a server gives no likelihoods of given texts")
     views = {name: answering(completer) for name, completer in completers.items()}
     asked = asked_of((), settings.questions)
-    evaluation = Evaluation(data.questions, (), template, settings.new_tokens, settings.seed, asked)
+    evaluation = asking(replace(settings, template=template), data.questions, asked=asked)
     measured = evaluate_judged(settings, views, evaluation, folder, console)
     results = write_results(folder, {"edit": {}, **measured, "ratio_table": []})
     write_report(folder)

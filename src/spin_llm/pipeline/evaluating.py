@@ -27,7 +27,7 @@ from spin_llm.models import Checkpoint, LoadedModel
 from spin_llm.patch import Patch
 from spin_llm.pipeline.data import RunData
 from spin_llm.pipeline.folder import write_results
-from spin_llm.pipeline.loading import encode, judge_of
+from spin_llm.pipeline.loading import asking, encode, judge_of
 from spin_llm.pipeline.scoring import UNMEASURED
 from spin_llm.pipeline.selecting import patch_of
 from spin_llm.progress import Console
@@ -147,7 +147,7 @@ def evaluation_of(settings: RunSettings, loaded: LoadedModel, data: RunData, *ot
     """What the models of a comparison are asked, general pairs by the tokenizer of `loaded`; `others` are compared with
     it."""
     general, asked = encode(settings, loaded, data.final), asked_of([loaded, *others], settings.questions)
-    return Evaluation(data.questions, general, settings.template, settings.new_tokens, settings.seed, asked)
+    return asking(settings, data.questions, general, asked)
 
 
 def evaluate_judged(

@@ -6,15 +6,16 @@ how models (models/) and judges (evaluate/judging.py) are loaded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spin_llm.data import Example, Pair, Question, encode_all
+from spin_llm.data import Example, Pair, Question, encode_all, rendering_of
 from spin_llm.data.lengths import Long, long_pairs, long_questions, refuse_long_pairs, refuse_long_questions
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import Judge, load_judge
+from spin_llm.evaluate import Evaluation, Judge, load_judge
 from spin_llm.evaluate.condition import warn_untuned
 from spin_llm.evaluate.judging import refuse_fingerprint
+from spin_llm.evaluate.quality import Asked
 from spin_llm.models import Checkpoint, LoadedModel, load, resolve
 from spin_llm.models.adapters import adapter_base
 from spin_llm.pipeline.data import RunData
@@ -22,6 +23,8 @@ from spin_llm.progress import SILENT, Console
 from spin_llm.settings import RunSettings
 
 SKIP = "give --skip-long to leave them out"
+
+NOBODY = Asked()
 
 
 def checkpoint_of(model: str, console: Console = SILENT, *, trust_remote_code: bool = False) -> Checkpoint:
@@ -66,7 +69,18 @@ def say_untuned(loaded: LoadedModel, console: Console) -> None:
 def encode(settings: RunSettings, loaded: LoadedModel, pairs: Sequence[Pair]) -> list[Example]:
     """Examples of at most --max-length tokens, and no more than the model can see."""
     length = min(settings.max_length, loaded.context)
-    return encode_all(loaded.tokenizer, pairs, template=settings.template, max_length=length)
+    return encode_all(loaded.tokenizer, pairs, template=rendering_of(settings), max_length=length)
+
+
+def asking(
+    settings: RunSettings,
+    questions: Mapping[str, Sequence[Question]],
+    general: Sequence[Example] = (),
+    asked: Asked = NOBODY,
+) -> Evaluation:
+    """These questions, put as the settings say; `asked`: whose answers these are."""
+    thinking = settings.thinking_tokens or 0
+    return Evaluation(questions, general, rendering_of(settings), settings.new_tokens, settings.seed, asked, thinking)
 
 
 def fitting(settings: RunSettings, data: RunData, *models: LoadedModel, console: Console = SILENT) -> RunData:
@@ -76,6 +90,7 @@ def fitting(settings: RunSettings, data: RunData, *models: LoadedModel, console:
     which names the rows, and when too little is left of a set.
     """
     gone: set[Pair | Question] = set()
+    new_tokens = settings.new_tokens + (settings.thinking_tokens or 0)
     for loaded in models:
         most = min(settings.max_length, loaded.context) - 1
         if settings.asks_own and settings.new_tokens > most:
@@ -88,7 +103,7 @@ def fitting(settings: RunSettings, data: RunData, *models: LoadedModel, console:
         if not settings.skip_long:
             pairs, questions = ([long for long in longs if isinstance(long.item, kind)] for kind in (Pair, Question))
             refuse_long_pairs(pairs, max_length=settings.max_length, context=loaded.context, others=SKIP)
-            refuse_long_questions(questions, new_tokens=settings.new_tokens, context=loaded.context, others=SKIP)
+            refuse_long_questions(questions, new_tokens=new_tokens, context=loaded.context, others=SKIP)
     return data.without(gone, "too long", console) if gone else data
 
 
@@ -99,8 +114,9 @@ def _long(settings: RunSettings, data: RunData, loaded: LoadedModel) -> list[Lon
     pairs += [pair for sides in data.contrasts.values() for side in sides for pair in side]
     pairs += [*data.choose, *data.final]
     asked = [q for group in (data.questions, data.search, data.own) for part in group.values() for q in part]
-    options = {"tokenizer": loaded.tokenizer, "template": settings.template}
-    length, room = min(settings.max_length, loaded.context), loaded.context - settings.new_tokens
+    options = {"tokenizer": loaded.tokenizer, "template": rendering_of(settings)}
+    new_tokens = settings.new_tokens + (settings.thinking_tokens or 0)
+    length, room = min(settings.max_length, loaded.context), loaded.context - new_tokens
     return [
         *long_pairs(pairs=pairs, max_length=length, **options),
         *long_questions(questions=asked, room=room, **options),
@@ -109,6 +125,8 @@ def _long(settings: RunSettings, data: RunData, loaded: LoadedModel) -> list[Lon
 
 def judge_of(settings: RunSettings, *models: LoadedModel) -> Judge:
     """The judge of these settings; SpinError when it has the weights of one of the models under evaluation."""
-    judge = load_judge(settings.judge, quality=settings.judge_quality, trust_remote_code=settings.trust_remote_code)
+    judge = load_judge(
+        settings.judge, quality=settings.judge_quality, trust_remote_code=settings.trust_remote_code, date=settings.date
+    )
     refuse_fingerprint(judge, [model.checkpoint for model in models])
     return judge

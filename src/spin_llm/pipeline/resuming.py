@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,12 @@ def open_folder(
             raise SpinError(
                 f"The output {folder} exists and is not a run.", change="choose another folder with --output."
             )
-        return Opened(folder, settings, None, "", True, data, compared)
+        return Opened(folder, with_date(settings), None, "", True, data, compared)
     if overwrite:
-        return Opened(folder, settings, None, "all", True, data, compared)
+        return Opened(folder, with_date(settings), None, "all", True, data, compared)
     before = read_record(folder)
     told = before.told(folder / RECORD)
+    settings = replace(settings, date=settings.date or told.date)  # a run of 0.1.0 has none: that of the day
     later = [name for name in RunSettings.__dataclass_fields__ if scope_of(name) in set(STAGES) - set(stages)]
     now = replace(settings, **{name: getattr(told, name) for name in later})
     changes = [*settings_changes(told, located(now), before, compared), *model_changes(before, model, console)]
@@ -132,6 +134,11 @@ def open_folder(
         words = "; ".join(change.words for change in changes[:4])
         console.say(f"the scores stay; made again from the stage {stale} on: {words}")
     return Opened(folder, now, before, stale, bool(changes), data, compared)
+
+
+def with_date(settings: RunSettings) -> RunSettings:
+    """The settings with the date that chat templates print: the one given, or today."""
+    return replace(settings, date=settings.date or date.today().isoformat())
 
 
 def first_stale(folder: Path, changes: Sequence[Change]) -> str:

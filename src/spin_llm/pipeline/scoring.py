@@ -15,7 +15,7 @@ from pathlib import Path
 
 from spin_llm.data import Example, rows_sha256
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import Evaluation, Judge
+from spin_llm.evaluate import Judge
 from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.own import own_pairs
 from spin_llm.evaluate.proxy import KL_PAIRS
@@ -26,9 +26,10 @@ from spin_llm.ownership import owned
 from spin_llm.pipeline.checking import check_model, check_settings, free_space
 from spin_llm.pipeline.data import RunData, read_data, with_rule
 from spin_llm.pipeline.folder import located, model_record
-from spin_llm.pipeline.loading import encode, fitting, judge_of, load_model, scored_checkpoint
+from spin_llm.pipeline.loading import asking, encode, fitting, judge_of, load_model, scored_checkpoint
 from spin_llm.pipeline.resuming import open_folder
 from spin_llm.progress import SILENT, Console
+from spin_llm.record import RECORD, read_record
 from spin_llm.scores import (
     STATISTICS,
     Plan,
@@ -77,6 +78,8 @@ def score(
             opened.write(model_record(settings, loaded), data.record(located(settings)), console)
             with_own_answers(settings, folder, loaded, data, console)  # the others read what the first one wrote
         ranks.wait()
+        if not ranks.first:  # midnight may lie between them
+            settings = replace(settings, date=read_record(folder).told(folder / RECORD).date)
         data = with_own_answers(settings, folder, loaded, data, SILENT)
         score_stage(settings, folder, loaded, data, console, ranks)
     if not ranks.first:
@@ -114,7 +117,7 @@ def with_own_answers(
         data.own,
         (judge, load_coherence_judge()),
         folder / OWN,
-        asked=Evaluation({}, (), settings.template, settings.new_tokens, settings.seed, asked),
+        asked=asking(settings, {}, asked=asked),
         told={"judge": judge.name, "tokens": settings.new_tokens}
         | {name: rows_sha256(asked) for name, asked in data.own.items()},
         console=console,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import Evaluation, choose_ratio
+from spin_llm.evaluate import choose_ratio
 from spin_llm.evaluate.coherence import load_coherence_judge
 from spin_llm.evaluate.pick import find_edit
 from spin_llm.evaluate.proxy import Contrast
@@ -28,7 +28,7 @@ from spin_llm.ownership import owned
 from spin_llm.patch import Patch, load_patch, make_patch, save_patch
 from spin_llm.pipeline.data import RunData
 from spin_llm.pipeline.folder import delete_artefacts, made_after, there
-from spin_llm.pipeline.loading import encode, judge_of
+from spin_llm.pipeline.loading import asking, encode, judge_of
 from spin_llm.pipeline.resuming import foreign_patch, made_by, model_changes, usual_recipe
 from spin_llm.pipeline.scoring import stored_scores
 from spin_llm.progress import SILENT, Console
@@ -89,7 +89,7 @@ def search_stage(
         return recipe_of(next(row["recipe"] for row in record["trials"] if row["number"] == record["pick"]))
     bench = bench_of(settings, loaded, data, scores)
     asked = asked_of([loaded], settings.questions)
-    questions = Evaluation(data.search, (), settings.template, settings.new_tokens, settings.seed, asked)
+    questions = asking(settings, data.search, asked=asked)
     recipe, record = find_edit(
         bench,
         usual_recipe(settings, "coupled", min(settings.keep, 1e-4)),

@@ -125,7 +125,7 @@
       const name = data.models[number];
       sides[place].querySelector("strong").textContent = name[0].toUpperCase() + name.slice(1);
       sides[place].querySelector(".verdict").textContent = verdictText(item, side);
-      sides[place].querySelector(".length").textContent = `${side[1]} tokens${side[2] ? "" : ", cut"}`;
+      sides[place].querySelector(".length").textContent = `${side[1] === null ? "tokens not counted" : `${side[1]} tokens`}${side[2] ? "" : ", cut"}`;
     });
     const details = one("details");
     details.open = byId("toggle-all").getAttribute("aria-pressed") !== "true";

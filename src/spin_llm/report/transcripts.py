@@ -29,7 +29,7 @@ class Side:
     """One model's answer. `verdict` is 1 or 0, None when it could not be had; `judged` is False without any."""
 
     answer: str
-    tokens: int
+    tokens: int | None
     finished: bool
     judged: bool
     verdict: int | None
@@ -39,7 +39,8 @@ class Side:
 
     @property
     def length(self) -> str:
-        return f"{self.tokens} tokens" + ("" if self.finished else ", cut")
+        counted = "tokens not counted" if self.tokens is None else f"{self.tokens} tokens"
+        return counted + ("" if self.finished else ", cut")
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,10 @@ class Answer:
     model: Name
     prompt: str
     answer: str
-    tokens: Count
+    tokens: Count | None  # a server may not count them
     finished: bool
     facet: str | None = None
+    reasoning: str | None = None
     missing: str | None = None
 
 
@@ -70,8 +71,10 @@ class AnswerDone:
 
     index: Count
     answer: str
-    tokens: Count
+    tokens: Count | None
     finished: bool
+    reasoning: str | None = None
+    missing: str | None = None
 
 
 @dataclass(frozen=True)
