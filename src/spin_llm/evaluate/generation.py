@@ -14,7 +14,7 @@ from typing import Any
 
 from spin_llm.data import Rendering, Turn, render_prompt
 from spin_llm.data.examples import TAIL
-from spin_llm.data.reasoning import divided, opens
+from spin_llm.data.reasoning import CHANNEL, divided, opens
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.decoding import Row, decode
 from spin_llm.models import LoadedModel
@@ -164,6 +164,8 @@ def end_of_turn(tokenizer: Any) -> int | None:
         return None  # a template that fails on the questions themselves is told of where they are rendered
     after = text.rpartition(ANSWER_MARK)[2].lstrip() if ANSWER_MARK in text else ""
     ids = list(tokenizer(after, add_special_tokens=False)["input_ids"])[:1]
+    if CHANNEL in str(tokenizer.chat_template) and after.startswith("<|end|>"):
+        return None  # it ends the channel of the reasoning too, and the answer is yet to come
     return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder and ids[0] != tokenizer.bos_token_id else None
 
 
