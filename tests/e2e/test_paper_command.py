@@ -71,7 +71,7 @@ def test_table1_has_all_methods_and_ours_below_the_line(words: list[str], comman
 
     again = command("paper", "table1", *words, "-o", folder)
     assert "7 of them done; to do: 0 to fine-tune, 0 to edit" in again.err
-    assert "answers" not in again.err, "nothing is answered twice"
+    assert "answers, " not in again.err, "nothing is answered twice"
     assert "minutes" not in again.err, "nothing is left to do"
     assert (folder / "table1.md").read_text() == text
 
