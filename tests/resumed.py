@@ -27,7 +27,7 @@ from harness import WORDS, pairs, write_rows
 from spin_llm.outputs import is_temporary
 
 MOST_ATTEMPTS = 60  # kills of one series; then the command is let through
-GROWING = ("run.json", "baseline.json")  # written when the work begins, and again when it is done
+GROWING = ("run.json", "baseline.json", "journal.jsonl")  # written when the work begins, and again when it is done
 Bytes = dict[str, bytes]
 
 

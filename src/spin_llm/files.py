@@ -103,6 +103,14 @@ def checked(data: bytes | str, kind: type[Any], where: str, *, change: str = "")
     return decoded(data, Any, where, change=change)  # type: ignore[arg-type]
 
 
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder of that name; a text that cannot name one (too long, a zero byte) names none."""
+    try:
+        return Path(path).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
 def read_bytes(path: str | Path) -> bytes:
     """A file's bytes; SpinError when it is absent, a folder, or may not be read."""
     try:

@@ -108,10 +108,10 @@ def fuzz(reader: Reader, numbers: Iterable[int], seconds: float = CPU_SECONDS) -
             done = 0
             try:
                 while receive.poll(SILENT_SECONDS):
-                    number, outcome, seconds, peak = receive.recv()
+                    number, outcome, took, peak = receive.recv()
                     assert number == left[done]
                     done += 1
-                    tally.add(told(number, outcome, seconds, peak))
+                    tally.add(told(number, outcome, took, peak))
                 worker.kill()
                 tally.add(told(left[done], f"silent for {SILENT_SECONDS:g} s", SILENT_SECONDS, 0))
                 done += 1

@@ -79,10 +79,9 @@ def of_value(value: Any, draw: random.Random) -> Any:
             other, at = draw.choice(inside)
             container[key] = json.loads(json.dumps(other[at])) if at in range(len(other)) or at in other else None
         elif kind == 4 and isinstance(part, int | float) and not isinstance(part, bool):
-            container[key] = draw.choice((-part, part + 1, part * 1e6, part / 3, str(part), [part], int(part)))
+            container[key] = draw.choice((-part, part + 1, part * 3, str(part), [part], part * 10**6, {"": part}))
         elif kind == 5 and isinstance(part, str):
-            container[key] = draw.choice((part[:-1], part * 50, part.encode(), [part], {part: part}, part + "\u202e"))
-            container[key] = container[key].decode() if isinstance(container[key], bytes) else container[key]
+            container[key] = draw.choice((part[:-1], part * 50, part.upper(), [part], {part: part}, part + "\u202e"))
         else:
             container[key] = deepcopy(draw.choice(VALUES))
     return value

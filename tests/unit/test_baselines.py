@@ -396,3 +396,40 @@ def test_another_baseline_is_replaced_only_when_asked(settings: Settings, tmp_pa
 def test_a_loss_that_is_no_number_is_an_error(settings: Settings, tmp_path: Path):
     with pytest.raises(SpinError, match="is not finite"):
         train_baseline(settings("full", learning_rate=1e30, epochs=8), tmp_path / "out")
+
+
+def test_what_a_kill_in_the_saving_left_is_known_and_goes_with_overwrite(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A merged checkpoint of which one file has its name: the record says of which files, as one never killed does."""
+    made, out = settings("lora", epochs=1), tmp_path / "out"
+    whole = train_baseline(made, tmp_path / "whole")
+    replace_file, placed = Path.replace, []
+
+    def killed(self: Path, target: Path) -> Path:
+        if Path(target).parent == out and Path(target).name not in ("baseline.json", "state.safetensors"):
+            placed.append(Path(target).name)
+            if len(placed) == 2:
+                raise KeyboardInterrupt
+        return replace_file(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_baseline(made, out)
+    monkeypatch.undo()
+    left = json.loads((out / "baseline.json").read_text())
+    assert left["result"] is None
+    assert placed[0] in left["files"]
+    assert train_baseline(made, out)["files"] == whole["files"] == left["files"]
+
+
+@pytest.mark.parametrize("name", ["../victim", "/etc/passwd", "a/b", "", "..", "x" * 300 + "/y"])
+def test_a_record_that_names_files_elsewhere_is_refused(name: str, settings: Settings, tmp_path: Path):
+    made, out, victim = settings("lora", epochs=1), tmp_path / "out", tmp_path / "victim"
+    victim.write_text("mine")
+    train_baseline(made, out)
+    record = json.loads((out / "baseline.json").read_text())
+    (out / "baseline.json").write_text(json.dumps({**record, "files": [name]}))
+    with pytest.raises(SpinError, match=r"baseline.json cannot be read"):
+        train_baseline(made, out, overwrite=True)
+    assert victim.read_text() == "mine"

@@ -145,7 +145,7 @@ def test_the_names_of_controls_are_those_of_the_concepts():
     assert everything.wanted_controls == names
     assert RunSettings("m", concepts=sources, controls=("tact-alone",)).wanted_controls == ("tact-alone",)
     for wrong in ("privacy-alone", "-alone", "none"):
-        with pytest.raises(SpinError, match=f"--control {wrong} is out of range(.|\n)*fairness-alone, tact-alone"):
+        with pytest.raises(SpinError, match=f"--control {wrong} is not a choice(.|\n)*fairness-alone, tact-alone"):
             RunSettings("m", concepts=sources, controls=(wrong,))
 
 

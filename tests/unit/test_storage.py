@@ -205,3 +205,20 @@ def test_a_full_disk_keeps_the_complete_file_of_before(scores: Scores, tmp_path:
     with pytest.raises(SpinError, match="disk is full"):
         save_scores(path, scores)
     assert tiny.folder_bytes(tmp_path) == {path.name: before}
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        {"keep": "much"},
+        {"keep": [0.1]},
+        {"keep": 7},
+        {"model": ["a"]},
+        {"target": {}},
+        {"selector": None, "silent": "x"},
+    ],
+)
+def test_metadata_of_other_types_are_refused(scoring: dict[str, Any], scores: Scores, tmp_path: Path):
+    save_scores(tmp_path / "a.safetensors", Scores(scores.matrices, {**scores.metadata, **scoring}))
+    with pytest.raises(SpinError, match=r"metadata of .*a\.safetensors"):
+        load_scores(tmp_path / "a.safetensors")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from torch.nn.utils import parametrizations
 
 from spin_llm.baselines.settings import BaselineSettings, parse_layers, parse_positions
 from spin_llm.errors import SpinError
-from spin_llm.models import Checkpoint, LoadedModel, editable_matrices
+from spin_llm.models import Checkpoint, LoadedModel, editable_matrices, reft
 from spin_llm.models.adapters import import_peft
 from spin_llm.models.loading import quiet_transformers
 from spin_llm.models.reft import Reft, ReftConfig, attach, save_reft
 from spin_llm.models.structure import decoder_layers
 from spin_llm.outputs import scratch
 
+Placing = Callable[[list[str]], None]
 ADAPTER = "adapter"
 BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt", ".py")  # of a checkpoint folder: config, tokenizer, template
 
@@ -92,12 +94,16 @@ def base_name(model: str) -> str:
     return str(path.resolve()) if path.exists() else model
 
 
-def save(trained: Any, loaded: LoadedModel, settings: BaselineSettings, folder: Path) -> Path:
-    """Write what was trained; the folder of the model or adapter. Merged checkpoints are `save_checkpoint`'s."""
+def save(trained: Any, loaded: LoadedModel, settings: BaselineSettings, folder: Path, placing: Placing) -> Path:
+    """Write what was trained; the folder of the model or adapter. Merged checkpoints are `save_checkpoint`'s.
+
+    `placing` is told the names of files before the first of them is in the folder itself.
+    """
     if settings.method == "full":
-        save_checkpoint(loaded.model, loaded.checkpoint, folder)
+        save_checkpoint(loaded.model, loaded.checkpoint, folder, placing)
         return folder
     if settings.method == "reft":
+        placing([reft.WEIGHTS, reft.CONFIG])
         save_reft(folder, trained)
         return folder
     trained.save_pretrained(folder / ADAPTER)
@@ -105,7 +111,7 @@ def save(trained: Any, loaded: LoadedModel, settings: BaselineSettings, folder: 
     return folder / ADAPTER
 
 
-def save_checkpoint(model: Any, base: Checkpoint, folder: Path) -> None:
+def save_checkpoint(model: Any, base: Checkpoint, folder: Path, placing: Placing) -> None:
     """Write the weights in the dtype of the checkpoint `base`, and beside them its config and tokenizer files as they
     are; config.json comes last, so that the folder is no model until it is complete."""
     from transformers import GenerationConfig
@@ -117,6 +123,7 @@ def save_checkpoint(model: Any, base: Checkpoint, folder: Path) -> None:
         for path in base.folder.iterdir():
             if path.is_file() and path.suffix in BESIDE_WEIGHTS and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, part / path.name)
+        placing(sorted(path.name for path in part.iterdir()))
         for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):
             path.replace(folder / path.name)
 

@@ -67,16 +67,19 @@ def train_owned(
     shown = ", ".join(f"{row['examples']} {row['name']}" for row in data)
     console.say(f"{settings.method}: {record['trained_parameters']:,} parameters on {shown} pairs")
     losses = train(loaded, examples, settings, folder / STATE, console)
-    before = file_names(folder)
+
+    def placing(names: list[str]) -> None:
+        record["files"] = names  # said before they are there: a kill in between leaves none that is not known
+        write_json(folder / RECORD, record)
+
     try:
-        result = methods.save(trained, loaded, settings, folder)
+        result = methods.save(trained, loaded, settings, folder, placing)
         if settings.method in ("lora", "dora") and settings.merge:
             del trained, loaded
-            result = merge(settings, folder, console)
+            result = merge(settings, folder, placing, console)
     except OSError as error:
         raise disk_error(error, folder) or error from None
-    files = sorted(file_names(folder) - before)
-    record |= {"losses": losses, "result": "." if result == folder else result.name, "files": files}
+    record |= {"losses": losses, "result": "." if result == folder else result.name}
     write_json(folder / RECORD, record)
     (folder / STATE).unlink(missing_ok=True)
     return record
@@ -100,11 +103,11 @@ def load_base(settings: BaselineSettings, console: Console = SILENT) -> LoadedMo
     return loaded
 
 
-def merge(settings: BaselineSettings, folder: Path, console: Console = SILENT) -> Path:
+def merge(settings: BaselineSettings, folder: Path, placing: methods.Placing, console: Console = SILENT) -> Path:
     """Write the checkpoint that is the base with the saved adapter in it, computed in float32."""
     adapter = str(folder / methods.ADAPTER)
     adapted = load(adapter, dtype="float32", trust_remote_code=settings.trust_remote_code, say=console.say)
-    methods.save_checkpoint(adapted.model, Checkpoint(resolve(settings.model)), folder)
+    methods.save_checkpoint(adapted.model, Checkpoint(resolve(settings.model)), folder, placing)
     return folder
 
 
@@ -149,10 +152,6 @@ def describe(
         "result": None,
         "files": [],
     }
-
-
-def file_names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if path.is_file()}
 
 
 def version_of(package: str) -> str:

@@ -214,7 +214,7 @@ def trial_of(row: Mapping[str, Any]) -> Trial:
     """A trial from its JSON."""
     proxy = row["proxy"]
     if proxy is not None:
-        gains = {name: Gain(**gain) for name, gain in proxy["gains"].items()}
+        gains = {name: Gain(gain["gain"], gain["error"], gain["aware"]) for name, gain in proxy["gains"].items()}
         proxy = Proxy(gains, proxy["increase"], proxy["kl"])
     return Trial(row["number"], recipe_of(row["recipe"]), row["weights"], row["increase"], proxy, row["why"])
 

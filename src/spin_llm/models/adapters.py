@@ -17,13 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from spin_llm.errors import SpinError
-from spin_llm.files import read_typed
+from spin_llm.files import is_folder, read_typed
 from spin_llm.models import reft
 from spin_llm.models.checkpoint import Checkpoint, adapter_file
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
-LONGEST_PATH = 1024  # bytes; a file system has fewer than 256 for each name in it
 ONE_NAME = "default"  # what PEFT calls an adapter that has no name
 
 
@@ -54,11 +53,11 @@ def adapter_base(folder: Path) -> str | None:
         key, base = "base_model_name_or_path", read_typed(config, PeftConfig).base_model_name_or_path
     else:
         key, base = "base", reft.read_config(folder).base
-    if not base or len(base.encode()) > LONGEST_PATH or not base.isprintable():
+    if not base:
         raise SpinError(f"{config} names no base model.", change=f"add it under {key!r}.")
     beside = folder / Path(base).expanduser()
-    named = str(beside) if (beside / "config.json").is_file() else base
-    if Path(named).expanduser().is_dir() and adapter_config(Path(named).expanduser()):
+    named = str(beside) if is_folder(beside) and (beside / "config.json").is_file() else base
+    if is_folder(named) and adapter_config(Path(named).expanduser()):
         raise SpinError(
             f"The base model that {config} names, {base}, is an adapter itself.",
             change=f"merge that one with PEFT, and name the merged checkpoint under {key!r}.",

@@ -22,7 +22,7 @@ from spin_llm.evaluate.pick import find_edit
 from spin_llm.evaluate.proxy import Contrast
 from spin_llm.evaluate.quality import asked_of
 from spin_llm.evaluate.search import Bench
-from spin_llm.files import check_output, read_checked, write_json
+from spin_llm.files import check_output, is_folder, read_checked, write_json
 from spin_llm.models import Checkpoint, LoadedModel, resolve
 from spin_llm.ownership import owned
 from spin_llm.patch import Patch, load_patch, make_patch, save_patch
@@ -200,7 +200,7 @@ def recorded_checkpoint(record: RunRecord, folder: Path, given: Checkpoint | Non
     """The model of a run as its record knows it, or where it is `given`; SpinError when it is not there, or another one
     now."""
     path, name = Path(record.model.path or ""), record.model.name
-    if given is None and (not record.model.path or not path.is_dir()):
+    if given is None and (not record.model.path or not is_folder(path)):
         raise SpinError(
             f"The model of {folder}, {name}, is not at {record.model.path or 'any path'} any more.",
             cause="its folder was moved or deleted since.",

@@ -168,6 +168,7 @@ def read_results(folder: Path, needed: tuple[str, ...] = INPUTS[:2]) -> tuple[di
     run = {"started": "", **read_json(folder / "run.json")}
     check_belongs(folder, results)
     results = {**OPTIONAL, **results}
+    results["judge"] = {"label": "", **results["judge"]}
     results["edit"] = {**OPTIONAL_OF_EDIT, **results["edit"]} if results["edit"] else {}
     results["ratio_table"] = [{"both": None, "candidates": None, **row} for row in results["ratio_table"]]
     for table in (results, *results["controls"].values()):

@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
-from spin_llm.files import UNSEALED, check_seal, decoded, seal_safetensors, writing
+from spin_llm.files import UNSEALED, check_seal, checked, decoded, seal_safetensors, writing
 from spin_llm.models import Matrix
-from spin_llm.stored.results import Layer
+from spin_llm.stored.results import Layer, Share
 
 FORMAT = "spin-llm scores 1"
 Side = Annotated[int, Meta(ge=1, le=2**31)]  # of a matrix: flat indices fit into 63 bits
@@ -161,6 +161,19 @@ class _Place:
     at: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Scoring:
+    """What is read of the metadata that say how scores were made; parts of a scoring under way have a `key`."""
+
+    selector: str | None = None
+    granularity: str = "matrix"
+    target: str | None = None
+    model: str | None = None
+    keep: Share | None = None
+    key: str | None = None
+    silent: list[str] = field(default_factory=list)
+
+
 def load_scores(path: str | Path) -> Scores:
     """Read a score file; SpinError when it is absent, damaged or of another kind. Its seal is checked where it has one
     (files of version 0.1.0 have none), and what it says of its matrices always."""
@@ -174,7 +187,7 @@ def load_scores(path: str | Path) -> Scores:
                 raise SpinError(f"{path} is not a score file of this version (format {header.get('format')!r}).")
             check_seal(path, header, ("format", "matrices", "scoring"))
             places = decoded(header.get("matrices", ""), dict[str, _Place], f"The metadata of {path}")
-            scoring = decoded(header.get("scoring", ""), dict[str, Any], f"The metadata of {path}")
+            scoring = checked(header.get("scoring", ""), _Scoring, f"The metadata of {path}")
             matrices = {name: _matrix(name, place, file.get_tensor) for name, place in places.items()}
     except (SafetensorError, OSError, TypeError) as error:  # TypeError: a shape beyond what torch can hold
         raise SpinError(f"{path} is not a readable score file: {error}", cause="it is truncated.") from None

@@ -300,10 +300,10 @@ def _check(
     needs = [(name, scores, ratio) for name, scores in concepts.items()]
     needs += [(name, scores, protect_ratio) for name, scores in protected.items()]
     for name, scores, needed in needs:
-        if needed > scores.metadata["keep"]:
+        kept = scores.metadata.get("keep") or 0.0
+        if needed > kept:
             raise SpinError(
-                f"The scores of {name!r} keep the top {scores.metadata['keep']:g} of each matrix; "
-                f"a ratio of {needed:g} needs more.",
+                f"The scores of {name!r} keep the top {kept:g} of each matrix; a ratio of {needed:g} needs more.",
                 change=f"score again with --keep {needed:g}, or take a smaller ratio.",
             )
         kept_by = scores.metadata.get("granularity", "matrix")
@@ -315,6 +315,12 @@ def _check(
     for key in ("model", "target", "selector"):
         if len({scores.metadata.get(key) for _, scores, _ in needs}) > 1:
             raise SpinError(f"The score files do not belong together: their {key} differs.", change="score them again.")
+    if any(shapes(scores) != shapes(needs[0][1]) for _, scores, _ in needs):
+        raise SpinError("The score files do not belong together: their matrices differ.", change="score them again.")
+
+
+def shapes(scores: Scores) -> dict[str, tuple[int, int]]:
+    return {name: place.shape for name, place in scores.matrices.items()}
 
 
 def _nothing_selected(

@@ -116,9 +116,9 @@ class Confusion:
 class JudgeQuality:
     auc: Number | None
     measurable: bool
+    accuracy: Number | None
+    n: Count
     auc_ci95: Interval | None = None
-    accuracy: Number | None = None
-    n: Count = 0
     source: str | None = None
     brier: Number | None = None
     calibration_error: Number | None = None
