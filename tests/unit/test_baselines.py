@@ -423,13 +423,12 @@ def test_what_a_kill_in_the_saving_left_is_known_and_goes_with_overwrite(
     assert train_baseline(made, out)["files"] == whole["files"] == left["files"]
 
 
-@pytest.mark.parametrize("name", ["../victim", "/etc/passwd", "a/b", "", "..", "x" * 300 + "/y"])
-def test_a_record_that_names_files_elsewhere_is_refused(name: str, settings: Settings, tmp_path: Path):
+def test_a_record_that_names_files_elsewhere_is_refused(settings: Settings, tmp_path: Path):
     made, out, victim = settings("lora", epochs=1), tmp_path / "out", tmp_path / "victim"
     victim.write_text("mine")
-    train_baseline(made, out)
-    record = json.loads((out / "baseline.json").read_text())
-    (out / "baseline.json").write_text(json.dumps({**record, "files": [name]}))
-    with pytest.raises(SpinError, match=r"baseline.json cannot be read"):
-        train_baseline(made, out, overwrite=True)
+    record = train_baseline(made, out)
+    for name in ("../victim", "/etc/passwd", "a/b", "", "..", "x\0"):
+        (out / "baseline.json").write_text(json.dumps({**record, "files": [name]}))
+        with pytest.raises(SpinError, match=r"baseline.json cannot be read"):
+            train_baseline(made, out, overwrite=True)
     assert victim.read_text() == "mine"
