@@ -85,10 +85,15 @@ def numbers_of(run: Path) -> dict[str, Any]:
             "indices": {k: v.tolist() for k, v in sorted(patch.items()) if "indices" in k},
         },
         "rule": results["edit"]["rule"],
-        "axes": {
-            axis: {key: row.get(key) for key in NUMBERS} for axis, row in results["axes"].items() if axis != "answered"
-        },
+        "axes": {axis: {key: row.get(key) for key in NUMBERS} for axis, row in results["axes"].items()},
     }
+
+
+def answered_in_full(run: Path) -> list[str]:
+    """The axes of version 0.1.0 whose answers all got a verdict; an answer without a word has none since."""
+    rows = [json.loads(line) for line in (run / "verdicts.jsonl").read_text().splitlines()]
+    axes = {"fairness", "privacy", "over_refusal", "coherence", "perplexity", "kl"}
+    return sorted(axes - {row["axis"] for row in rows if row["verdict"] is None})
 
 
 def machine() -> str:
@@ -125,6 +130,8 @@ def test_numbers_are_those_of_version_0_1_0(
     assert outcome.code == 0, outcome.err
     goldens = json.loads(GOLDENS.read_text())
     golden, now = goldens["runs"][f"{model} {rule} {seed}"], numbers_of(tmp_path / "run")
+    for axis in set(now["axes"]) - set(answered_in_full(tmp_path / "run")):  # version 0.1.0 counted these as 0
+        golden["axes"].pop(axis, None), now["axes"].pop(axis)
     if goldens["machine"] == machine():
         assert now == golden
         return
