@@ -29,7 +29,7 @@ MODELS = ("llama", "gpt2", "qwen3_moe")
 RULES = ("coupled", "signed", "released", "auto")
 SEEDS = (0, 1)
 CASES = [(model, rule, seed) for model in MODELS for rule in RULES for seed in SEEDS]
-NUMBERS = ("n", "base", "edited", "delta", "ci95", "p", "unparsed")
+NUMBERS = ("n", "base", "edited", "delta", "ci95", "unparsed")  # p is left away since where no judge is measured
 
 
 def data_words(folder: Path) -> list[str]:
