@@ -396,7 +396,7 @@ def test_long_prompts_lose_their_start_and_long_responses_are_refused(tiny_folde
     assert all(about["truncated_tokens"] > 0 for about in found.values())
     assert all(about["tokens"] <= 40 * 6 for about in found.values())
     assert [line for line in said if "lost their start" in line]
-    with pytest.raises(SpinError, match=r"has \d+ tokens; with --max-length 5(.|\n)*responses are never cut"):
+    with pytest.raises(SpinError, match=r"row 1 \(line 2\): \d+ tokens(.|\n)*--max-length 5(.|\n)*which are never cut"):
         pipeline.score(settings(words, max_length=5), tmp_path / "p")
     assert not (tmp_path / "p" / "scores").exists()
 

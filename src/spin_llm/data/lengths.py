@@ -79,7 +79,7 @@ def refuse_long_pairs(longs: Sequence[Long], *, max_length: int, context: int, o
     ways += [*filter(None, [others]), "shorten those rows or take them out of the file"]
     limit_of = f"the model's context of {context}" if context <= max_length else f"--max-length {max_length}"
     raise SpinError(
-        f"{_listed(longs, 'response')}. In {limit_of}, {limit - 1} fit beside one token of the prompt.",
+        f"{_listed(longs, 'response')}. Within {limit_of}, {limit - 1} fit beside one token of the prompt.",
         cause="long responses, which are never cut, since they bear the loss.",
         change=", or ".join(ways) + ".",
     )

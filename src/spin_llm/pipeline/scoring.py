@@ -72,7 +72,8 @@ def score(
         opened = open_folder(settings, folder, checkpoint, rows, stages=(), overwrite=overwrite, console=console)
         settings = opened.settings
         loaded = load_model(settings, console)
-        data = fitting(settings, data, loaded, console=console)
+        scored = fitting(settings, replace(data, choose=(), final=(), questions={}), loaded, console=console)
+        data = replace(scored, choose=data.choose, final=data.final, questions=data.questions)  # what comes later
         ranks.wait()
         if ranks.first:
             opened.write(model_record(settings, loaded), data.record(located(settings)), console)
