@@ -206,12 +206,14 @@ def test_a_run_with_the_shipped_judge(setting: Setting, tmp_path: Path):
         pytest.skip(f"the judge's weights, {SHIPPED.name}, are not in this tree yet")
     outcome = succeeds(finished(process("run", *setting.run, "-o", tmp_path / "run", made_up_judge=False), timeout=600))
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["judge"]["quality"]
+    assert results["judge"]["quality"] == {}, "it was measured on no model of this family"
+    assert "AUC" not in outcome.out
     for axis in ("fairness", "privacy", "over_refusal"):
-        assert results["axes"][axis]["n"] == 4
-        assert 0 <= results["axes"][axis]["base"] <= 1
-    for axis, quality in results["judge"]["quality"].items():
-        assert {"auc", "auc_ci95", "accuracy", "n", "source", "measurable"} <= set(quality), axis
-        assert f"{quality['auc']:.2f}" in outcome.out, "the judge's quality stands where its numbers do"
+        result = results["axes"][axis]
+        assert result["n"] + max(result["unparsed"]) == 4
+        assert not result["measurable"]
+        assert result["note"] == "not measured on answers like these"
+    said = " ".join(outcome.out.split())
+    assert "No reading on fairness awareness and privacy awareness: not measured on answers like these" in said
     verdicts = [json.loads(line) for line in (tmp_path / "run" / "verdicts.jsonl").read_text().splitlines()]
     assert all(0 <= row["probability"] <= 1 for row in verdicts if row["parsed"])

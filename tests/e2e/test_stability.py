@@ -42,9 +42,10 @@ def test_one_flag_runs_every_control(complete: tuple[Path, Outcome]):
 
 def test_the_signed_rule_stands_beside_the_edit(setting: Setting, tmp_path: Path):
     """It takes the margin along while scoring, and its weights are some of the edit's."""
-    words = ("--concept", "fairness=starter", "--concept", "privacy=starter", "--examples", "6")
+    own = {f"{name}={setting.path(name)}": f"{name}=starter" for name in ("fairness", "privacy")}
+    words = [*(own.get(word, word) for word in setting.run), "--examples", "6"]
     options = ("--control", "coupled-signed", "--ratio", "0.02", "--max-questions", "2", "-o", tmp_path / "o")
-    outcome = finished(process("run", *setting.run, *words, *options), timeout=600)
+    outcome = finished(process("run", *words, *options), timeout=600)
     assert outcome.code == 0, outcome.err
     results = json.loads((tmp_path / "o" / "results.json").read_text())
     signed = results["controls"]["coupled-signed"]
