@@ -269,7 +269,8 @@ def test_the_plan_counts_what_is_left(words: list[str], tmp_path: Path):
     before = left("mixing")
     for kind, arm in dict(arms_of([known["mixing"]], work)).items():
         if arm.kind == "train":
-            write_json(work.folder / "trained" / kind[1] / "baseline.json", {"result": "."})
+            record = {"settings": {}, "data": [], "model": {}, "result": ".", "files": [], "losses": []}
+            write_json(work.folder / "trained" / kind[1] / "baseline.json", record)
     assert left("mixing") == {**before, "fine-tuning": 0}
     for _, key in dict(arms_of([known["mixing"]], work)):
         write_json(work.folder / "arms" / f"{key}.json", {})
