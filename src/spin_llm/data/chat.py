@@ -30,20 +30,15 @@ Message = Mapping[str, str]
 TEMPLATES = ("auto", "chat", "raw", "released")
 DEFAULT = "default"  # the one of several named templates that is used when none is named
 MARK = "Xq7 Zw9"  # a text that no template writes of its own
+PRINTED = re.compile(rf"""text['"&\\]\S*:\s?\S*{MARK}""")  # a part of a list written down as it is
 DATES = ("2001-02-03", "2012-11-10")  # a template that differs between them has a clock
 NO_THINK = "/no_think"  # as a system message: what SmolLM3, Nemotron and others were trained on
 OFF_WORDS = ("none", "off", "disabled", "no_think", "nothink", "non-thinking", "chat")
 # What --template-option may not set: the messages, and what says how a template is run.
-RESERVED: tuple[str, ...] = (
-    "messages",
-    "conversation",
-    "conversations",
-    "chat_template",
-    "add_generation_prompt",
-    "strftime_now",
-)
+RESERVED: tuple[str, ...] = ("messages", "conversation", "conversations", "chat_template", "add_generation_prompt")
+RESERVED += ("strftime_now", "raise_exception")
 RESERVED += ("continue_final_message", "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length")
-RESERVED += ("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "raise_exception")
+RESERVED += ("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs")
 MOST_TEXT = 1_000_000  # characters that a template may write beside the messages
 TRIAL_SECONDS = 10  # of the processor
 RAW = "give --template raw"
@@ -171,7 +166,7 @@ def _looked_at(tokenizer: PreTrainedTokenizerBase, source: str, rendering: Rende
             return None
 
     texts = [attempt(options, as_parts=parts) for parts in (False, True)]
-    as_parts = not holds(texts[0], MARK) and holds(texts[1], MARK)
+    as_parts = not holds(texts[0], MARK) and holds(texts[1], MARK) and not PRINTED.search(texts[1] or "")
     plain = texts[as_parts]
     if plain is None:  # messages that it takes may come: those that it does not are errors of their own
         return ChatTemplate(source, options)
@@ -261,11 +256,11 @@ def squeezed(text: str) -> str:
 
 def refuse_lost(text: str, messages: Sequence[Message]) -> None:
     """SpinError when a message is not in the prompt; of an earlier answer the reasoning may be left out."""
-    for message in messages:
-        said = message["content"]
-        if message["role"] == "assistant":
-            said = re.split(r"</think(?:ing)?>|\[/THINK\]", said)[-1]
-        if not holds(text, said):
+    thoughts = re.compile(r".*(</think(ing)?>|\[/THINK\])", re.DOTALL)
+    spoken = [thoughts.sub("", m["content"]) if m["role"] == "assistant" else m["content"] for m in messages]
+    whole, pieces = squeezed(text), [squeezed(said) for said in spoken]
+    for message, said, piece in zip(messages, spoken, pieces, strict=True):
+        if piece and whole.count(piece) < sum(other.count(piece) for other in pieces):  # also one of two equal ones
             shown = said if len(said) <= 60 else f"{said[:57]}..."
             raise SpinError(
                 f"The chat template's prompt does not hold the text of the {message['role']}: {shown!r}.",
@@ -327,13 +322,16 @@ class Generation(jinja2.ext.Extension):
         return parser.parse_statements(["name:endgeneration"], drop_needle=True)
 def fail(message):
     raise jinja2.TemplateError(message)
-asked, size = json.load(sys.stdin), 0
+asked = json.load(sys.stdin)
 jinja = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
 jinja.globals.update(raise_exception=fail, strftime_now=lambda form: "2001-02-03")
 jinja.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
-for content in (asked["text"], [{"type": "text", "text": asked["text"]}]):
-    messages = [{"role": "user", "content": content}]
+alone, parts = asked["text"], [{"type": "text", "text": asked["text"]}]
+talks = [["user"], ["system", "user"], ["user", "assistant", "user"], ["system", "user", "assistant", "user"]]
+for content, roles in [(alone, roles) for roles in talks] + [(parts, talks[0]), (parts, talks[-1]), ("", talks[0])]:
+    messages = [{"role": role, "content": content} for role in roles]
+    size = 0
     try:
         program = jinja.from_string(asked["source"])
         for piece in program.generate(messages=messages, add_generation_prompt=True, **asked["values"]):

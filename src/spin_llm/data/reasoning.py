@@ -20,8 +20,9 @@ PAIRS = {
     "<|inner_prefix|>": "<|inner_suffix|>",
     "<|channel>thought": "<channel|>",
     "◁think▷": "◁/think▷",
-    "Here is my thought process:": "Here is my response:",
 }
+# Words that any answer may hold: reasoning only where the text begins with them.
+PHRASES = ("Here is my thought process:", "Here is my response:")
 _MARKER = re.compile("|".join(re.escape(marker) for pair in PAIRS.items() for marker in pair), re.IGNORECASE)
 _OPENING = {opening.lower(): closing for opening, closing in PAIRS.items()}
 CHANNEL, MESSAGE = "<|channel|>", "<|message|>"
@@ -51,6 +52,9 @@ def divided(text: str, opened: bool = False) -> Divided | None:
         return _channels(text)
     if bare := _BARE.match(text):
         return Divided(bare["thought"].strip(), (bare["answer"] or "").strip(), bare["answer"] is not None)
+    if text.lstrip().startswith(PHRASES[0]):
+        before, closing, after = text.lstrip().removeprefix(PHRASES[0]).partition(PHRASES[1])
+        return Divided(before.strip(), after.strip(), bool(closing))
     thought: list[str] = []
     said: list[str] = []
     inside, place = opened, 0
