@@ -199,6 +199,20 @@ def test_markers_divide_reasoning_from_the_answer(opening: str, closing: str):
     assert divided("A plain answer.") is None
 
 
+@pytest.mark.parametrize("text", ["Sure! Here is my response: no.", "As he says, here is my thought process: none."])
+def test_words_that_any_answer_may_hold_mark_no_reasoning(text: str):
+    assert divided(text) is None
+
+
+def test_reasoning_that_begins_with_words():
+    made = divided("\nHere is my thought process: Hm.\n\nHere is my response: No.")
+    cut = divided("Here is my thought process: Hm")
+    assert made is not None
+    assert cut is not None
+    assert (made.reasoning, made.answer, made.closed) == ("Hm.", "No.", True)
+    assert (cut.reasoning, cut.answer, cut.closed) == ("Hm", "", False)
+
+
 def test_channels():
     thought = "<|channel|>analysis<|message|>Hm"
     whole = divided(f"{thought}<|end|><|start|>assistant<|channel|>final<|message|>No.<|return|>")

@@ -326,6 +326,24 @@ def test_reasoning_is_not_the_answer():
     assert read({"content": "No.", "reasoning": "Hm"}, "stop", details).tokens == 3
 
 
+@pytest.mark.parametrize(("finish", "missing"), [("length", "unclosed reasoning"), ("stop", None)])
+def test_a_cut_answer_of_a_model_asked_to_reason_is_none_without_a_mark(finish: str, missing: str | None):
+    """The server's template opened the reasoning, and its end never came."""
+
+    def trouble(number: int, body: dict[str, Any]) -> Any:
+        choice = {"message": {"content": "Okay, they ask"}, "finish_reason": finish}
+        return 200, {}, json.dumps({"choices": [choice]}).encode()
+
+    with serving(trouble=trouble) as fake:
+        options: dict[str, Any] = {"template": "chat", "new_tokens": 3}
+        (asked,) = (
+            one for batch in server_answers(completer(fake), ["a"], thinking_tokens=9, **options) for one in batch
+        )
+        (plain,) = (one for batch in server_answers(completer(fake), ["a"], **options) for one in batch)
+    assert (asked.missing, plain.missing, plain.text) == (missing, None, "Okay, they ask")
+    assert asked.text + asked.reasoning == "Okay, they ask"
+
+
 def test_content_in_parts_refusals_and_filters():
     for content in ([{"type": "text", "text": "N"}, "o."], {"type": "text", "text": "No."}, "No."):
         assert read({"content": content}).text == "No."

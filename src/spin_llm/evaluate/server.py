@@ -99,6 +99,10 @@ def server_answers(
     for index, made in completer.as_they_come(asked, new_tokens=new_tokens + thinking_tokens, special_tokens=True):
         text = made.text.strip()
         missing = made.missing or (None if text else EMPTY)
+        if (
+            thinking_tokens and text and not (made.finished or made.reasoning)
+        ):  # asked to reason, and no mark says it is done
+            made, text, missing = replace(made, reasoning=text), "", UNCLOSED
         yield [Answer(index, text, made.tokens, made.finished, made.reasoning, missing)]
 
 
