@@ -104,6 +104,19 @@ def test_what_the_template_writes_after_an_answer_ends_one(after: str, end: list
     assert end_tokens(loaded) == end
 
 
+def test_templates_for_parts_and_of_several_names_end_answers_too(tiny_model):
+    loaded = tiny_model("llama")
+    loaded.model.generation_config.eos_token_id = loaded.model.config.eos_token_id = loaded.tokenizer.eos_token = None
+    parts = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}<|pad|>{% endfor %}"
+    loaded.tokenizer.chat_template = parts
+    assert end_tokens(loaded) == [2]
+    loaded.tokenizer.chat_template = {
+        "rag": parts,
+        "tool_use": "{% for m in messages %}{{ m.content }}<|eos|>{% endfor %}",
+    }
+    assert end_tokens(loaded) == [2, 1]
+
+
 def test_the_checkpoint_s_own_sampling_is_ignored(tiny_model):
     plain, odd = tiny_model("llama"), tiny_model("llama")
     own = odd.model.generation_config

@@ -137,7 +137,7 @@ def end_tokens(loaded: LoadedModel) -> list[int]:
     configs = (getattr(model, "generation_config", None), model.config, model.config.get_text_config())
     named = [getattr(config, "eos_token_id", None) for config in configs]
     ends: list[int] = []
-    for value in (*named, tokenizer.eos_token_id, end_of_turn(tokenizer)):
+    for value in (*named, tokenizer.eos_token_id, ends_of_turn(tokenizer)):
         for end in value if isinstance(value, list | tuple | set) else [value]:
             if isinstance(end, int) and not isinstance(end, bool) and 0 <= end < vocabulary(loaded) and end not in ends:
                 ends.append(end)
@@ -150,23 +150,27 @@ def vocabulary(loaded: LoadedModel) -> int:
     return int(head.weight.shape[0])
 
 
-def end_of_turn(tokenizer: Any) -> int | None:
-    """The added token that the chat template writes right after an answer; None without one, or without a template
-    that can render two turns."""
+def ends_of_turn(tokenizer: Any) -> list[int]:
+    """The added token that each chat template writes right after an answer, whether content is a text or a list of
+    parts; none without one, or where a template cannot render two turns."""
     from jinja2 import TemplateError
 
-    turns = [{"role": "user", "content": "Xq7"}, {"role": "assistant", "content": ANSWER_MARK}]
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError):
-        return None  # a template that fails on the questions themselves is told of where they are rendered
-    after = text.rpartition(ANSWER_MARK)[2].lstrip() if ANSWER_MARK in text else ""
-    ids = list(tokenizer(after, add_special_tokens=False)["input_ids"])[:1]
-    if CHANNEL in str(tokenizer.chat_template) and after.startswith("<|end|>"):
-        return None  # it ends the channel of the reasoning too, and the answer is yet to come
-    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder and ids[0] != tokenizer.bos_token_id else None
+    found = getattr(tokenizer, "chat_template", None) or {}
+    ends: list[int] = []
+    for source in found.values() if isinstance(found, dict) else [found]:
+        for as_parts in (False, True):
+            said = [("user", "Xq7"), ("assistant", ANSWER_MARK)]
+            turns = [{"role": r, "content": [{"type": "text", "text": c}] if as_parts else c} for r, c in said]
+            try:
+                text = str(tokenizer.apply_chat_template(turns, chat_template=source, tokenize=False))
+            except (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError):
+                continue  # a template that fails on the questions themselves is told of where they are rendered
+            after = text.rpartition(ANSWER_MARK)[2].lstrip() if ANSWER_MARK in text else ""
+            if CHANNEL in source and after.startswith("<|end|>"):
+                continue  # it ends the channel of the reasoning too, and the answer is yet to come
+            ids = list(tokenizer(after, add_special_tokens=False)["input_ids"])[:1]
+            ends += [end for end in ids if end in tokenizer.added_tokens_decoder and end != tokenizer.bos_token_id]
+    return ends
 
 
 def _continuation(index: int, row: Row, ends: Sequence[int]) -> Continuation:
