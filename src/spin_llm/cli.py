@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -884,6 +885,14 @@ def _interrupt(number: int, frame: object) -> None:
     raise Interrupted(number)
 
 
+def _not_lost(lost: sys.UnraisableHookArgs) -> None:
+    """For exceptions that Python cannot raise where they occur, in a `__del__` or a callback: a signal comes again."""
+    if isinstance(lost.exc_value, Interrupted):
+        threading.Timer(0.01, signal.raise_signal, lost.exc_value.args).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 PLAIN = {"\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": "..."}
 
 
@@ -907,6 +916,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="spelt")
     try:
+        sys.unraisablehook = _not_lost
         _on_signals(_interrupt)
         code = _exit_code()
         _on_signals(signal.SIG_IGN)  # all is done and said

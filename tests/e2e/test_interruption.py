@@ -97,3 +97,35 @@ def test_scores_that_are_there_are_not_made_again(words: list[str], command: Com
     assert set(made) == {"fairness.safetensors", "privacy.safetensors"}
     assert command(*words, "-o", folder).code == 0
     assert {name: (folder / "scores" / name).stat().st_mtime_ns for name in made} == made
+
+
+@pytest.mark.parametrize("place", ["__del__", "weakref"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_is_not_lost_where_python_cannot_raise(name: str, place: str):
+    """In a destructor or a callback of the collector, exceptions are only reported: the signal comes again."""
+    code = f"""
+import os, signal, sys, time, weakref
+from spin_llm import cli
+
+def signalled(*_):
+    os.kill(os.getpid(), signal.{name})
+    for _ in range(1000): pass
+
+class Dying:
+    if {place!r} == "__del__":
+        __del__ = signalled
+
+def work():
+    dying = Dying()
+    reference = weakref.ref(dying, signalled if {place!r} == "weakref" else None)
+    del dying
+    end = time.monotonic() + 20
+    while time.monotonic() < end: pass
+    return 0
+
+cli._exit_code = work
+cli.main()
+"""
+    outcome = finished(process(interpreter=("-c", code)), timeout=60)
+    assert outcome.code == 128 + getattr(signal, name)
+    assert outcome.err == "spin-llm: interrupted; the same command continues where it stopped.\n"
