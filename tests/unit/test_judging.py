@@ -131,13 +131,21 @@ def test_models_of_judges_are_opened_here_or_at_the_url(monkeypatch: pytest.Monk
     rubric = load_judge("rubric:m@http://h/v1", label="safe")
     assert isinstance(rubric, RubricJudge)
     assert rubric.label == "safe"
-    assert opened == [("folder", {"trust_remote_code": True}), ("http://h/v1", "m")]
+    assert opened == [("folder", {"trust_remote_code": True, "date": None}), ("http://h/v1", "m")]
 
 
 def test_measured_quality_comes_from_the_file_of_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(judging, "local_completer", lambda model, **options: Words())
     path = tmp_path / "quality.json"
-    part = {"family": "", "questions": "", "auc": 0.9, "measurable": True, "sensitivity": [9, 10]}
+    part = {
+        "family": "",
+        "questions": "",
+        "auc": 0.9,
+        "measurable": True,
+        "sensitivity": [9, 10],
+        "accuracy": 0.9,
+        "n": 20,
+    }
     write_json(path, {"judges": {"wildguard:x": {"privacy": {**part, "groups": [part]}}}, "agreement": {}})
     given = {"source": "quality.json", **part, "given": True}
     assert load_judge("wildguard:x", quality=str(path)).quality() == {"privacy": [given]}

@@ -109,7 +109,7 @@ WRONG = [
     ("half an edit", ("edit", "rule"), None),
     ("a control without its size", ("controls", "random", "weights"), None),
     ("a control with an empty table", ("controls", "random", "axes"), {}),
-    ("style without length", ("style", "fairness", "length"), None),
+    ("style without repetition", ("style", "fairness", "repetition"), None),
     ("21 shifts", ("phrases", "fairness", "shifted"), FULL["phrases"]["fairness"]["shifted"] * 21),
     ("a capability without a metric", ("capabilities", "boolq", "metric"), None),
     ("a part nobody knows", ("styles",), {}),
