@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from full_run import make_full_run
+from full_run import axis_entry, make_full_run
 
 from spin_llm.paper.page import write_failure, write_pages, write_record
 from spin_llm.paper.specs import experiments
@@ -343,7 +343,7 @@ def test_printed(opened: Opened, report: Path) -> None:
 
 def test_the_page_of_the_paper_s_experiments(opened: Opened, tmp_path: Path) -> None:
     known = experiments()
-    change = {"base": 0.5, "edited": 0.62, "delta": 0.12, "ci95": [0.02, 0.22], "n": 80}
+    change = axis_entry(0.5, 0.62, 0.02, 0.22)
     axes = dict.fromkeys(("fairness", "privacy", "over_refusal", "coherence", "perplexity"), change)
     for name in ("table1", "ratio"):
         rows = [
