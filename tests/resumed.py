@@ -27,7 +27,8 @@ from harness import WORDS, pairs, write_rows
 from spin_llm.outputs import is_temporary
 
 MOST_ATTEMPTS = 60  # kills of one series; then the command is let through
-GROWING = ("run.json", "baseline.json", "journal.jsonl")  # written when the work begins, and again when it is done
+# Written when the work begins, and again when it is done; the pages of `paper`, cut off by TERM or INT, tell what is done.
+GROWING = ("run.json", "baseline.json", "journal.jsonl", "paper.md", "paper.html")
 Bytes = dict[str, bytes]
 
 
