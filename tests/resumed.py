@@ -27,7 +27,7 @@ from harness import WORDS, pairs, write_rows
 from spin_llm.outputs import is_temporary
 
 MOST_ATTEMPTS = 60  # kills of one series; then the command is let through
-# Written when the work begins, and again when it is done; the pages of `paper`, cut off by TERM or INT, tell what is done.
+# Written when the work begins, and again when it is done; the pages of a `paper` that is cut off tell what is done.
 GROWING = ("run.json", "baseline.json", "journal.jsonl", "paper.md", "paper.html")
 Bytes = dict[str, bytes]
 
