@@ -53,8 +53,11 @@ def started(words: Sequence[object], log: Path, *, stop_at: int = 0) -> int:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        import torch
+
         from spin_llm import cli
 
+        torch.set_num_threads(1)  # OpenMP's pool of threads does not live through a fork
         sys.argv = ["spin-llm", *map(str, words)]
         cli.main()
         code = 0

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from readers import Reader, draw_for
 
 from spin_llm.errors import SpinError
@@ -81,6 +82,7 @@ def one_use(reader: Reader, original: bytes, number: int, seconds: float) -> str
 def _work(reader: Reader, original: bytes, numbers: list[int], seconds: float, results: Any) -> None:
     """In a forked process: use the mutants one by one, and tell of each before and after."""
     signal.signal(signal.SIGPROF, _too_long)
+    torch.set_num_threads(1)  # the pool of threads of OpenMP does not live through a fork
     warnings.simplefilter("ignore")
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
