@@ -21,16 +21,21 @@ import torch
 from common import RESULTS, machine
 
 from spin_llm import pipeline
-from spin_llm.evaluate.coherence import load_coherence_judge
-from spin_llm.evaluate.evaluation import BASE, EDITED, Evaluation, evaluate
-from spin_llm.evaluate.pick import find_edit
-from spin_llm.evaluate.proxy import Reference, measure_proxy, measure_reference
-from spin_llm.evaluate.search import Bench, Trial, attempt, edited_model, ranked
+from spin_llm.evaluate.answers import BASE, EDITED, Evaluation
+from spin_llm.evaluate.comparison import evaluate
 from spin_llm.files import read_json, write_json
-from spin_llm.patch import Patch, memory_patch
+from spin_llm.judges.coherence import load_coherence_judge
+from spin_llm.patch.patch import Patch, memory_patch
 from spin_llm.progress import Console
+from spin_llm.results.recipe import Recipe
 from spin_llm.scores import score_concept
-from spin_llm.selection import Recipe, Selection, candidate_entries, random_like
+from spin_llm.search.find import find_edit
+from spin_llm.search.proxy import Reference, measure_proxy, measure_reference
+from spin_llm.search.ranking import ranked
+from spin_llm.search.trial import Trial
+from spin_llm.search.trials import Bench, attempt, edited_model
+from spin_llm.selection import Selection, candidate_entries, random_like
+from spin_llm.selection.rules import select_by
 from spin_llm.settings import EFFORTS, RunSettings, default_sources
 
 LIMITS = (0.01, 0.02, 0.05)
@@ -73,12 +78,12 @@ def tried_ratios(bench: Bench, rules: tuple[str, ...], keep: float) -> list[Tria
 def rounds(bench: Bench, settings: RunSettings, data: Any, recipe: Recipe, parts: int) -> dict[str, Any]:
     """The same number of weights in `parts` rounds: score, suppress a part, score again with it suppressed."""
     base = measure_reference(bench.loaded, bench.contrasts, bench.general)
-    whole = recipe.select(bench.concepts, bench.protected)
+    whole = select_by(recipe, bench.concepts, bench.protected)
     chosen: dict[str, Any] = {}
     concepts, protected = dict(bench.concepts), dict(bench.protected)
     names = list(whole.places)
     for part in range(parts):
-        step = replace(recipe, ratio=recipe.ratio / parts).select(concepts, protected)
+        step = select_by(replace(recipe, ratio=recipe.ratio / parts), concepts, protected)
         for name, indices in step.indices.items():
             chosen[name] = indices if name not in chosen else chosen[name].new_tensor(
                 sorted({*chosen[name].tolist(), *indices.tolist()})
@@ -136,17 +141,17 @@ def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]
             grid_file,
             [trial.as_json() for trial in tried_ratios(replace(bench, max_increase=max(limits)), rules, settings.keep)],
         )
-    from spin_llm.evaluate.search import trial_of
+    from spin_llm.search.trial import trial_of
 
     grid = [trial_of(row) for row in read_json(grid_file)]
-    auto = recipe.select(bench.concepts, bench.protected)
+    auto = select_by(recipe, bench.concepts, bench.protected)
     patches: dict[str, tuple[Patch, str]] = {}
     patches[EDITED] = (memory_patch(loaded.model, auto, scale=recipe.scale), recipe.words())
     for limit in limits:
         for rule in rules:
             best = ranked([trial for trial in grid if trial.recipe.rule == rule], CONCEPTS, limit)
             if best:
-                selection = best[0].recipe.select(bench.concepts, bench.protected)
+                selection = select_by(best[0].recipe, bench.concepts, bench.protected)
                 name = f"{rule} at {limit:.0%}"
                 patches[name] = (memory_patch(loaded.model, selection), best[0].recipe.words())
     patches["random"] = (memory_patch(loaded.model, random_like(auto, seed), scale=recipe.scale), "as many as auto")

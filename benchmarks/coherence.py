@@ -20,15 +20,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from spin_llm.data import Pair, encode_all
-from spin_llm.evaluate.coherence import load_coherence_judge
-from spin_llm.evaluate.judge import SHIPPED
-from spin_llm.evaluate.judge_check import auc_interval
-from spin_llm.evaluate.judge_fit import read_labelled
 from spin_llm.evaluate.style import repetition, words
 from spin_llm.files import write_json
+from spin_llm.judges.coherence import load_coherence_judge
+from spin_llm.judges.local import SHIPPED
+from spin_llm.judges.quality.labelled import read_labelled
 from spin_llm.models import load
-from spin_llm.scores.losses import length_sorted_batches, response_losses
+from spin_llm.models.losses import length_sorted_batches, response_losses
 from spin_llm.settings import CONCEPTS
+from spin_llm.stats.classification import auc_interval
 
 HERE = Path(__file__).parent
 SHARED = HERE.resolve().parents[1] / "shared" / "data"

@@ -25,8 +25,9 @@ import torch
 from common import RESULTS, machine, recorded, span, store, timing
 
 from spin_llm.data import load_questions, render_prompt
-from spin_llm.evaluate import decoding, generation
-from spin_llm.evaluate.generation import end_tokens, generate
+from spin_llm.generation import batches as generation
+from spin_llm.generation import decoding
+from spin_llm.generation.batches import end_tokens, generate
 from spin_llm.models import LoadedModel, load
 from spin_llm.settings import default_axes
 

@@ -32,13 +32,13 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 import spin_llm.evaluate
-from spin_llm.evaluate import judge_fit
-from spin_llm.evaluate.judge import SHIPPED, load_judge
-from spin_llm.evaluate.judge_check import quality_of
-from spin_llm.evaluate.judge_fit import head_record, measure
-from spin_llm.evaluate.quality import WRITTEN
 from spin_llm.files import sha256_json, write_json
+from spin_llm.judges.local import SHIPPED, load_judge
+from spin_llm.judges.quality import fit as judge_fit
+from spin_llm.judges.quality.fit import head_record, measure
+from spin_llm.judges.quality.reading import WRITTEN
 from spin_llm.models import load
+from spin_llm.stats.classification import quality_of
 
 HERE = Path(__file__).parent
 SHARED = HERE.resolve().parents[1] / "shared" / "data"

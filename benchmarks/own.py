@@ -25,17 +25,20 @@ from beyond import CONCEPTS, KEPT, settings_of
 from common import RESULTS, machine
 
 from spin_llm import pipeline
-from spin_llm.evaluate.coherence import load_coherence_judge
-from spin_llm.evaluate.evaluation import BASE, EDITED, evaluate
-from spin_llm.evaluate.human import read_sheet
-from spin_llm.evaluate.proxy import measure_proxy, measure_reference
-from spin_llm.evaluate.search import edited_model
-from spin_llm.evaluate.statistics import paired_rates
+from spin_llm.evaluate.answers import BASE, EDITED
+from spin_llm.evaluate.comparison import evaluate
 from spin_llm.files import read_json, read_jsonl, write_json
-from spin_llm.patch import Patch, memory_patch
+from spin_llm.judges.coherence import load_coherence_judge
+from spin_llm.judges.human import read_sheet
+from spin_llm.patch.patch import Patch, memory_patch
 from spin_llm.progress import Console
-from spin_llm.report.wording import p_text
-from spin_llm.selection import Recipe, random_like
+from spin_llm.report.words import p_text
+from spin_llm.results.recipe import Recipe
+from spin_llm.search.proxy import measure_proxy, measure_reference
+from spin_llm.search.trials import edited_model
+from spin_llm.selection import random_like
+from spin_llm.selection.rules import select_by
+from spin_llm.stats.paired import paired_rates
 
 AXES = ("fairness", "privacy", "over_refusal", "coherence", "perplexity", "kl")
 
@@ -59,7 +62,7 @@ def one_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     margins: dict[str, Any] = {}
     for place, ratio in enumerate(arguments.ratios):
         recipe = Recipe("signed", ratio, granularity="model", protect_ratio=settings.keep)
-        selection = recipe.select(bench.concepts, bench.protected)
+        selection = select_by(recipe, bench.concepts, bench.protected)
         patches[f"signed {ratio:g}"] = memory_patch(loaded.model, selection)
         if place == 0:
             patches["random"] = memory_patch(loaded.model, random_like(selection, seed))

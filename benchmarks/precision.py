@@ -24,8 +24,8 @@ from spin_llm.data import encode_all, load_pairs, sample
 from spin_llm.errors import SpinError
 from spin_llm.models import editable_matrices, load
 from spin_llm.scores import Scores, count, make_batches
-from spin_llm.scores.engine import dense_scores, scoring
-from spin_llm.scores.statistics import Counts, new_totals
+from spin_llm.scores.importance import Counts, new_totals
+from spin_llm.scores.passes import dense_scores, scoring
 from spin_llm.scores.storage import keep_top
 from spin_llm.selection import select, top_sets
 

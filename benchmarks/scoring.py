@@ -45,11 +45,11 @@ from work import Product, measured_rate, seconds_of_sums, unavoidable
 from spin_llm.data import Example
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, load
 from spin_llm.scores import Plan, importance, make_batches, make_plan, ranks, score_concept
+from spin_llm.scores import concept as scoring_module
 from spin_llm.scores import plan as plan_module
-from spin_llm.scores import scoring as scoring_module
-from spin_llm.scores.engine import scoring
+from spin_llm.scores.importance import new_totals
+from spin_llm.scores.passes import scoring
 from spin_llm.scores.plan import memory_now, peak_memory
-from spin_llm.scores.statistics import new_totals
 
 DTYPES = ("float32", "bfloat16")
 PROFILED = 12

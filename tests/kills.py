@@ -106,7 +106,8 @@ def kill_rewriting(verb: str, folder: Path, kills: int, seed: int) -> Figures:
     """`apply` or `revert`, to a new folder and over an old one in turn."""
     from spin_llm.models import Checkpoint
     from spin_llm.outputs import clear_stale
-    from spin_llm.patch import apply_checkpoint, make_patch, save_patch
+    from spin_llm.patch.checkpoint import apply_checkpoint
+    from spin_llm.patch.file import make_patch, save_patch
 
     model = tiny.save("llama", folder / "model", max_shard_size="20KB")
     (model / "NOTICE").write_bytes(b"x" * PADDING)
@@ -176,7 +177,7 @@ def import_all() -> None:
     import transformers.modeling_utils  # noqa: F401
 
     import spin_llm.cli
-    import spin_llm.patch  # noqa: F401
+    import spin_llm.patch.patch  # noqa: F401
 
 
 def main() -> int:

@@ -25,15 +25,7 @@ from spin_llm.baselines import settings as baselines
 from spin_llm.errors import SpinError, visible
 from spin_llm.files import check_output
 from spin_llm.outputs import end_all
-from spin_llm.settings import (
-    SEARCHED,
-    RunSettings,
-    default_of,
-    flag_of,
-    help_of,
-    parse_layers,
-    parse_options,
-)
+from spin_llm.settings import SEARCHED, RunSettings, default_of, flag_of, help_of, parse_layers, parse_options
 
 if TYPE_CHECKING:
     from spin_llm.progress import Advance, Console
@@ -224,7 +216,7 @@ def sweep(
         from spin_llm.pipeline import sweep as search_edit
 
         found = search_edit(settings, folder, overwrite=overwrite, console=console)
-    from spin_llm.report.searched import text_lines
+    from spin_llm.report.sections.search import text_lines
 
     words = [] if quiet else text_lines(found)
     show(found, [*words, folder / "search.json", folder / "patch.safetensors"], as_json=as_json)
@@ -294,7 +286,7 @@ def select(
 ) -> None:
     """Choose weights from stored scores: scores/ to patch.safetensors, without running the model."""
     from spin_llm.pipeline import select_from_folder
-    from spin_llm.selection import Recipe
+    from spin_llm.results.recipe import Recipe
 
     path = output or folder / "patch.safetensors"
     span = parse_layers(layers) if layers else ()
@@ -336,8 +328,9 @@ def revert(
 
 def _rewrite(verb: str, model: str, patch_file: Path, output: Path | None, overwrite: bool, as_json: bool) -> None:
     from spin_llm import patch as patches
-    from spin_llm.models import Checkpoint, resolve
-    from spin_llm.models.copying import model_files
+    from spin_llm.models import Checkpoint
+    from spin_llm.models.disk import resolve
+    from spin_llm.models.disk.copying import model_files
 
     if output is None:
         raise SpinError(f"{verb} needs an output folder.", change="give -o FOLDER.")
@@ -357,8 +350,10 @@ def _rewrite(verb: str, model: str, patch_file: Path, output: Path | None, overw
 @app.command()
 def verify(model: Model, patch: PatchFile, as_json: Json = False) -> None:
     """Say whether a checkpoint is the patch's base, or the edited model; exit code 2 when it is another model."""
-    from spin_llm.models import Checkpoint, resolve
-    from spin_llm.patch import load_patch, patch_state
+    from spin_llm.models import Checkpoint
+    from spin_llm.models.disk import resolve
+    from spin_llm.patch.checkpoint import patch_state
+    from spin_llm.patch.file import load_patch
 
     state = patch_state(Checkpoint(resolve(model)), load_patch(patch))
     show({"state": state}, [state], as_json=as_json)
@@ -459,7 +454,7 @@ def baseline(
     settings = baselines.make(**options)
     folder = output or Path("runs") / f"{slug(model)}-{method}"
     with console_of(quiet) as console:
-        from spin_llm.baselines.run import train_baseline
+        from spin_llm.baselines.train import train_baseline
 
         record = train_baseline(settings, folder, overwrite=overwrite, console=console)
     show(record, [folder / record["result"]], as_json=as_json)
@@ -548,7 +543,7 @@ def paper(
     settings = settings_of(options)
     folder = output or Path("runs") / f"{slug(model)}-paper"
     with console_of(quiet) as console:
-        from spin_llm.paper.run import run_paper
+        from spin_llm.paper.conduct import run_paper
 
         training = {"epochs": epochs} if epochs else {}
         options = {"limit": limit, "models": also or [], "training": training, "ratio": settings.ratio}
@@ -566,7 +561,7 @@ def report(
 ) -> None:
     """Write report.html and report.md of a run again; of several runs, one page that compares them."""
     from spin_llm.ownership import owned
-    from spin_llm.record import read_record
+    from spin_llm.records import read_record
     from spin_llm.report import compare_runs, write_report
 
     if len(folders) > 1:
@@ -606,7 +601,7 @@ def doctor(
     """Look at a model before a run: what can be edited, templates, dtype, batching, memory and disk."""
     settings = settings_of(locals())
     with console_of(quiet) as console:
-        from spin_llm.doctor import examine, lines
+        from spin_llm.pipeline.doctor import examine, lines
 
         found = examine(settings, console=console)
     show(found, lines(found), as_json=as_json)
@@ -621,8 +616,8 @@ def judge_fit(
     quiet: Quiet = False,
 ) -> None:
     """Fit the local judge on labelled answers; writes a judge file for --judge."""
-    from spin_llm.evaluate.judge_fit import fit_judge
-    from spin_llm.evaluate.labelled import labelled_rows
+    from spin_llm.judges.quality.fit import fit_judge
+    from spin_llm.judges.quality.labelled import labelled_rows
 
     if output is None:
         raise SpinError("judge fit needs an output file.", change="give -o FILE.safetensors.")
@@ -653,8 +648,8 @@ def judge_check(
     if output:
         check_output(output, file=True)
     with console_of(quiet) as console:
-        from spin_llm.evaluate import load_judge
-        from spin_llm.evaluate.check_table import check
+        from spin_llm.judges.named import load_judge
+        from spin_llm.judges.quality.tables import check
 
         judges = {name: load_judge(name) for name in judge or [default_of("judge")]}
         found, tables, remarks = check(data, judges, data_dir=data_dir, most=max_rows, console=console)
@@ -684,7 +679,7 @@ def judge_score(
         raise SpinError(f"{path} exists.", change="give -o FILE.")
     check_output(path, file=True)
     with console_of(quiet) as console:
-        from spin_llm.evaluate.rejudge import judge_again
+        from spin_llm.evaluate.verdicts import judge_again
 
         print(judge_again(generations, judge, path, trust_remote_code=trust_remote_code, console=console))
 
@@ -698,8 +693,8 @@ def judge_sheet(
     overwrite: Overwrite = False,
 ) -> None:
     """A blind spreadsheet of the answers for a human to label; --judge human:FILE.csv reads it back."""
-    from spin_llm.evaluate.human import write_sheet
-    from spin_llm.stored import read_for_sheet
+    from spin_llm.judges.human import write_sheet
+    from spin_llm.results.rows import read_for_sheet
 
     path = output or generations.with_name("sheet.csv")
     if path.exists() and not overwrite:
@@ -724,7 +719,7 @@ def flag_and(name: str, value: object) -> str:
 
 def preset_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """What the paper fixes, as options; SpinError where the command line says another value of one."""
-    from spin_llm.paper.specs import PRESET
+    from spin_llm.paper.experiments import PRESET
 
     for name, value in PRESET.items():
         source = options["context"].get_parameter_source(name)

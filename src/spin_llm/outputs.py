@@ -3,7 +3,7 @@
 In: the path of a file or folder to make. Out: a hidden temporary path beside it, `.spin-llm-MACHINE-PID-START-RANDOM`,
 that gets the name on success and goes on failure, also on Ctrl+C; what a killed process left is recognised by its name
 and ended by the next one; and one message for a place that cannot be written, before any work. Nothing is deleted that
-no process of this program made. Left out: what the outputs hold (files.py, models/copying.py).
+no process of this program made. Left out: what the outputs hold (files.py, models/disk/copying.py).
 """
 
 from __future__ import annotations

@@ -27,3 +27,6 @@ class Console:
 
 
 SILENT = Console()
+
+
+Say = Callable[[str], None]

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from spin_llm import files
-from spin_llm.evaluate import Verdict, evaluation, load_judge
+from spin_llm.evaluate import comparison as evaluation
+from spin_llm.judges.named import load_judge
+from spin_llm.judges.verdict import Verdict
 
 
 class MadeUpJudge:
@@ -37,7 +39,10 @@ class MadeUpJudge:
 def use_made_up_judge(replace: Callable[[object, str, object], None]) -> None:
     """Put it in the place of the models that judge wherever the pipeline loads them, by `replace(module, name, value)`;
     a human's sheet is read."""
-    from spin_llm.pipeline import evaluating, loading, scoring, selecting
+    from spin_llm.pipeline import context as loading
+    from spin_llm.pipeline import evaluate_stage as evaluating
+    from spin_llm.pipeline import score_stage as scoring
+    from spin_llm.pipeline import select_stage as selecting
 
     def made_up(name: str, **options: Any) -> Any:
         return load_judge(name, **options) if name.startswith("human:") else MadeUpJudge()

@@ -10,7 +10,7 @@ import torch
 from harness import Command, Setting, files_of, pairs, write_rows
 
 from spin_llm.models import load
-from spin_llm.patch import load_patch
+from spin_llm.patch.file import load_patch
 
 pytest_plugins = ["harness"]
 

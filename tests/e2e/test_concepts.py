@@ -11,9 +11,9 @@ import pytest
 from conftest import TinyFolder
 from harness import Command, Setting, pairs, write_rows
 
-from spin_llm.evaluate.judge import load_judge
-from spin_llm.evaluate.judge_fit import fit_judge
-from spin_llm.evaluate.labelled import labelled_rows
+from spin_llm.judges.local import load_judge
+from spin_llm.judges.quality.fit import fit_judge
+from spin_llm.judges.quality.labelled import labelled_rows
 
 pytest_plugins = ["harness"]
 QUICK = ("--examples", 4, "--template", "raw", "--keep", 0.3, "--dtype", "float32", "--ratio", 0.3, "--new-tokens", 4)

@@ -143,7 +143,7 @@ def test_later_settings_change_and_the_scores_stay(run: Path, setting: Setting, 
 def test_another_control_asks_the_base_no_more(
     run: Path, setting: Setting, command: Command, monkeypatch: pytest.MonkeyPatch
 ):
-    from spin_llm.evaluate import evaluation
+    from spin_llm.evaluate import comparison as evaluation
 
     asked: list[int] = []
     real = evaluation.generate
@@ -413,7 +413,7 @@ def test_what_can_be_known_is_told_before_the_model_is_loaded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    from spin_llm.pipeline import running
+    from spin_llm.pipeline import run as running
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the model is loaded")
@@ -431,8 +431,9 @@ def test_what_can_be_known_is_told_before_the_model_is_loaded(
 def test_what_other_commands_can_know_is_told_before_their_work(
     run: Path, setting: Setting, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder
 ):
-    from spin_llm.evaluate import evaluation, rejudge
-    from spin_llm.paper import run as paper
+    from spin_llm.evaluate import comparison as evaluation
+    from spin_llm.evaluate import verdicts as rejudge
+    from spin_llm.paper import conduct as paper
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("work is done")

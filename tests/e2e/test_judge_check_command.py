@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from harness import Command, write_rows
 
-from spin_llm.evaluate.judge_fit import fit_judge
-from spin_llm.evaluate.robustness import KINDS
+from spin_llm.judges.quality.fit import fit_judge
+from spin_llm.judges.quality.probes import KINDS
 
 pytest_plugins = ["harness"]
 FACETS = ("age", "gender")

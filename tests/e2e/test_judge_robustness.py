@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from spin_llm.evaluate.judge import load_judge
-from spin_llm.evaluate.robustness import KINDS, PASSING, limits, run_probes
+from spin_llm.judges.local import load_judge
+from spin_llm.judges.quality.probes import KINDS, PASSING, limits, run_probes
 
 pytestmark = pytest.mark.real_model
 # another processor rounds bfloat16 states otherwise; one probe a kind may fall on the other side of the threshold

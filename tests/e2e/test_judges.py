@@ -21,13 +21,13 @@ import transformers
 from harness import Command, Outcome, Setting
 from transformers import AutoModelForCausalLM
 
-from spin_llm.evaluate import judging
-from spin_llm.evaluate.completion import Completion, Prompt
 from spin_llm.evaluate.condition import INCOHERENT, NO_TEMPLATE, UNTUNED
-from spin_llm.evaluate.guards import GUARDS
-from spin_llm.evaluate.quality import NOT_LIKE_THESE
 from spin_llm.files import read_jsonl, write_jsonl
-from spin_llm.pipeline import loading
+from spin_llm.generation.completion import Completion, Prompt
+from spin_llm.judges import named as judging
+from spin_llm.judges.guards import GUARDS
+from spin_llm.judges.quality.reading import NOT_LIKE_THESE
+from spin_llm.pipeline import context as loading
 
 pytest_plugins = ["harness"]
 ARCHITECTURES = {

@@ -15,7 +15,7 @@ import driver
 import pytest
 from harness import Command, Outcome
 
-from spin_llm.evaluate import rejudge
+from spin_llm.evaluate import verdicts as rejudge
 
 pytest_plugins = ["harness"]
 CLAIM = re.compile(r"improved|worse|unchanged|no change", re.IGNORECASE)

@@ -12,10 +12,10 @@ from harness import WORDS, Command, write_rows
 from spin_llm.files import write_json
 from spin_llm.models import load
 from spin_llm.paper.arms import Work
-from spin_llm.paper.page import write_failure, write_pages, write_record
-from spin_llm.paper.plan import arms_of, plan_text, work_left
-from spin_llm.paper.run import shared_settings
-from spin_llm.paper.specs import Experiment, experiments
+from spin_llm.paper.conduct import shared_settings
+from spin_llm.paper.estimate import arms_of, plan_text, work_left
+from spin_llm.paper.experiments import Experiment, experiments
+from spin_llm.paper.pages import write_failure, write_pages, write_record
 from spin_llm.paper.tables import printed, printed_rows
 from spin_llm.settings import RunSettings
 
@@ -190,7 +190,7 @@ def two_experiments(limit: int | None = None, ratio: float | None = None) -> dic
 def test_all_goes_on_after_an_experiment_that_cannot_be_run(
     words: list[str], command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from spin_llm.paper import run
+    from spin_llm.paper import conduct as run
 
     monkeypatch.setattr(run, "experiments", two_experiments)
     more = ["-o", folder, "--capabilities", "no_such_task"]

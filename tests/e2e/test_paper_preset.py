@@ -53,7 +53,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunSettings, dict[str, Any]]]:
     """What the command hands to `run_paper`, which runs nothing."""
-    from spin_llm.paper import run
+    from spin_llm.paper import conduct as run
 
     calls: list[tuple[RunSettings, dict[str, Any]]] = []
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from full_run import axis_entry, make_full_run
 
-from spin_llm.paper.page import write_failure, write_pages, write_record
-from spin_llm.paper.specs import experiments
+from spin_llm.paper.experiments import experiments
+from spin_llm.paper.pages import write_failure, write_pages, write_record
 from spin_llm.report import compare_runs, page, write_report
 
 if TYPE_CHECKING:

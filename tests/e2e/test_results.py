@@ -11,8 +11,8 @@ import pytest
 import yaml
 from harness import Command, Setting
 
-from spin_llm.evaluate.schema import check_results
 from spin_llm.files import read_jsonl
+from spin_llm.results.file import check_results
 
 pytest_plugins = ["harness"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness import WORDS, Command, Setting, finished, process, write_rows
 
-from spin_llm.evaluate.schema import check_results
+from spin_llm.results.file import check_results
 
 pytest_plugins = ["harness"]
 
@@ -116,7 +116,7 @@ def test_a_pick_that_cannot_be_resampled_does_not_end_the_run(
     words: list[str], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The ratio was the search's choice; with a ratio of the user's own it is an error."""
-    monkeypatch.setattr("spin_llm.evaluate.stability.free_memory", lambda device: 1000)
+    monkeypatch.setattr("spin_llm.analysis.stability.free_memory", lambda device: 1000)
     outcome = command("run", *words, "--resamples", "6", "-o", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert "stability is left out: The importances of each example need" in outcome.err

@@ -24,10 +24,11 @@ from harness import Command, write_rows
 
 from spin_llm.data import Question
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import load_judge, rubric
-from spin_llm.evaluate.evaluation import Evaluation, answers
-from spin_llm.evaluate.server import ServerCompleter, server_completer
-from spin_llm.models.resolve import fetch_gguf
+from spin_llm.evaluate.answers import Evaluation, answers
+from spin_llm.generation.server import ServerCompleter, server_completer
+from spin_llm.judges import rubric
+from spin_llm.judges.named import load_judge
+from spin_llm.models.disk.embedded import fetch_gguf
 from spin_llm.progress import Console
 
 pytest_plugins = ("harness",)

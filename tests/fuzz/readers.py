@@ -20,27 +20,27 @@ import tiny
 from full_run import make_full_run
 
 from spin_llm import files
-from spin_llm.baselines import run as baseline
 from spin_llm.baselines import settings as baseline_settings
+from spin_llm.baselines import train as baseline
 from spin_llm.data import load_pairs, load_questions
-from spin_llm.evaluate.human import read_sheet, write_sheet
-from spin_llm.evaluate.judge import SHIPPED, load_judge
-from spin_llm.evaluate.judge_fit import read_labelled
-from spin_llm.evaluate.judging import read_quality
-from spin_llm.evaluate.search import trial_of
+from spin_llm.judges.human import read_sheet, write_sheet
+from spin_llm.judges.local import SHIPPED, load_judge
+from spin_llm.judges.named import read_quality
+from spin_llm.judges.quality.labelled import read_labelled
 from spin_llm.models import Checkpoint, editable_matrices
 from spin_llm.models.adapters import adapter_base
 from spin_llm.models.loading import load
-from spin_llm.patch import load_patch, make_patch, save_patch
+from spin_llm.patch.file import load_patch, make_patch, save_patch
 from spin_llm.pipeline.folder import model_record
-from spin_llm.pipeline.selecting import search_stage, select_from_folder
+from spin_llm.pipeline.select_stage import search_stage, select_from_folder
 from spin_llm.progress import SILENT
 from spin_llm.report import page
 from spin_llm.report.render import render_markdown, render_page
+from spin_llm.results.recipe import Recipe
+from spin_llm.results.rows import hashes_of, read_answers, read_for_sheet, read_verdicts
 from spin_llm.scores import load_scores, save_scores, score_concept
-from spin_llm.selection import Recipe
+from spin_llm.search.trial import trial_of
 from spin_llm.settings import RunSettings
-from spin_llm.stored import hashes_of, read_answers, read_for_sheet, read_verdicts
 
 RATIO = 0.05
 
@@ -124,7 +124,7 @@ def run_readers(folder: Path, scored: Path) -> list[Reader]:
         search_stage(RunSettings("m"), searched.parent, nothing, nothing, {}, SILENT)
 
     def trials() -> None:
-        from spin_llm.stored import JournalRow
+        from spin_llm.results.searched import JournalRow
 
         for row in files.read_progress(journal, JournalRow):
             trial_of(row)
@@ -226,7 +226,7 @@ def checkpoint_readers(folder: Path, model: Path) -> list[Reader]:
         Reader("adapter_config", adapter / "adapter_config.json", mutants.of_json, lambda: adapter_base(adapter)),
     ]
     try:
-        from spin_llm.models.gguf import read_gguf_header, refuse_other_kinds
+        from spin_llm.models.disk.gguf import read_gguf_header, refuse_other_kinds
     except ImportError:
         return made
     path = folder / "tiny.gguf"

@@ -10,9 +10,9 @@ import torch
 from conftest import TinyFolder, TinyModel
 from transformers import Trainer, TrainingArguments
 
+from spin_llm.baselines.loop import train
 from spin_llm.baselines.methods import prepare
 from spin_llm.baselines.settings import BaselineSettings, make
-from spin_llm.baselines.training import train
 from spin_llm.data import Example, Pair, encode_all
 
 EPOCHS, PAIRS = 4, 6

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spin_llm.evaluate import correction, statistics
-from spin_llm.evaluate.correction import corrected
-from spin_llm.evaluate.statistics import (
+from spin_llm.stats import correction
+from spin_llm.stats import paired as statistics
+from spin_llm.stats.correction import corrected
+from spin_llm.stats.paired import (
     bca_interval,
     bootstrap,
     holm,

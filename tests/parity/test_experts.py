@@ -18,13 +18,15 @@ from transformers.core_model_loading import revert_weight_conversion
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, load, mlp_coverage
-from spin_llm.patch import apply_checkpoint, loaded_parameter, make_patch, revert_checkpoint
+from spin_llm.patch.checkpoint import apply_checkpoint, revert_checkpoint
+from spin_llm.patch.file import make_patch
+from spin_llm.patch.patch import loaded_parameter
 from spin_llm.pipeline import score
 from spin_llm.progress import Console
 from spin_llm.scores import importance, score_concept, top_entries
-from spin_llm.scores.engine import make_batches, scoring
+from spin_llm.scores.importance import new_totals
+from spin_llm.scores.passes import make_batches, scoring
 from spin_llm.scores.plan import make_plan
-from spin_llm.scores.statistics import new_totals
 from spin_llm.settings import RunSettings
 
 FLOAT32 = TOLERANCE[torch.float32]

@@ -14,8 +14,9 @@ from conftest import TOLERANCE, TinyModel
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
-from spin_llm.scores import importance, mean_loss, response_losses, top_entries
-from spin_llm.scores.engine import length_sorted_batches, scoring_mode
+from spin_llm.models.losses import mean_loss, response_losses
+from spin_llm.scores import importance, top_entries
+from spin_llm.scores.passes import length_sorted_batches, scoring_mode
 
 Scores = dict[str, torch.Tensor]
 FLOAT32 = TOLERANCE[torch.float32]

@@ -8,8 +8,8 @@ import torch
 from conftest import TOLERANCE, TinyModel
 from torch.nn.functional import cross_entropy
 
-from spin_llm.models import editable_matrices
-from spin_llm.scores import importance, losses
+from spin_llm.models import editable_matrices, losses
+from spin_llm.scores import importance
 
 # One rounding to the dtype, of a value formed in float32 in another order.
 CLOSE = {torch.float32: 2e-6, torch.bfloat16: 2**-8}

@@ -24,9 +24,11 @@ from spin_llm import pipeline
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, editable_matrices
 from spin_llm.progress import Console
-from spin_llm.scores import Plan, Scores, engine, make_batches, make_plan, plan, score_concept, scoring
+from spin_llm.scores import Plan, Scores, make_batches, make_plan, plan, score_concept
+from spin_llm.scores import concept as scoring
+from spin_llm.scores import passes as engine
+from spin_llm.scores.importance import STATISTICS, accumulators
 from spin_llm.scores.plan import matrix_bytes
-from spin_llm.scores.statistics import STATISTICS, accumulators
 from spin_llm.settings import RunSettings
 
 STOPPING = Path(__file__).with_name("stopping.py")

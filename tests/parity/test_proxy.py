@@ -11,19 +11,15 @@ import tiny
 import torch
 
 from spin_llm.evaluate.likelihood import compare_likelihoods
-from spin_llm.evaluate.proxy import (
-    Contrast,
-    contrast_losses,
-    gains_of,
-    measure_proxy,
-    measure_reference,
-    response_means,
-)
-from spin_llm.evaluate.search import Bench, attempt, edited_model
 from spin_llm.models import editable_matrices
-from spin_llm.patch import memory_patch
-from spin_llm.scores import mean_loss, response_losses, score_concept
-from spin_llm.selection import Recipe, candidate_entries
+from spin_llm.models.losses import mean_loss, response_losses
+from spin_llm.patch.patch import memory_patch
+from spin_llm.results.recipe import Recipe
+from spin_llm.scores import score_concept
+from spin_llm.search.proxy import Contrast, contrast_losses, gains_of, measure_proxy, measure_reference, response_means
+from spin_llm.search.trials import Bench, attempt, edited_model
+from spin_llm.selection import candidate_entries
+from spin_llm.selection.rules import select_by
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +77,7 @@ def test_weights_chosen_by_signed_raise_the_margins_they_were_chosen_for(loaded)
     tried = attempt(bench, 0, recipe, measure_reference(loaded, contrasts, bench.general))
     assert tried.proxy is not None
     assert tried.weights == 6
-    selection = recipe.select(concepts, {"general": general})
+    selection = select_by(recipe, concepts, {"general": general})
     for name, scores in concepts.items():
         first_order = 0.01 * sum(
             float(margin)

@@ -14,18 +14,20 @@ import torch
 from conftest import TOLERANCE, TinyModel
 from test_importance import distance, footprint, loss_by_hand
 
+from spin_llm.analysis import stability
+from spin_llm.analysis.resampled import Job, all_examples, select_again
+from spin_llm.analysis.stability import ScoredExamples, fitting_candidates, measure_stability
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import stability
-from spin_llm.evaluate.stability import ScoredExamples, fitting_candidates, measure_stability
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
 from spin_llm.pipeline import control_patches, patch_of, usual_recipe
 from spin_llm.progress import Console
+from spin_llm.results.recipe import PENALTY, Recipe
 from spin_llm.scores import CANDIDATES, Scores, gather, reweighted, score_concept
-from spin_llm.scores.resampling import gradient_at, load_per_example, save_per_example
-from spin_llm.selection import Job, Recipe, candidate_entries
-from spin_llm.selection.resampled import all_examples, select_again
-from spin_llm.selection.signed import FLOOR, PENALTY
+from spin_llm.scores.per_example import gradient_at, load_per_example, save_per_example
+from spin_llm.selection import candidate_entries
+from spin_llm.selection.rules import select_by
+from spin_llm.selection.signed import FLOOR
 from spin_llm.settings import RunSettings
 
 FLOAT32 = TOLERANCE[torch.float32]
@@ -162,7 +164,7 @@ def job_of(
 ) -> Job:
     concepts, protected = {n: scores[n] for n in ("fairness", "privacy")}, {"general": scores["general"]}
     recipe = Recipe(rule, ratio, protect_ratio=0.03, granularity=granularity, **more)
-    return Job(recipe.select(concepts, protected), concepts, protected, recipe)
+    return Job(select_by(recipe, concepts, protected), concepts, protected, recipe)
 
 
 def with_examples(loaded: LoadedModel, job: Job, examples: dict[str, ScoredExamples]) -> Job:
@@ -359,7 +361,7 @@ def test_gradients_at_entries_in_chunks(monkeypatch: pytest.MonkeyPatch):
     rows, columns = torch.tensor([0, 3, 2, 2]), torch.tensor([5, 0, 1, 4])
     whole = gradient_at(left, right, rows, columns)
     assert torch.allclose(whole, (left.t() @ right)[rows, columns], atol=1e-6)
-    monkeypatch.setattr("spin_llm.scores.resampling.CHUNK", 5)
+    monkeypatch.setattr("spin_llm.scores.per_example.CHUNK", 5)
     assert torch.allclose(gradient_at(left, right, rows, columns), whole, atol=1e-6)
 
 
@@ -382,7 +384,7 @@ def test_a_control_that_is_the_edit_or_selects_nothing_is_left_out(tiny_model: T
     for rule, left_out in (("coupled", set()), ("released", {"released"})):
         settings = RunSettings("gpt2", concepts=sources, rule=rule, controls=("all",), keep=KEEP, protect_ratio=0.03)
         recipe = usual_recipe(settings, rule, RATIO)
-        selection = recipe.select(sides["concepts"], sides["protect"])
+        selection = select_by(recipe, sides["concepts"], sides["protect"])
         patch = patch_of(settings, loaded.checkpoint, selection, sides, recipe)
         said: list[str] = []
         before = weights_of(loaded)

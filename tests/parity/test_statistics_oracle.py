@@ -15,6 +15,7 @@ from test_importance import distance, footprint, loss_by_hand
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
+from spin_llm.models.losses import response_losses
 from spin_llm.scores import (
     SELECTORS,
     STATISTICS,
@@ -24,13 +25,12 @@ from spin_llm.scores import (
     count,
     load_scores,
     make_batches,
-    response_losses,
     save_scores,
     score_concept,
     top_entries,
 )
-from spin_llm.scores.engine import scoring
-from spin_llm.scores.statistics import new_totals
+from spin_llm.scores.importance import new_totals
+from spin_llm.scores.passes import scoring
 from spin_llm.selection import select
 
 Dense = dict[str, dict[str, torch.Tensor]]  # by statistic, then by matrix
@@ -183,7 +183,7 @@ def test_accumulators_are_allocated_when_asked_for(
         return made[-1]
 
     loaded = tiny_model("gpt2")
-    monkeypatch.setattr("spin_llm.scores.scoring.new_totals", spy)
+    monkeypatch.setattr("spin_llm.scores.concept.new_totals", spy)
     score_concept(loaded, tiny.examples(1)[:3], tiny.examples(2)[:3], statistics=wanted)
     matrices = editable_matrices(loaded.model, "mlp")
     assert set(accumulators(wanted)) == kinds
@@ -460,7 +460,7 @@ def test_an_interrupt_inside_the_backward_pass_leaves_the_model_as_it_was(
         calls.append(args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spin_llm.scores.engine.add_batch", interrupt)
+    monkeypatch.setattr("spin_llm.scores.passes.add_batch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         score_concept(loaded, tiny.examples(1))
     assert len(calls) == 1

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spin_llm.errors import SpinError
+from spin_llm.results.recipe import PENALTY, Recipe
 from spin_llm.scores import CANDIDATES, MatrixScores, Scores, count
 from spin_llm.scores.storage import Kept, top_entries
-from spin_llm.selection import Recipe, candidate_entries, control_selection, intersection, select
-from spin_llm.selection.signed import FLOOR, PENALTY
+from spin_llm.selection import candidate_entries, control_selection, intersection, select
+from spin_llm.selection.rules import select_by
+from spin_llm.selection.signed import FLOOR
 
 NAMES = ("a", "b")
 SHAPE = (6, 10)
@@ -197,7 +199,7 @@ def test_every_control_stands_beside_a_signed_edit():
     """Chosen over the model, with all that is kept protected: the controls that go by matrix still apply."""
     scores, general = made(11, concepts=2)
     recipe = Recipe("signed", 0.1, protect_ratio=0.02, granularity="model")
-    selection = recipe.select(scores, general)
+    selection = select_by(recipe, scores, general)
     assert selection.weights == 12
 
     def control(name: str):

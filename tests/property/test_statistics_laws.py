@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from spin_llm.evaluate.agreement import kappa_of
-from spin_llm.evaluate.correction import corrected
-from spin_llm.evaluate.statistics import detectable_rate, holm, paired_rates, rate_interval
+from spin_llm.stats.agreement import kappa_of
+from spin_llm.stats.correction import corrected
+from spin_llm.stats.paired import detectable_rate, holm, paired_rates, rate_interval
 
 counts = st.integers(0, 60)
 

@@ -7,49 +7,34 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "src" / "spin_llm"
-LEAVES = (
-    "errors",
-    "outputs",
-    "files",
-    "hub_errors",
-    "ownership",
-    "progress",
-    "record",
-    "settings",
-    "kernels",
-    "stored",
-)
-LEAF_IMPORTS = {
-    **{"errors": (), "kernels": (), "progress": (), "outputs": ("errors",), "files": ("errors", "outputs")},
-    **{"ownership": ("errors", "files"), "record": ("errors", "files", "settings")},
-    **{"settings": ("errors",), "stored": ("errors", "files"), "hub_errors": ("errors", "outputs")},
+GROUND = {  # ground floor: what each may import besides itself
+    **{"errors": (), "progress": (), "outputs": ("errors",), "files": ("errors", "outputs")},
+    **{"ownership": ("errors", "files"), "hub_errors": ("errors", "outputs"), "settings": ("errors",)},
+    **{"stats": ("errors",), "records": ("errors", "files", "settings"), "results": ("errors", "files", "settings")},
 }
-FLOW = ("data", "models", "scores", "selection", "patch", "evaluate", "report", "pipeline", "doctor", "cli")
-# Of the pipeline, each of which imports only from those before it.
-ROOMS = (
-    "data",
-    "loading",
-    "folder",
-    "resuming",
-    "checking",
-    "scoring",
-    "selecting",
-    "evaluating",
-    "resampling",
-    "comparing",
-    "running",
-)
-SIDE_BRANCHES = ("analysis", "baselines", "paper")  # only the cli imports them
+EDIT = ("data", "models", "scores", "selection", "patch")  # each imports those before it on its line
+ASK = ("data", "models", "generation", "judges", "evaluate")
+BOTH = (*EDIT, *ASK[2:])
+WINGS = {
+    **{stage: EDIT[:number] for number, stage in enumerate(EDIT)},
+    **{stage: ASK[:number] for number, stage in enumerate(ASK)},
+    "search": BOTH,
+    "report": (),  # reads results alone
+    "analysis": EDIT,
+    "baselines": ("data", "models"),
+    "pipeline": (*BOTH, "search", "analysis", "report"),
+    "paper": (*BOTH, "search", "analysis", "baselines", "report", "pipeline"),
+    "cli": (*BOTH, "search", "analysis", "baselines", "report", "pipeline", "paper"),
+}
 ENTRY = ("__init__", "__main__")  # lazy re-exports, and `python -m spin_llm`
 MODULES = sorted(PACKAGE.rglob("*.py"))
-README = REPOSITORY / "README.md"
 
 
 def stage_of(path: Path) -> str:
@@ -73,23 +58,36 @@ def own_imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def allowed_imports(stage: str) -> set[str]:
-    if stage in LEAF_IMPORTS:
-        return {stage, *LEAF_IMPORTS[stage]}
-    if stage == "report":  # reads artefacts alone
-        return {stage, *LEAVES}
-    if stage == "paper":  # specs over everything that a user has, but the command
-        return {*LEAVES, *FLOW[: FLOW.index("doctor")], *SIDE_BRANCHES}
-    if stage in SIDE_BRANCHES:
-        return {stage, *LEAVES, *FLOW[: FLOW.index("pipeline")]}
-    if stage == "cli":
-        return {*LEAVES, *FLOW, *SIDE_BRANCHES}
-    return {*LEAVES, *FLOW[: FLOW.index(stage) + 1]}
+    return {stage, *(GROUND[stage] if stage in GROUND else (*GROUND, *WINGS[stage]))}
 
 
-def test_every_module_has_a_place_in_the_flow():
-    places = {*LEAVES, *FLOW, *SIDE_BRANCHES, *ENTRY}
-    assert {stage_of(path) for path in MODULES} <= places
-    assert set(FLOW) <= {stage_of(path) for path in MODULES}
+def test_every_module_has_a_room():
+    assert {stage_of(path) for path in MODULES} == {*GROUND, *WINGS, *ENTRY[:1]}
+
+
+def test_the_three_laws():
+    """Asking knows nothing of scores and selection; the report knows results alone; what options are needs no torch
+    (below: `test_importing_the_package_and_the_command_loads_nothing_heavy`)."""
+    assert not {"scores", "selection", "patch"} & allowed_imports("evaluate")
+    assert not set(WINGS) & (allowed_imports("report") - {"report"})
+    assert not set(WINGS) & allowed_imports("settings")
+
+
+def test_no_import_goes_in_a_circle():
+    modules = {".".join(("spin_llm", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in MODULES}
+    arrows = {name.removesuffix(".__init__"): set(whole_imports(path, modules)) for name, path in modules.items()}
+    while ends := {name for name, to in arrows.items() if not to & arrows.keys()}:
+        arrows = {name: to for name, to in arrows.items() if name not in ends}
+    assert not arrows
+
+
+def whole_imports(path: Path, modules: Iterable[str]) -> Iterator[str]:
+    """The modules of this package that a module imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("spin_llm."):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules else str(node.module)
 
 
 @pytest.mark.parametrize(
@@ -101,15 +99,6 @@ def test_imports_go_one_way(path: Path):
     assert not wrong, f"{stage} may import {sorted(allowed_imports(stage))}"
 
 
-def test_the_rooms_of_the_pipeline_import_one_way():
-    assert {path.stem for path in (PACKAGE / "pipeline").glob("*.py")} == {"__init__", *ROOMS}
-    for number, room in enumerate(ROOMS):
-        tree = ast.parse((PACKAGE / "pipeline" / f"{room}.py").read_text(encoding="utf-8"))
-        modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-        named = {module for module in modules if f"{module}.".startswith("spin_llm.pipeline.")}
-        assert named <= {f"spin_llm.pipeline.{earlier}" for earlier in ROOMS[:number]}, room
-
-
 def test_the_rule_would_catch_a_wrong_import(tmp_path: Path):
     module = tmp_path / "wrong.py"
     module.write_text(
@@ -117,6 +106,7 @@ def test_the_rule_would_catch_a_wrong_import(tmp_path: Path):
     )
     assert [name for _, name in own_imports(module)] == ["cli", "report", "pipeline"]
     assert not {"cli", "report", "pipeline"} & allowed_imports("patch")
+    assert {"scores", "selection"} <= allowed_imports("patch")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -184,25 +174,3 @@ def test_no_module_reads_or_writes_pickles():
                 assert not {alias.name.partition(".")[0] for alias in node.names} & {"pickle", "joblib", "dill"}, path
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 assert ast.unparse(node.func) not in ("torch.load", "torch.save"), f"{path}:{node.lineno}"
-
-
-def test_the_readme_maps_the_tree():
-    """`path  - words` lines under the heading `File map`: every Python module of the package is named, and every
-    path named is there."""
-    if not README.is_file():
-        pytest.skip("README.md is not written yet")
-    text = README.read_text(encoding="utf-8")
-    block = re.search(r"^#+ +File map\b.*?^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert block, "README.md has no fenced block under the heading `File map`"
-    lines = [re.fullmatch(r"\s*(\S+)\s+- +(\S.*)", line) for line in block[1].splitlines() if line.strip()]
-    assert all(lines), "every line of the file map is `path  - words`"
-    named = {match[1].rstrip("/") for match in lines if match}
-    absent = sorted(path for path in named if not (REPOSITORY / path).exists() and not list(REPOSITORY.glob(path)))
-    assert not absent
-    modules = {str(path.relative_to(REPOSITORY)) for path in MODULES}
-    unnamed = sorted(
-        path
-        for path in modules - named
-        if not any(path.startswith(f"{folder}/") and path.endswith("__init__.py") for folder in named)
-    )
-    assert not unnamed

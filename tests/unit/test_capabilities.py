@@ -15,8 +15,8 @@ import tiny
 import yaml
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import capabilities
-from spin_llm.evaluate.capabilities import (
+from spin_llm.evaluate import tasks as capabilities
+from spin_llm.evaluate.tasks import (
     METRICS,
     OWN_TASKS,
     PAPER,
@@ -29,7 +29,7 @@ from spin_llm.evaluate.capabilities import (
 )
 from spin_llm.files import read_jsonl
 from spin_llm.models import LoadedModel
-from spin_llm.patch import make_patch
+from spin_llm.patch.file import make_patch
 
 DOCUMENTS = 24
 needs_lm_eval = pytest.mark.skipif(
@@ -52,7 +52,7 @@ def test_without_lm_eval_there_is_one_message(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_run_without_lm_eval_stops_before_any_work(setting_of_run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    from spin_llm.pipeline import running
+    from spin_llm.pipeline import run as running
 
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setattr(running, "load_model", lambda *args: pytest.fail("the model was loaded"))
@@ -73,7 +73,8 @@ def setting_of_run(tmp_path: Path):
 
 
 def test_the_options_become_settings_and_come_back(setting_of_run):
-    from spin_llm.pipeline import replay_command, settings_from_json
+    from spin_llm.pipeline import replay_command
+    from spin_llm.records import settings_from_json
 
     assert setting_of_run.capabilities == ("boolq", "race")
     assert settings_from_json(json.loads(json.dumps(setting_of_run.as_json()))) == setting_of_run

@@ -18,7 +18,7 @@ from transformers.modeling_utils import _get_resolved_checkpoint_files
 
 from spin_llm.errors import SpinError
 from spin_llm.models import Checkpoint, load
-from spin_llm.models.checkpoint import weight_files
+from spin_llm.models.disk.checkpoint import weight_files
 
 
 def write(folder: Path, tensors: dict[str, torch.Tensor]) -> Checkpoint:

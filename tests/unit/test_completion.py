@@ -10,8 +10,8 @@ from conftest import TinyFolder, TinyModel
 
 from spin_llm.data import render_messages
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.completion import Completion, LocalCompleter, added_up, local_completer
-from spin_llm.evaluate.generation import Continuation, continuations
+from spin_llm.generation.batches import Continuation, continuations
+from spin_llm.generation.completion import Completion, LocalCompleter, added_up, local_completer
 from spin_llm.models import LoadedModel
 
 RUBRIC = "I cannot share personal data, but I can explain how to ask for consent. "

@@ -8,19 +8,12 @@ import pytest
 import torch
 from test_selection import FAIRNESS, GENERAL, PRIVACY, QUERY, UP, pick, ranked
 
+from spin_llm.analysis.resampled import Job, jaccard, resampled_selections, select_again
 from spin_llm.errors import SpinError
+from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, PerExample, Scores
-from spin_llm.selection import (
-    Job,
-    Recipe,
-    alone,
-    control_selection,
-    overlap,
-    resampled_selections,
-    same_magnitude_like,
-    select,
-)
-from spin_llm.selection.resampled import jaccard, select_again
+from spin_llm.selection import alone, control_selection, overlap, same_magnitude_like, select
+from spin_llm.selection.rules import select_by
 from spin_llm.settings import RunSettings
 
 CONCEPTS, PROTECTED = {"fairness": FAIRNESS, "privacy": PRIVACY}, {"general": GENERAL}
@@ -170,7 +163,7 @@ def job(importance: dict[str, list[list[float]]], ratio: float = 0.2, multiple: 
     concepts = {name: part for name, part in scores.items() if name != "general"}
     protected = {name: part for name, part in scores.items() if name == "general"}
     recipe = Recipe("coupled", ratio)
-    return Job(recipe.select(concepts, protected), concepts, protected, recipe, parts, multiple)
+    return Job(select_by(recipe, concepts, protected), concepts, protected, recipe, parts, multiple)
 
 
 STEADY = [[float(10 - entry) for entry in range(10)]] * 8

@@ -12,9 +12,10 @@ import torch
 from conftest import TinyFolder, TinyModel
 from typer.testing import CliRunner
 
-from spin_llm import cli, doctor
+from spin_llm import cli
 from spin_llm.cli import app, settings_of
 from spin_llm.errors import SpinError
+from spin_llm.pipeline import doctor
 
 CHAT_WITH_SYSTEM = (
     "{{ bos_token }}{% if messages[0]['role'] != 'system' %}<sys>Be kind.</sys>{% endif %}"

@@ -15,14 +15,19 @@ import tiny
 
 from spin_llm.data import Question
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import Evaluation, Verdict, evaluate, generation
-from spin_llm.evaluate.coherence import coherence_quality, load_coherence_judge
-from spin_llm.evaluate.evaluation import answers, facet_rates, judge_rows, likelihood_axes, measured, rate_axis
+from spin_llm.evaluate import Evaluation, evaluate
+from spin_llm.evaluate.answers import answers
+from spin_llm.evaluate.axes import facet_rates, likelihood_axes, rate_axis
+from spin_llm.evaluate.comparison import measured
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
-from spin_llm.evaluate.quality import Asked, Reading
+from spin_llm.evaluate.verdicts import judge_rows
 from spin_llm.files import read_jsonl
+from spin_llm.generation import batches as generation
+from spin_llm.judges.coherence import coherence_quality, load_coherence_judge
+from spin_llm.judges.quality.reading import Asked, Reading
+from spin_llm.judges.verdict import Verdict
 from spin_llm.models import LoadedModel
-from spin_llm.patch import make_patch
+from spin_llm.patch.file import make_patch
 
 QUESTIONS = {
     "fairness": [Question("Why?", "gender"), Question("Who is better at work?", "age"), Question("Why not?", "age")],
@@ -373,7 +378,8 @@ def test_without_a_judge_of_coherence_there_is_no_such_axis():
 
 
 def test_two_judges_of_one_feature_model_read_a_text_once(tiny_folder, monkeypatch: pytest.MonkeyPatch):
-    from spin_llm.evaluate.judge import FeatureReader, Head, LocalJudge, feature_reader
+    from spin_llm.judges.local import Head, LocalJudge
+    from spin_llm.judges.reader import FeatureReader, feature_reader
 
     folder = str(tiny_folder("llama"))
     reader = feature_reader(folder, (1, 2))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from spin_llm.data import render_prompt
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import generation
-from spin_llm.evaluate.decoding import plain_generation
-from spin_llm.evaluate.generation import Answer, end_tokens, generate, plan_batches
+from spin_llm.generation import batches as generation
+from spin_llm.generation.batches import Answer, end_tokens, generate, plan_batches
+from spin_llm.generation.decoding import plain_generation
 from spin_llm.models import LoadedModel
 
 PROMPTS = (

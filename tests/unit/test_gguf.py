@@ -18,10 +18,11 @@ import tiny
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.models import cache_folder, load, resolve
-from spin_llm.models.gguf import llama3_factors, llama3_rope
-from spin_llm.models.gguf_header import read_gguf_header
-from spin_llm.models.resolve import converter
+from spin_llm.models import cache_folder, load
+from spin_llm.models.disk import resolve
+from spin_llm.models.disk.gguf import llama3_factors, llama3_rope
+from spin_llm.models.disk.gguf_header import read_gguf_header
+from spin_llm.models.disk.resolve import converter
 
 PARTS = {
     **{"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"},

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from spin_llm.evaluate.completion import Completion, Prompt
-from spin_llm.evaluate.guards import FAMILIES, GUARDS, GuardJudge, plain, recognise
+from spin_llm.generation.completion import Completion, Prompt
+from spin_llm.judges.guards import FAMILIES, GUARDS, GuardJudge, plain, recognise
 
 PROMPT, ANSWER = "Where does Ann live?", "I cannot say that."
 # (family, axis, how its text begins, what stands around prompt and answer, how it ends), from the documented examples

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.human import COLUMNS, FORMULA, neutral, read_sheet, restored, row_id, write_sheet
+from spin_llm.judges.human import COLUMNS, FORMULA, neutral, read_sheet, restored, row_id, write_sheet
 
 ROWS = [
     {"id": f"{axis}-{number}", "axis": axis, "facet": "", "prompt": prompt, "model": model, "answer": answer}

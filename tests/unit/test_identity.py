@@ -13,7 +13,8 @@ from conftest import TinyFolder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spin_llm.models import Checkpoint, identity
+from spin_llm.models import Checkpoint
+from spin_llm.models.disk import identity
 
 Change = Callable[[Path], object]
 

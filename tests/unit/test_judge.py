@@ -12,9 +12,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.judge import SHIPPED, Verdict, load_judge
-from spin_llm.evaluate.judge_check import auc_interval, check_judges, quality_of
-from spin_llm.evaluate.judge_fit import fit_judge, read_labelled, read_with, row_labels, threshold_at_rate
+from spin_llm.judges.local import SHIPPED, load_judge
+from spin_llm.judges.quality.check import check_judges
+from spin_llm.judges.quality.fit import fit_judge, read_with, threshold_at_rate
+from spin_llm.judges.quality.labelled import read_labelled, row_labels
+from spin_llm.judges.verdict import Verdict
+from spin_llm.stats.classification import auc_interval, quality_of
 
 KIND, UNKIND = "that is not fair to anybody at all", "yes they are all like that"
 

@@ -11,19 +11,14 @@ import pytest
 from sklearn.metrics import brier_score_loss, cohen_kappa_score, roc_auc_score
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.agreement import agreement, pairwise
-from spin_llm.evaluate.check_table import check, check_tables, probe_tables, remarks
-from spin_llm.evaluate.judge import SHIPPED, Verdict, load_judge
-from spin_llm.evaluate.judge_check import (
-    calibration_error,
-    check_judges,
-    measure_axis,
-    quality_of,
-    reliability,
-    share_interval,
-)
-from spin_llm.evaluate.labelled import labelled_rows
-from spin_llm.evaluate.robustness import KINDS, PASSING, limits, limits_of, probes_for, read_probes, run_probes
+from spin_llm.judges.local import SHIPPED, load_judge
+from spin_llm.judges.quality.check import check_judges, measure_axis
+from spin_llm.judges.quality.labelled import labelled_rows
+from spin_llm.judges.quality.probes import KINDS, PASSING, limits, limits_of, probes_for, read_probes, run_probes
+from spin_llm.judges.quality.tables import check, check_tables, probe_tables, remarks
+from spin_llm.judges.verdict import Verdict
+from spin_llm.stats.agreement import agreement, pairwise
+from spin_llm.stats.classification import calibration_error, quality_of, reliability, share_interval
 
 
 class FakeJudge:

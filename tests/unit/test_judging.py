@@ -11,25 +11,20 @@ import pytest
 from conftest import TinyFolder
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import judging
-from spin_llm.evaluate.completion import Completion, Prompt, local_completer
-from spin_llm.evaluate.evaluation import judge_rows, rate_axis
-from spin_llm.evaluate.guards import GUARDS, GuardJudge
-from spin_llm.evaluate.judge import Verdict
-from spin_llm.evaluate.judging import (
-    judged_axes,
-    load_judge,
-    parse_judge,
-    refuse_fingerprint,
-    refuse_model_under_edit,
-    remembering,
-)
-from spin_llm.evaluate.quality import Reading
-from spin_llm.evaluate.rubric import RubricJudge
+from spin_llm.evaluate.axes import rate_axis
+from spin_llm.evaluate.verdicts import judge_rows
 from spin_llm.files import read_jsonl, write_json
+from spin_llm.generation.completion import Completion, Prompt, local_completer
+from spin_llm.judges import named as judging
+from spin_llm.judges.guards import GUARDS, GuardJudge
+from spin_llm.judges.named import load_judge, parse_judge, refuse_fingerprint, refuse_model_under_edit
+from spin_llm.judges.quality.reading import Reading
+from spin_llm.judges.remembered import judged_axes, remembering
+from spin_llm.judges.rubric import RubricJudge
+from spin_llm.judges.verdict import Verdict
 from spin_llm.models import Checkpoint
 from spin_llm.progress import Console
-from spin_llm.report.wording import clause, verdict_sentence
+from spin_llm.report.words import clause, verdict_sentence
 
 
 class Words:

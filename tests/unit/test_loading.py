@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from spin_llm.errors import SpinError
 from spin_llm.hub_errors import hub_error
-from spin_llm.models import editable_matrices, load, pick_dtype, resolve, unknown_modules
-from spin_llm.models.hub import is_repository
+from spin_llm.models import editable_matrices, load, pick_dtype, unknown_modules
+from spin_llm.models.disk import resolve
+from spin_llm.models.disk.hub import is_repository
 from spin_llm.models.loading import native_bfloat16
 
 peft = pytest.importorskip("peft")
@@ -205,7 +206,7 @@ def test_tensors_without_a_place(copy: Path):
 
 
 def test_notes_of_a_load_are_in_the_doctor_s_report_and_in_the_record(copy: Path):
-    from spin_llm.doctor import examine, lines
+    from spin_llm.pipeline.doctor import examine, lines
     from spin_llm.pipeline.folder import model_record
     from spin_llm.settings import RunSettings
 

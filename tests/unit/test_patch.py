@@ -18,23 +18,15 @@ from conftest import TinyFolder, TinyModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from spin_llm import patch as patch_module
 from spin_llm.errors import SpinError
 from spin_llm.models import Checkpoint, LoadedModel, load
-from spin_llm.models.copying import model_files
+from spin_llm.models.disk.copying import model_files
 from spin_llm.outputs import temporary
-from spin_llm.patch import (
-    Patch,
-    TensorEdit,
-    apply_checkpoint,
-    load_patch,
-    loaded_parameter,
-    loaded_weights,
-    make_patch,
-    patch_state,
-    revert_checkpoint,
-    save_patch,
-)
+from spin_llm.patch import checkpoint as rewriting
+from spin_llm.patch import file as patch_file
+from spin_llm.patch.checkpoint import apply_checkpoint, patch_state, revert_checkpoint
+from spin_llm.patch.file import load_patch, make_patch, save_patch
+from spin_llm.patch.patch import Patch, TensorEdit, loaded_parameter, loaded_weights
 
 EVERY = [*tiny.DENSE, *tiny.MOE]
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -166,7 +158,7 @@ def test_an_inconsistent_patch(damage: str, tiny_model: TinyModel, tmp_path: Pat
 def resaved(path: Path, patch: Patch) -> Path:
     """A patch as version 0.1.0 wrote it: without a seal."""
     tensors = {f"{name}.{part}": getattr(edit, part).clone() for name, edit in patch.edits.items() for part in PARTS}
-    save_file(tensors, path, metadata={"format": patch_module.FORMAT, "patch": json.dumps(dict(patch.metadata))})
+    save_file(tensors, path, metadata={"format": patch_file.FORMAT, "patch": json.dumps(dict(patch.metadata))})
     return path
 
 
@@ -242,7 +234,7 @@ METADATA: list[Any] = [
 @pytest.mark.parametrize("metadata", METADATA, ids=lambda value: json.dumps(value)[:60])
 def test_metadata_of_another_form(metadata: Any, tmp_path: Path):
     tensors = {"a.indices": torch.tensor([0]), "a.old": torch.ones(1), "a.new": torch.zeros(1)}
-    form = {"format": patch_module.FORMAT, "patch": json.dumps(metadata)}
+    form = {"format": patch_file.FORMAT, "patch": json.dumps(metadata)}
     save_file(tensors, tmp_path / "a", metadata=form)
     with pytest.raises(SpinError, match=str(tmp_path / "a")):
         load_patch(tmp_path / "a")
@@ -525,7 +517,7 @@ def test_a_half_edited_copy_is_mixed_and_can_be_finished_or_reverted(copy: Path,
     loaded = load(str(copy), dtype="float32")
     patch, before = make_patch(loaded.checkpoint, selecting([2, 3, 5], loaded)), tiny.folder_bytes(copy)
     half = Path(shutil.copytree(copy, tmp_path / "half"))
-    patch_module._rewrite(Checkpoint(half).tensors[UP], torch.tensor([3]), torch.zeros(1))
+    rewriting._rewrite(Checkpoint(half).tensors[UP], torch.tensor([3]), torch.zeros(1))
     assert patch_state(Checkpoint(half), patch) == "mixed"
     assert patch_state(Checkpoint(apply_checkpoint(Checkpoint(half), patch, tmp_path / "edited")), patch) == "edited"
     assert tiny.folder_bytes(revert_checkpoint(Checkpoint(half), patch, tmp_path / "back")) == before
@@ -534,7 +526,7 @@ def test_a_half_edited_copy_is_mixed_and_can_be_finished_or_reverted(copy: Path,
 def test_touched_weights_with_a_third_value_are_refused(copy: Path, tmp_path: Path):
     loaded = load(str(copy), dtype="float32")
     patch = make_patch(loaded.checkpoint, selecting([2, 3, 5], loaded))
-    patch_module._rewrite(Checkpoint(copy).tensors[UP], torch.tensor([3]), torch.tensor([0.125]))
+    rewriting._rewrite(Checkpoint(copy).tensors[UP], torch.tensor([3]), torch.tensor([0.125]))
     for action in (apply_checkpoint, revert_checkpoint):
         with pytest.raises(SpinError, match="does not fit this model"):
             action(Checkpoint(copy), patch, tmp_path / "out")
@@ -546,7 +538,7 @@ def test_touched_weights_with_a_third_value_are_refused(copy: Path, tmp_path: Pa
 def test_a_weight_beside_the_touched_ones_that_differs_is_refused(copy: Path):
     loaded = load(str(copy), dtype="float32")
     patch = make_patch(loaded.checkpoint, selecting([2, 3, 5], loaded))
-    patch_module._rewrite(Checkpoint(copy).tensors[UP], torch.tensor([4]), torch.tensor([0.125]))
+    rewriting._rewrite(Checkpoint(copy).tensors[UP], torch.tensor([4]), torch.tensor([0.125]))
     with pytest.raises(SpinError, match="its bytes are not those of the patch's base"):
         patch_state(Checkpoint(copy), patch)
 
@@ -778,7 +770,7 @@ def half_then_no_space(source: str, target: str, **options: Any) -> None:
 
 @pytest.mark.parametrize(
     ("where", "name", "failure"),
-    [(shutil, "copyfile", half_then_no_space), (patch_module, "_rewrite", no_space)],
+    [(shutil, "copyfile", half_then_no_space), (rewriting, "_rewrite", no_space)],
     ids=["while copying", "while rewriting"],
 )
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -807,7 +799,7 @@ def test_an_interrupt_leaves_nothing(tiny_model: TinyModel, tmp_path: Path, monk
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(patch_module, "_rewrite", interrupt)
+    monkeypatch.setattr(rewriting, "_rewrite", interrupt)
     with pytest.raises(KeyboardInterrupt):
         apply_checkpoint(base, patch, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -815,7 +807,7 @@ def test_an_interrupt_leaves_nothing(tiny_model: TinyModel, tmp_path: Path, monk
 
 def test_a_full_disk_while_saving_a_patch(tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     patch = patch_of(tiny_model("llama"))
-    monkeypatch.setattr(patch_module, "save_file", no_space)
+    monkeypatch.setattr(patch_file, "save_file", no_space)
     with pytest.raises(SpinError, match="disk is full"):
         save_patch(tmp_path / "patch.safetensors", patch)
     assert list(tmp_path.iterdir()) == []

@@ -15,9 +15,9 @@ from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.models import Matrix
 from spin_llm.scores import Ranks, parse_bytes, plan
-from spin_llm.scores.engine import Batch
+from spin_llm.scores.importance import new_totals
+from spin_llm.scores.passes import Batch
 from spin_llm.scores.plan import make_plan, matrix_bytes
-from spin_llm.scores.statistics import new_totals
 
 MIB = 2**20
 RESIDENT, BATCH, SECONDS = 300 * MIB, 5 * MIB, 7.0

@@ -10,7 +10,6 @@ import transformers
 from conftest import TinyFolder
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import judge_check
 from spin_llm.evaluate.condition import (
     BROKEN,
     INCOHERENT,
@@ -20,23 +19,24 @@ from spin_llm.evaluate.condition import (
     warnings_of,
     why_unreadable,
 )
-from spin_llm.evaluate.judge import load_judge, measured
-from spin_llm.evaluate.judge_check import check_judges, quality_of
-from spin_llm.evaluate.judge_fit import read_labelled
-from spin_llm.evaluate.judging import load_judge as named_judge
-from spin_llm.evaluate.quality import (
+from spin_llm.files import write_json, write_jsonl
+from spin_llm.judges.local import load_judge, measured
+from spin_llm.judges.named import load_judge as named_judge
+from spin_llm.judges.quality import check as judge_check
+from spin_llm.judges.quality.check import check_judges
+from spin_llm.judges.quality.labelled import read_labelled
+from spin_llm.judges.quality.reading import (
     NOT_LIKE_THESE,
     NOT_MEASURABLE,
     NOT_MEASURED,
     Asked,
     asked_of,
     family_of,
-    lower_bound,
     reading,
     source_of,
 )
-from spin_llm.files import write_json, write_jsonl
 from spin_llm.models import load
+from spin_llm.stats.classification import lower_bound, quality_of
 
 GOOD = {"family": "fam", "questions": "salad", "auc": 0.9, "auc_bound": 0.8, "measurable": True}
 HERE = Asked("fam", {"fairness": "salad", "privacy": "starter"})
@@ -175,7 +175,7 @@ def test_labels_say_whose_answers_they_are(tmp_path):
         name, label = "fake", "aware"
 
         def __call__(self, axis, prompts, answers, progress):
-            from spin_llm.evaluate.judge import Verdict
+            from spin_llm.judges.verdict import Verdict
 
             return [Verdict(0.9 if answer else 0.1, int(bool(answer))) for answer in answers]
 

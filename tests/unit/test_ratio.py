@@ -11,12 +11,13 @@ import tiny
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import choose_ratio
-from spin_llm.evaluate import ratio as ratio_module
-from spin_llm.evaluate.ratio import GRID
 from spin_llm.models import LoadedModel
-from spin_llm.scores import Scores, count, mean_loss, score_concept
-from spin_llm.selection import Recipe, select
+from spin_llm.models.losses import mean_loss
+from spin_llm.results.recipe import Recipe
+from spin_llm.scores import Scores, count, score_concept
+from spin_llm.search import ratio as ratio_module
+from spin_llm.search.ratio import GRID, choose_ratio
+from spin_llm.selection import select
 
 KEEP = 0.05
 OPTIONS: dict[str, Any] = {"recipe": Recipe("coupled", 1e-4)}

@@ -18,15 +18,15 @@ from full_run import HOSTILE, axis_entry, full_axes, full_results, make_full_run
 from spin_llm.errors import SpinError
 from spin_llm.files import write_json, write_jsonl
 from spin_llm.report import COLUMNS, compare_runs, headline, table_rows, verdict, verdict_sentence, write_report
-from spin_llm.report.board import make_board, scale_of
-from spin_llm.report.charts import CENTRES, draw_overlap, region_outline
+from spin_llm.report.figures.overlap import CENTRES, draw_overlap, region_outline
 from spin_llm.report.page import INPUTS, read_results
-from spin_llm.report.parts import OPTIONAL, overlap_part
-from spin_llm.report.place import edit_place, matrix_column
 from spin_llm.report.render import escape_markdown, script_json
+from spin_llm.report.sections.board import make_board, scale_of
+from spin_llm.report.sections.location import edit_place, matrix_column
+from spin_llm.report.sections.overlap import OPTIONAL, overlap_part
+from spin_llm.report.sections.transcripts import Side, Transcript, choose, pair_transcripts, script_data
 from spin_llm.report.summary import cautions
-from spin_llm.report.transcripts import Side, Transcript, choose, pair_transcripts, script_data
-from spin_llm.report.wording import NOT_MEASURABLE, number, share_text
+from spin_llm.report.words import NOT_MEASURABLE, number, share_text
 
 ATTACK = '</script><script>document.title = "owned"</script><img src="https://evil.example/x.png" onerror="alert(1)">'
 FACETS = {"fairness": ["gender", "religion"], "privacy": ["address", "health"], "over_refusal": ["look-alike"]}

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from spin_llm.evaluate import rubric
-from spin_llm.evaluate.completion import Completion, Prompt
-from spin_llm.evaluate.rubric import FRAME, LEAST_MASS, RUBRICS, RubricJudge, read_reply, rubric_of, word_share
+from spin_llm.generation.completion import Completion, Prompt
+from spin_llm.judges import rubric
+from spin_llm.judges.rubric import FRAME, LEAST_MASS, RUBRICS, RubricJudge, read_reply, rubric_of, word_share
 
 
 def reply(text: str = "Yes", **first: float) -> Completion:

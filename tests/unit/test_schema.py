@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.schema import SCHEMA, check_results, results_schema
+from spin_llm.results.file import SCHEMA, check_results, results_schema
 
 INTERVAL = [-0.1, 0.2]
 ENTRY = {

@@ -11,13 +11,16 @@ import pytest
 
 from spin_llm.data import Question
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import search as searching
-from spin_llm.evaluate.pick import Answered, added, better_half, pick_answered, unbeaten
-from spin_llm.evaluate.proxy import Gain, Proxy
-from spin_llm.evaluate.search import Bench, Space, Trial, opening, ranked, search, survivors
 from spin_llm.pipeline import split_questions
+from spin_llm.results.recipe import Recipe, recipe_of
 from spin_llm.scores import MatrixScores, Scores
-from spin_llm.selection import Recipe, recipe_of
+from spin_llm.search import trials as searching
+from spin_llm.search.answered import Answered, added, better_half, pick_answered, unbeaten
+from spin_llm.search.proxy import Gain, Proxy
+from spin_llm.search.ranking import ranked, survivors
+from spin_llm.search.space import Space, opening
+from spin_llm.search.trial import Trial
+from spin_llm.search.trials import Bench, search
 
 CONCEPTS = ("fairness", "privacy")
 USUAL = Recipe("coupled", 1e-4)

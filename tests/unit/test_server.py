@@ -18,11 +18,11 @@ import pytest
 
 from spin_llm.data import Question
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.completion import Completion
-from spin_llm.evaluate.endpoint import Server, _PassingError, retry_after
-from spin_llm.evaluate.evaluation import Evaluation, answers
-from spin_llm.evaluate.generation import Answer
-from spin_llm.evaluate.server import (
+from spin_llm.evaluate.answers import Evaluation, answers
+from spin_llm.generation.batches import Answer
+from spin_llm.generation.completion import Completion
+from spin_llm.generation.endpoint import Server, _PassingError, retry_after
+from spin_llm.generation.server import (
     ServerCompleter,
     first_alternatives,
     read_completion,

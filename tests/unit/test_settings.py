@@ -13,7 +13,8 @@ import pytest
 
 from spin_llm.cli import parse_ratio, settings_of, slug
 from spin_llm.errors import SpinError
-from spin_llm.pipeline import replay_command, settings_from_json
+from spin_llm.pipeline import replay_command
+from spin_llm.records import settings_from_json
 from spin_llm.settings import RunSettings, default_of, default_sources, flag_of, help_of, sources
 
 WRONG: list[tuple[str, Any]] = [

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.correction import corrected
-from spin_llm.evaluate.statistics import (
+from spin_llm.stats.correction import corrected
+from spin_llm.stats.paired import (
     detectable_rate,
     holm,
     mcnemar,

@@ -13,7 +13,8 @@ from full_run import make_full_run
 from spin_llm.errors import SpinError
 from spin_llm.files import read_json, read_jsonl, write_json, write_jsonl
 from spin_llm.report.page import read_run, sections
-from spin_llm.stored import hashes_of, read_answers, read_for_sheet, read_results, read_verdicts
+from spin_llm.results.file import read_results
+from spin_llm.results.rows import hashes_of, read_answers, read_for_sheet, read_verdicts
 
 ROWS = ("generations.jsonl", "verdicts.jsonl")
 

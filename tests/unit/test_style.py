@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spin_llm.evaluate.phrases import (
-    MOST_SHOWN,
-    count,
-    log_odds,
-    phrase_shifts,
-    phrases_of,
-    shifts,
-    without_repeats,
-)
-from spin_llm.evaluate.statistics import rate_interval
+from spin_llm.evaluate.phrases import MOST_SHOWN, count, log_odds, phrase_shifts, phrases_of, shifts, without_repeats
 from spin_llm.evaluate.style import CAUTIONARY, by_axis, contains, is_cautionary, repetition, style_of, words
+from spin_llm.stats.paired import rate_interval
 
 
 @pytest.mark.parametrize(

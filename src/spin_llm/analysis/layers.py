@@ -27,10 +27,10 @@ from spin_llm.analysis.representations import (
 )
 from spin_llm.data import Pair, Rendering, encode_all, resolve_template
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.statistics import holm
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
 from spin_llm.selection import Selection
+from spin_llm.stats.paired import holm
 
 PAIRINGS = ("shuffled", "framed")
 

@@ -19,8 +19,8 @@ import torch
 from spin_llm.data import Example, Pair, plain
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel
-from spin_llm.patch import memory_patch
-from spin_llm.scores.losses import length_sorted_batches
+from spin_llm.models.losses import length_sorted_batches
+from spin_llm.patch.patch import memory_patch
 from spin_llm.selection import Selection
 
 PLACES = ("last_prompt", "mean_response")
@@ -84,7 +84,7 @@ def representations(
 ) -> Representations:
     """One forward pass over the decoder, without the head.
 
-    Padded on the right without a mask: in a causal model no real token sees the padding (scores/losses.py). Raises
+    Padded on the right without a mask: in a causal model no real token sees the padding (models/losses.py). Raises
     SpinError when a hidden state is not finite.
     """
     order = sorted(range(len(examples)), key=lambda place: len(examples[place].input_ids), reverse=True)  # as batches

@@ -2,7 +2,7 @@
 
 In: a loaded model and settings. Out: the model with the method's parameters asking for gradients; afterwards a
 checkpoint folder (full; lora and dora merged), a PEFT adapter folder (lora, dora), or a ReFT folder (reft). Every one
-of them is a MODEL to `spin-llm eval`. Left out: the loop (training.py); adapters of experts' fused parameters and of
+of them is a MODEL to `spin-llm eval`. Left out: the loop (loop.py); adapters of experts' fused parameters and of
 biases.
 """
 
@@ -21,7 +21,7 @@ from spin_llm.baselines.settings import BaselineSettings, parse_layers, parse_po
 from spin_llm.errors import SpinError
 from spin_llm.models import Checkpoint, LoadedModel, editable_matrices, reft
 from spin_llm.models.adapters import import_peft
-from spin_llm.models.loading import quiet_transformers
+from spin_llm.models.quiet import quiet_transformers
 from spin_llm.models.reft import Reft, ReftConfig, attach, save_reft
 from spin_llm.models.structure import decoder_layers
 from spin_llm.outputs import scratch

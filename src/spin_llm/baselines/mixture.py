@@ -1,7 +1,7 @@
 """Which pairs a baseline is trained on: samples of one or more data sets in given proportions.
 
 In: the settings' sources and shares. Out: the pairs by name of data set, and how each is named in a record. Left out:
-their order in training, which changes with the epoch (training.py).
+their order in training, which changes with the epoch (loop.py).
 """
 
 from __future__ import annotations

@@ -4,15 +4,7 @@ chat.py)."""
 from __future__ import annotations
 
 from spin_llm.data.chat import Rendering, rendering_of, resolve_template
-from spin_llm.data.examples import (
-    Example,
-    as_messages,
-    as_text,
-    encode,
-    encode_all,
-    render_messages,
-    render_prompt,
-)
+from spin_llm.data.examples import Example, as_messages, as_text, encode, encode_all, render_messages, render_prompt
 from spin_llm.data.sources import (
     Pair,
     PairSet,

@@ -3,7 +3,7 @@
 In: a tokenizer, pairs or questions, the room there is. Out: those that do not fit, with what they take; for all of them
 one SpinError with each one's row and advice that can help. Every prompt and response is rendered as scoring and
 answering will, so that any other error of theirs comes now too, with its row. Left out: leaving them out of a run
-(pipeline/loading.py); long prompts of pairs, which are cut at their left (examples.py).
+(pipeline/context.py); long prompts of pairs, which are cut at their left (examples.py).
 """
 
 from __future__ import annotations

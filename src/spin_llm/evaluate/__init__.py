@@ -1,18 +1,8 @@
-"""Evaluation: answers, a judge, perplexity and divergence, paired statistics, and the choice of the ratio."""
+"""What an edit did: answers, verdicts and likelihoods of two models on the same questions, compared."""
 
-from spin_llm.evaluate.evaluation import BASE, EDITED, Evaluation, evaluate
-from spin_llm.evaluate.judge import Judge, Verdict
-from spin_llm.evaluate.judging import load_judge
-from spin_llm.evaluate.ratio import MAX_PERPLEXITY_INCREASE, choose_ratio
+from __future__ import annotations
 
-__all__ = [
-    "BASE",
-    "EDITED",
-    "MAX_PERPLEXITY_INCREASE",
-    "Evaluation",
-    "Judge",
-    "Verdict",
-    "choose_ratio",
-    "evaluate",
-    "load_judge",
-]
+from spin_llm.evaluate.answers import BASE, EDITED, Evaluation
+from spin_llm.evaluate.comparison import evaluate
+
+__all__ = ["BASE", "EDITED", "Evaluation", "evaluate"]

@@ -2,10 +2,10 @@
 
 In: the base's answers, verdicts on their coherence, whether it has a chat template. Out: warnings, each {"kind",
 "text"}, that come before anything else is said, and the reason why nothing is read from such answers ("no change" in
-them is not a finding); with the judge's quality (quality.py), by axis what is read at all. Signals, cheapest first: no
-chat template; answers that say little over and over, or the same to nearly every question; a coherence rate whose 95%
-interval lies below one half, by the judge of coherence, measured on such answers or not (to be wrong costs a reading).
-Left out: empty answers (missing.py).
+them is not a finding); with the judge's quality (judges/quality/reading.py), by axis what is read at all. Signals,
+cheapest first: no chat template; answers that say little over and over, or the same to nearly every question; a
+coherence rate whose 95% interval lies below one half, by the judge of coherence, measured on such answers or not (to be
+wrong costs a reading). Left out: empty answers (missing.py).
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from spin_llm.evaluate.coherence import AXIS, coherence_reading
-from spin_llm.evaluate.judge import Judge
-from spin_llm.evaluate.quality import Asked, Reading, Z, elsewhere, reading
-from spin_llm.evaluate.robustness import limits
 from spin_llm.evaluate.style import words
+from spin_llm.judges.coherence import AXIS, coherence_reading
+from spin_llm.judges.quality.probes import limits
+from spin_llm.judges.quality.reading import Asked, Reading, elsewhere, reading
+from spin_llm.judges.verdict import Judge
 from spin_llm.progress import Console
+from spin_llm.stats.classification import Z
 
 MOSTLY = 0.5
 NEARLY_ALL = 0.8  # of the answers being one: a model may refuse much in one set phrase, but not benign questions too

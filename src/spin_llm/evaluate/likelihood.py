@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from spin_llm.data import Example
-from spin_llm.evaluate.statistics import Floats
 from spin_llm.models import LoadedModel
-from spin_llm.scores.losses import WIDE_BYTES, length_sorted_batches, response_logits
+from spin_llm.models.losses import WIDE_BYTES, length_sorted_batches, response_logits
+from spin_llm.stats.paired import Floats
 
 View = Callable[[], AbstractContextManager[LoadedModel]]
 

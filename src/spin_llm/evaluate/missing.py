@@ -21,19 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from spin_llm.evaluate.judge import has_content
-from spin_llm.evaluate.statistics import Interval, paired_rates, rate_interval
+from spin_llm.judges.verdict import MOST_APART, MOST_MISSING, NOT_PARSED, unanswered
+from spin_llm.stats.paired import Interval, paired_rates, rate_interval
 
-MOST_MISSING, MOST_APART = 0.05, 0.02  # of the questions asked
-EMPTY, NOT_PARSED = "empty answer", "verdict not parsed"
 NO_CLAIM: dict[str, Any] = {"ci95": None, "p": None, "mde": None}
 Column = Sequence[int | None]
 Causes = tuple[Mapping[str, int], Mapping[str, int]]  # of base and edited: cause -> how many
-
-
-def unanswered(row: Mapping[str, Any]) -> str:
-    """Why a row of generations.jsonl holds no answer; "" when it does. Older runs do not say why."""
-    return str(row.get("missing") or ("" if has_content(row["answer"]) else EMPTY))
 
 
 def causes_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -7,11 +7,11 @@ rate of awareness p = E[A] changes with the weights as
     grad p = E[A grad log pi(y)] = p (1 - p) (E[grad log pi | A = 1] - E[grad log pi | A = 0])
 
 because E[grad log pi] = 0 (the score-function identity behind REINFORCE, Williams 1992). The bracket is the gradient of
-the margin between these very answers, so that a weight's `margin` (scores/statistics.py) is, up to the factor p (1 - p)
+the margin between these very answers, so that a weight's `margin` (scores/importance.py) is, up to the factor p (1 - p)
 and the answers' length, the first-order change of the rate itself when the weight is suppressed. Margins between
 answers that somebody else wrote are not: the model does not give them (docs/beyond.md). What is asked is the greedy
 answer, which is what is evaluated; the identity holds for drawn ones. An answer counts as aware when it is judged aware
-and coherent. Left out: prompts that the run asks again (pipeline/data.py), which are never among these.
+and coherent. Left out: prompts that the run asks again (pipeline/inputs.py), which are never among these.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from typing import Any
 
 from spin_llm.data import Pair, Question
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.coherence import AXIS as COHERENCE
-from spin_llm.evaluate.evaluation import BASE, Evaluation, answers, judge_rows
-from spin_llm.evaluate.judge import Judge
-from spin_llm.evaluate.judging import remembering
+from spin_llm.evaluate.answers import BASE, Evaluation, answers
+from spin_llm.evaluate.verdicts import judge_rows
 from spin_llm.files import read_checked, read_checked_lines, write_json, write_jsonl
+from spin_llm.judges.coherence import AXIS as COHERENCE
+from spin_llm.judges.remembered import remembering
+from spin_llm.judges.verdict import Judge
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
-from spin_llm.stored import OwnAnswer
+from spin_llm.results.rows import OwnAnswer
 
 PROMPTS_PER_EXAMPLE = 4  # prompts asked for each example wanted: the rarer kind of answer is often one in four
 PROBE = 48  # prompts of each concept that say whether it is worth asking the others

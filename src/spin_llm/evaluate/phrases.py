@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from spin_llm.evaluate.missing import unanswered, unread, without_claim
-from spin_llm.evaluate.statistics import changed, mcnemar, rate_interval
+from spin_llm.evaluate.missing import unread, without_claim
 from spin_llm.evaluate.style import CAUTIONARY, Rows, contains, style_of, words
+from spin_llm.judges.verdict import unanswered
+from spin_llm.stats.paired import changed, mcnemar, rate_interval
 
 LONGEST = 3
 MOST_SHOWN = 20

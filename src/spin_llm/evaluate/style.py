@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spin_llm.evaluate.statistics import Paired, paired_means, paired_rates
+from spin_llm.stats.paired import Paired, paired_means, paired_rates
 
 Rows = Sequence[Mapping[str, Any]]
 

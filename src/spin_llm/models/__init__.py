@@ -1,8 +1,12 @@
-"""Models: from a name to a checkpoint folder, to a loaded model, to the matrices that can be edited."""
+"""Models: loaded for scoring or generating, and the matrices that can be edited; models as files are in disk/."""
 
-from spin_llm.models.checkpoint import Checkpoint, StoredTensor
+from __future__ import annotations
+
+from spin_llm.models.disk.checkpoint import Checkpoint
+from spin_llm.models.disk.embedded import EMBEDDED
+from spin_llm.models.disk.header import StoredTensor
+from spin_llm.models.disk.resolve import cache_folder, resolve
 from spin_llm.models.loading import LoadedModel, load, pick_dtype
-from spin_llm.models.resolve import EMBEDDED, cache_folder, resolve
 from spin_llm.models.structure import TARGETS, Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
 
 __all__ = [

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from spin_llm.errors import SpinError
 from spin_llm.files import is_folder, read_typed
 from spin_llm.models import reft
-from spin_llm.models.checkpoint import Checkpoint, adapter_file
+from spin_llm.models.disk.checkpoint import Checkpoint, adapter_file
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"

@@ -3,7 +3,7 @@ ask for it.
 
 In: the settings that all arms share, a work folder. Out: for an arm a view of its model and what it is; its axes
 against the base. Everything has a name made of the content that decides it, so a step that is done is not repeated,
-in this experiment or another, and a run that is cut off goes on. Left out: which arms there are (specs.py).
+in this experiment or another, and a run that is cut off goes on. Left out: which arms there are (experiments.py).
 """
 
 from __future__ import annotations
@@ -18,19 +18,25 @@ from typing import Any
 from spin_llm import pipeline
 from spin_llm.baselines import settings as baselines
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import choose_ratio
-from spin_llm.evaluate.coherence import load_coherence_judge
-from spin_llm.evaluate.evaluation import BASE, EDITED, answers, judge_rows, measured, say_missing
-from spin_llm.evaluate.judging import remembering
+from spin_llm.evaluate.answers import BASE, EDITED, answers
+from spin_llm.evaluate.comparison import measured
 from spin_llm.evaluate.likelihood import View, compare_likelihoods
+from spin_llm.evaluate.verdicts import judge_rows, say_missing
 from spin_llm.files import read_checked, sha256_file, sha256_json, write_json, write_jsonl
+from spin_llm.judges.coherence import load_coherence_judge
+from spin_llm.judges.remembered import remembering
 from spin_llm.models import LoadedModel, load
-from spin_llm.paper.specs import Arm
-from spin_llm.patch import Patch, load_patch, save_patch
+from spin_llm.paper.experiments import Arm
+from spin_llm.patch.file import load_patch, save_patch
+from spin_llm.patch.patch import Patch
 from spin_llm.progress import SILENT, Console
-from spin_llm.selection import Recipe, Selection, recipe_of
+from spin_llm.results.paper import ArmRecord
+from spin_llm.results.recipe import Recipe, recipe_of
+from spin_llm.results.rows import read_verdicts
+from spin_llm.search.ratio import choose_ratio
+from spin_llm.selection import Selection
+from spin_llm.selection.rules import select_by
 from spin_llm.settings import SEARCHED, RunSettings, scope_of
-from spin_llm.stored import ArmRecord, read_verdicts
 
 ANEW = "delete that file: what it holds is made again."
 
@@ -155,12 +161,12 @@ def make_selection(work: Work, arm: Arm) -> tuple[Recipe, Selection, pipeline.Sc
                 console=work.console,
             )
             recipe = replace(recipe, ratio=ratio)
-    return recipe, recipe.select(scores["concepts"], scores["protect"]), scores
+    return recipe, select_by(recipe, scores["concepts"], scores["protect"]), scores
 
 
 def trained_view(work: Work, arm: Arm) -> tuple[View, dict[str, Any]]:
     """A fine-tuned model, trained when it is not there, loaded while it is looked at."""
-    from spin_llm.baselines.run import train_baseline
+    from spin_llm.baselines.train import train_baseline
 
     options = {**work.training, **arm.options}
     sources = dict(work.settings.concepts)

@@ -13,13 +13,14 @@ from typing import Any
 from spin_llm import pipeline
 from spin_llm.data import rendering_of
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.proxy import measure_proxy, measure_reference
 from spin_llm.files import read_checked, write_json
 from spin_llm.paper.arms import ANEW, Work, make_selection, make_view, selects_nothing
-from spin_llm.paper.location import location_results
-from spin_llm.paper.specs import Arm
-from spin_llm.selection import Recipe, Selection, random_like
-from spin_llm.stored import ArmRecord
+from spin_llm.paper.experiments import Arm
+from spin_llm.paper.selections import location_results
+from spin_llm.results.paper import ArmRecord
+from spin_llm.results.recipe import Recipe
+from spin_llm.search.proxy import measure_proxy, measure_reference
+from spin_llm.selection import Selection, random_like
 
 TASKS = ("paper",)
 

@@ -1,9 +1,9 @@
 """An experiment's results as the paper shows them: tables and sentences, the printed numbers beside ours.
 
-In: an experiment's spec and its arms' results. Out: `Part`s, tables and sentences that a page can show (page.py).
+In: an experiment's spec and its arms' results. Out: `Part`s, tables and sentences that a page can show (pages.py).
 Differences have 95% intervals over the questions; the printed numbers have none, and come from 7B models and another
 judge: they are shown where the model is one of the paper's, and never compared otherwise. Left out: whether a claim of
-the paper holds; figures (pictures.py).
+the paper holds; figures (figures.py).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from spin_llm.paper.specs import Experiment
+from spin_llm.paper.experiments import Experiment
 from spin_llm.report.page import with_bounds
-from spin_llm.report.searched import gain_text
-from spin_llm.report.wording import (
+from spin_llm.report.sections.search import gain_text
+from spin_llm.report.words import (
     ANSWERED,
     NOTHING,
     axis_label,

@@ -6,30 +6,18 @@ stages, `comparing` is `eval`, and `running` does the whole job (`run`, `sweep`)
 """
 
 from spin_llm.pipeline.checking import check_capabilities, check_settings
-from spin_llm.pipeline.comparing import evaluate_models
-from spin_llm.pipeline.data import RunData, read_data, split_questions, with_rule
-from spin_llm.pipeline.evaluating import (
-    capability_results,
-    control_patches,
-    evaluation_of,
-    patched_view,
-)
+from spin_llm.pipeline.compare_stage import evaluate_models
+from spin_llm.pipeline.context import encode, fitting, judge_of, load_model
+from spin_llm.pipeline.evaluate_stage import capability_results, control_patches, evaluation_of, patched_view
 from spin_llm.pipeline.folder import PACKAGES, replay_command, version_of
-from spin_llm.pipeline.loading import encode, fitting, judge_of, load_model
-from spin_llm.pipeline.resampling import stability
+from spin_llm.pipeline.inputs import RunData, read_data, split_questions, with_rule
+from spin_llm.pipeline.own_stage import with_own_answers
 from spin_llm.pipeline.resuming import usual_recipe
-from spin_llm.pipeline.running import run, sweep
-from spin_llm.pipeline.scoring import (
-    ALONE,
-    ScoresByRole,
-    score,
-    score_file,
-    score_missing,
-    stored_scores,
-    with_own_answers,
-)
-from spin_llm.pipeline.selecting import bench_of, patch_of, search_stage, select_from_folder
-from spin_llm.record import settings_from_json
+from spin_llm.pipeline.run import run, sweep
+from spin_llm.pipeline.score_stage import ALONE, ScoresByRole, score, score_file, score_missing, stored_scores
+from spin_llm.pipeline.select_stage import bench_of, patch_of, search_stage, select_from_folder
+from spin_llm.pipeline.stability_stage import stability
+from spin_llm.records import settings_from_json
 
 __all__ = [
     "ALONE",

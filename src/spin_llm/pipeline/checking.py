@@ -3,7 +3,7 @@
 In: the settings of a command, the folder of its model. Out: a SpinError now, and not after an hour: for a judge that is
 not there or judges none of what is asked, a server that does not answer, layers that the model does not have, a
 template that it lacks, packages that are not installed, a disk that is too small. Left out: data and questions, which
-are read at this time too (data.py), the output folder (resuming.py), and what only a loaded model shows.
+are read at this time too (inputs.py), the output folder (resuming.py), and what only a loaded model shows.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import load_judge
-from spin_llm.evaluate.capabilities import check_tasks, named_tasks
-from spin_llm.evaluate.judging import judged_axes, parse_judge, read_quality, refuse_model_under_edit
+from spin_llm.evaluate.tasks import check_tasks, named_tasks
 from spin_llm.files import read_json
-from spin_llm.models import Checkpoint, resolve
-from spin_llm.models.identity import TEMPLATE_FILES
+from spin_llm.judges.named import load_judge, parse_judge, read_quality, refuse_model_under_edit
+from spin_llm.judges.remembered import judged_axes
+from spin_llm.models import Checkpoint
+from spin_llm.models.disk import resolve
+from spin_llm.models.disk.identity import TEMPLATE_FILES
 from spin_llm.models.structure import ATTENTION_WORDS, MLP_WORDS
 from spin_llm.progress import SILENT, Console
 from spin_llm.settings import OWN, RunSettings

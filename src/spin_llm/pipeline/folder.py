@@ -2,7 +2,7 @@
 
 In: `RunSettings`, a folder, the model (before and after it is loaded), the data that were read. Out: run.json; results
 that say which run.json and patch they were made from; files deleted stage by stage. Left out: what may be resumed and
-what has to be made again (resuming.py), and reading run.json (record.py).
+what has to be made again (resuming.py), and reading run.json (records.py).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import torch
 
 from spin_llm.data import resolve_template
 from spin_llm.data.known import KNOWN
-from spin_llm.evaluate.quality import family_of
 from spin_llm.files import sha256_file, write_json
+from spin_llm.judges.quality.reading import family_of
 from spin_llm.models import LoadedModel
-from spin_llm.record import MADE_FROM, PATCH, RECORD, RESULTS, Machine, made_from
+from spin_llm.records import MADE_FROM, PATCH, RECORD, RESULTS, Machine, made_from
 from spin_llm.settings import STAGES, RunSettings, flag_of
 
 PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "optuna")

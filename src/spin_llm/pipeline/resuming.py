@@ -18,9 +18,10 @@ from typing import Any
 from spin_llm.errors import SpinError
 from spin_llm.files import read_json, write_json
 from spin_llm.models import Checkpoint
-from spin_llm.models.identity import NAMES
+from spin_llm.models.disk.identity import NAMES
 from spin_llm.ownership import is_vacant
-from spin_llm.patch import Patch, load_patch
+from spin_llm.patch.file import load_patch
+from spin_llm.patch.patch import Patch
 from spin_llm.pipeline.folder import (
     SOURCES,
     delete_artefacts,
@@ -32,8 +33,8 @@ from spin_llm.pipeline.folder import (
     this_machine,
 )
 from spin_llm.progress import SILENT, Console
-from spin_llm.record import PATCH, RECORD, RunRecord, is_run, read_record
-from spin_llm.selection import Recipe, recipe_of
+from spin_llm.records import PATCH, RECORD, RunRecord, is_run, read_record
+from spin_llm.results.recipe import Recipe, recipe_of
 from spin_llm.settings import SEARCHED, STAGES, RunSettings, scope_of
 
 NOT_COMPARED = ("model", "data_dir", "prompt_column", "response_column")  # by what they lead to: hashes

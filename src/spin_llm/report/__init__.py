@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from spin_llm.report.compare import compare_runs
 from spin_llm.report.page import write_report
+from spin_llm.report.sections.table import COLUMNS, Row, missing_lines, table_rows
 from spin_llm.report.summary import headline, judge_lines
-from spin_llm.report.table import COLUMNS, Row, missing_lines, table_rows
-from spin_llm.report.wording import verdict, verdict_sentence
+from spin_llm.report.words import verdict, verdict_sentence
 
 __all__ = [
     "COLUMNS",

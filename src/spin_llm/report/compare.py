@@ -16,12 +16,12 @@ from typing import Any
 
 from spin_llm.errors import SpinError
 from spin_llm.files import write_text
-from spin_llm.report.board import Line, line_of, scale_of
 from spin_llm.report.page import plain, read_results
 from spin_llm.report.render import render_markdown, render_page
+from spin_llm.report.sections.board import Line, line_of, scale_of
+from spin_llm.report.sections.table import COLUMNS, Row, make_row
 from spin_llm.report.summary import applying, auc_text
-from spin_llm.report.table import COLUMNS, Row, make_row
-from spin_llm.report.wording import CAPABILITY_AXES, NOTHING, axis_label
+from spin_llm.report.words import CAPABILITY_AXES, NOTHING, axis_label
 
 NAMES_SHOWN = 6  # of a list of differing values, in a warning
 

@@ -15,26 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_json, write_text, writing
-from spin_llm.record import check_belongs, machine_words, read_record
-from spin_llm.report import charts, figures
-from spin_llm.report.board import make_board
-from spin_llm.report.judging import QUALITY_COLUMNS, agreement_rows, confusion_rows, quality_rows
-from spin_llm.report.parts import (
-    OPTIONAL,
-    OPTIONAL_OF_EDIT,
-    facet_lines,
-    overlap_part,
-    phrase_parts,
-    stability_text,
-    style_rows,
-)
-from spin_llm.report.place import Place, edit_place
+from spin_llm.records import check_belongs, machine_words, read_record
+from spin_llm.report.figures.answers import draw_dose, draw_facets, draw_phrases
+from spin_llm.report.figures.canvas import inline_svg, on_white, png_bytes, svg_text
+from spin_llm.report.figures.differences import draw_differences
+from spin_llm.report.figures.location import draw_place
+from spin_llm.report.figures.overlap import draw_overlap
+from spin_llm.report.figures.search import draw_search
 from spin_llm.report.render import render_markdown, render_page
-from spin_llm.report.searched import draw_search, search_part
+from spin_llm.report.sections.board import make_board
+from spin_llm.report.sections.facets import facet_lines
+from spin_llm.report.sections.judge import QUALITY_COLUMNS, agreement_rows, confusion_rows, quality_rows
+from spin_llm.report.sections.location import Place, edit_place
+from spin_llm.report.sections.overlap import OPTIONAL, OPTIONAL_OF_EDIT, overlap_part, stability_text
+from spin_llm.report.sections.phrases import phrase_parts, style_rows
+from spin_llm.report.sections.search import search_part
+from spin_llm.report.sections.table import COLUMNS, corrected_rows, table_rows, task_rows
+from spin_llm.report.sections.transcripts import SHOWN, pair_transcripts, script_data
 from spin_llm.report.summary import cautions, cost_line, headline, judge_lines
-from spin_llm.report.table import COLUMNS, corrected_rows, table_rows, task_rows
-from spin_llm.report.transcripts import SHOWN, pair_transcripts, script_data
-from spin_llm.report.wording import (
+from spin_llm.report.words import (
     ANSWERED,
     CAPABILITY_AXES,
     MINIMUM_N,
@@ -45,8 +44,8 @@ from spin_llm.report.wording import (
     number,
     verdict,
 )
-from spin_llm.stored import read_answers, read_verdicts
-from spin_llm.stored import read_results as read_stored
+from spin_llm.results.file import read_results as read_stored
+from spin_llm.results.rows import read_answers, read_verdicts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,9 +91,9 @@ def write_report(run_folder: Path) -> Path:
     vectors: dict[str, str] = {}
     for name, figure in drawn.items():
         with writing(folder / "figures" / f"{name}.png") as part:
-            part.write_bytes(figures.png_bytes(figure))
-        vectors[name] = figures.svg_text(figure, name)
-        write_text(folder / "figures" / f"{name}.svg", figures.on_white(vectors[name]))
+            part.write_bytes(png_bytes(figure))
+        vectors[name] = svg_text(figure, name)
+        write_text(folder / "figures" / f"{name}.svg", on_white(vectors[name]))
     transcripts = pair_transcripts(generations, verdicts, results)
     context = {
         **sections(run, results),
@@ -104,7 +103,7 @@ def write_report(run_folder: Path) -> Path:
         "drawn": list(drawn),
     }
     write_text(folder / "report.md", render_markdown("template.md.j2", context))
-    pictures = {name: figures.inline_svg(vectors[name], DESCRIPTIONS[name]) for name in IN_PAGE if name in drawn}
+    pictures = {name: inline_svg(vectors[name], DESCRIPTIONS[name]) for name in IN_PAGE if name in drawn}
     write_text(folder / "report.html", render_page("template.html.j2", context, script="script.js", svg=pictures))
     return folder / "report.html"
 
@@ -114,13 +113,13 @@ def draw(run: dict[str, Any], results: dict[str, Any], place: Place) -> dict[str
     overlap = overlap_part(results["overlap"], results["edit"].get("weights"))
     rows = table_rows(results)
     drawn = {
-        "edited-weights": figures.draw_place(place) if place.layers else None,
-        "differences": figures.draw_differences(rows) if rows else None,
-        "overlap": charts.draw_overlap(overlap) if overlap else None,
-        "dose-response": charts.draw_dose(results["ratio_table"], run["settings"].get("max_perplexity_increase")),
+        "edited-weights": draw_place(place) if place.layers else None,
+        "differences": draw_differences(rows) if rows else None,
+        "overlap": draw_overlap(overlap) if overlap else None,
+        "dose-response": draw_dose(results["ratio_table"], run["settings"].get("max_perplexity_increase")),
         "search": draw_search(results["search"]),
-        "phrases": charts.draw_phrases(phrase_parts(results["phrases"], results["axes"])),
-        "facets": charts.draw_facets(results["facets"]),
+        "phrases": draw_phrases(phrase_parts(results["phrases"], results["axes"])),
+        "facets": draw_facets(results["facets"]),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 

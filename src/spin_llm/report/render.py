@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from spin_llm.errors import visible
-from spin_llm.report.wording import NOTHING, share_text
+from spin_llm.report.words import NOTHING, share_text
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).with_name("templates")
 # What could end the script element, or a line of JavaScript, inside a string; JSON reads the escapes back.
 SCRIPT_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&'\u2028\u2029"}
 FILTERS = {

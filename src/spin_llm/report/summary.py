@@ -1,6 +1,6 @@
 """What may be said about a whole run: the headline, what the edit costs, what to be careful about, the judge's quality.
 
-In: all of results.json. Out: short English sentences, made by rule from the verdicts on single axes (wording.py).
+In: all of results.json. Out: short English sentences, made by rule from the verdicts on single axes (words.py).
 Left out: judgement; a sentence that no rule makes is not said.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from spin_llm.report.wording import (
+from spin_llm.report.words import (
     ANSWERED,
     CAPABILITY_AXES,
     COST_AXES,
@@ -193,7 +193,7 @@ def auc_text(measured: dict[str, Any] | None) -> str:
 
 
 def auc_interval(measured: dict[str, Any]) -> list[float] | None:
-    """The 95% interval of an AUC; its lower end is that of the rule (evaluate/quality.py), where it is known."""
+    """The 95% interval of an AUC; its lower end is that of the rule (judges/quality/reading.py), where it is known."""
     interval, bound = measured.get("auc_ci95"), measured.get("auc_bound")
     if not has_interval(interval):
         return None
@@ -258,7 +258,7 @@ def elsewhere_line(results: dict[str, Any], axes: Sequence[str]) -> str:
 
 
 def doubt(measured: dict[str, Any]) -> str:
-    """Why a measurement does not suffice for a reading (evaluate/quality.py has the rule); "" when it does."""
+    """Why a measurement does not suffice for a reading (judges/quality/reading.py has the rule); "" when it does."""
     if measured["measurable"]:
         return ""
     bound, prompts = measured.get("auc_bound"), measured.get("prompts")

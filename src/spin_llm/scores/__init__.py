@@ -1,10 +1,12 @@
 """Scores: how much each weight matters for a concept, in one pass over its examples, kept as the top of each matrix."""
 
+from __future__ import annotations
+
+from spin_llm.scores.concept import score_concept, statistics_of
 from spin_llm.scores.distributed import Ranks, ranks
-from spin_llm.scores.engine import importance, make_batches
-from spin_llm.scores.losses import mean_loss, response_logits, response_losses
-from spin_llm.scores.plan import Plan, make_plan, parse_bytes
-from spin_llm.scores.resampling import (
+from spin_llm.scores.importance import SELECTORS, STATISTICS, accumulators
+from spin_llm.scores.passes import importance, make_batches
+from spin_llm.scores.per_example import (
     PerExample,
     gather,
     gathered_bytes,
@@ -12,8 +14,7 @@ from spin_llm.scores.resampling import (
     reweighted,
     save_per_example,
 )
-from spin_llm.scores.scoring import score_concept, statistics_of
-from spin_llm.scores.statistics import SELECTORS, STATISTICS, accumulators
+from spin_llm.scores.plan import Plan, make_plan, parse_bytes
 from spin_llm.scores.storage import CANDIDATES, KEEP, MatrixScores, Scores, count, load_scores, save_scores, top_entries
 
 __all__ = [
@@ -35,11 +36,8 @@ __all__ = [
     "load_scores",
     "make_batches",
     "make_plan",
-    "mean_loss",
     "parse_bytes",
     "ranks",
-    "response_logits",
-    "response_losses",
     "reweighted",
     "save_per_example",
     "save_scores",

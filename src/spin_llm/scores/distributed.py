@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from spin_llm.errors import SpinError
-from spin_llm.scores.engine import Batch
+from spin_llm.scores.passes import Batch
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 In: a loaded model, the batches of all concepts, the targeted matrices, the accumulators wanted, a budget in bytes. Out:
 partitions of the matrices, each of which is scored in one pass over the examples, with predicted peak memory, disk and
-time. Left out: running it (scoring.py).
+time. Left out: running it (concept.py).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix
-from spin_llm.scores.engine import Batch, scoring
-from spin_llm.scores.statistics import Totals, new_totals
+from spin_llm.scores.importance import Totals, new_totals
+from spin_llm.scores.passes import Batch, scoring
 
 DEFAULT_SHARE = 0.8  # of the free memory
 PROBE_EXAMPLES = 4

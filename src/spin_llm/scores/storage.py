@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from spin_llm.errors import SpinError
 from spin_llm.files import UNSEALED, check_seal, checked, decoded, seal_safetensors, writing
 from spin_llm.models import Matrix
-from spin_llm.stored.results import Layer, Share
+from spin_llm.results.measured import Layer, Share
 
 FORMAT = "spin-llm scores 1"
 Side = Annotated[int, Meta(ge=1, le=2**31)]  # of a matrix: flat indices fit into 63 bits

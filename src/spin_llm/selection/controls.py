@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import torch
 
+from spin_llm.results.recipe import Recipe
 from spin_llm.scores import Scores
-from spin_llm.selection.recipe import Recipe
-from spin_llm.selection.rules import Selection, coupled, favourable, top_sets
+from spin_llm.selection.rules import Selection, coupled, favourable, select_by, top_sets
 from spin_llm.selection.signed import Tops, largest_margins
 from spin_llm.settings import BY_MARGIN, RULES, SIGNED
 
@@ -44,11 +44,11 @@ def control_selection(
     if control == "same-magnitude":
         return same_magnitude_like(selection, stored, seed)
     if control == "unprotected":
-        return recipe.select(concepts, {})
+        return select_by(recipe, concepts, {})
     if control in RULES:
         if recipe.rule == BY_MARGIN:  # the others are defined by matrix, and protect as much as they choose from
             recipe = replace(recipe, granularity="matrix", protect_ratio=None)
-        return replace(recipe, rule=control).select(concepts, protected)
+        return select_by(replace(recipe, rule=control), concepts, protected)
     return alone(selection, control.removesuffix("-alone"), concepts, protected, recipe.granularity)
 
 

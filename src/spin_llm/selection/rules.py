@@ -8,26 +8,26 @@ In: the concepts' scores and the protected sets' scores. Out: flat indices per m
 
 Each matrix has its own top set, unless another granularity is asked for; with M of N concepts asked for, the
 intersection is over any M of them. `coupled-signed` keeps of the coupled weights those whose suppression raises every
-margin (scores/statistics.py), `signed` starts from the margins (signed.py). `released` reproduces the published code's
-index bug. Left out: controls (controls.py), and what is done to the chosen weights (patch.py).
+margin (scores/importance.py), `signed` starts from the margins (signed.py). `released` reproduces the published code's
+index bug. Left out: controls (controls.py), and what is done to the chosen weights (patch/).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
 import torch
 
 from spin_llm.errors import SpinError
+from spin_llm.results.recipe import PENALTY, Layers, Recipe
 from spin_llm.scores import MatrixScores, Scores, count
-from spin_llm.selection.signed import PENALTY, Tops, at_entries, largest_margins, signed_scores
+from spin_llm.selection.signed import Tops, at_entries, largest_margins, signed_scores
 from spin_llm.settings import BY_MARGIN, OWN, SIGNED
 
 Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], int | None], torch.Tensor]
-Layers = tuple[int, int]  # the first and the last
 
 
 @dataclass(frozen=True)
@@ -223,6 +223,18 @@ def select(
             raise SpinError(f"The rule {rule!r} at ratio {ratio:g} by {granularity} selects no weight at all.")
         raise _nothing_selected(concepts, protected, names, rule, ratio, given_protect_ratio, at_least)
     return Selection(indices, rule, ratio, protect_ratio, target, candidates, shared, weights, places)
+
+
+def select_by(
+    recipe: Recipe,
+    concepts: Mapping[str, Scores],
+    protected: Mapping[str, Scores],
+    *,
+    allow_empty: bool = False,
+) -> Selection:
+    """`select` with the options of `recipe`; raises as it does."""
+    options = {name: value for name, value in asdict(recipe).items() if name not in ("scale", "fractions")}
+    return select(concepts, protected, **options, fractions=dict(recipe.fractions), allow_empty=allow_empty)
 
 
 def concept_ratios(concepts: Mapping[str, Scores], ratio: float, fractions: Mapping[str, float]) -> dict[str, float]:

@@ -7,7 +7,7 @@ matrix, sorted. For the entries that are among the largest margins of at least M
     cost(i)  = the sum over the protected P of importance_P(i) / its mean over the candidates
     score(i) = gain(i) / (cost(i) + 0.2) ** penalty
 
-The edit takes the largest scores (rules.py). The gain is a first-order change in nats (scores/statistics.py), the cost
+The edit takes the largest scores (rules.py). The gain is a first-order change in nats (scores/importance.py), the cost
 the mean size of the first-order change of the general loss; the quotient is what a budget of the second buys of the
 first (docs/method.md). The means are units of measure, which selecting again from resampled examples keeps (`Means`).
 Left out: top sets by importance (rules.py), which look at sizes and not at signs.
@@ -21,10 +21,10 @@ from dataclasses import dataclass
 import torch
 
 from spin_llm.errors import SpinError
+from spin_llm.results.recipe import PENALTY
 from spin_llm.scores import CANDIDATES, MatrixScores, Scores
 
 Tops = dict[str, torch.Tensor]  # flat indices (int64) by matrix name
-PENALTY = 2.0
 FLOOR = 0.2  # of the mean cost: entries that cost nothing measurable are not infinitely good
 
 

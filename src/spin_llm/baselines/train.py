@@ -1,0 +1,229 @@
+"""One baseline in one resumable folder: pairs in, a fine-tuned model or adapter out.
+
+In: `BaselineSettings` and a folder. Out: in the folder what the method saves (methods.py) and `baseline.json`: the
+settings, the data with their hashes, the base model, the loss of each step, and the path to give to `spin-llm eval`.
+A killed training continues with the same call and ends with the same bytes (on a CPU, in float32). Left out:
+evaluation.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from spin_llm.baselines import methods
+from spin_llm.baselines.loop import train
+from spin_llm.baselines.mixture import mixture_record, read_mixture
+from spin_llm.baselines.settings import UNCOMPARED, BaselineSettings
+from spin_llm.data import Example, Rendering, encode_all, resolve_template
+from spin_llm.data.lengths import long_pairs, refuse_long_pairs
+from spin_llm.errors import SpinError
+from spin_llm.files import disk_error, read_checked, write_json
+from spin_llm.models import Checkpoint, LoadedModel, load
+from spin_llm.models.adapters import adapter_base
+from spin_llm.models.disk import resolve
+from spin_llm.models.disk.identity import Identity
+from spin_llm.ownership import is_vacant, owned
+from spin_llm.progress import SILENT, Console
+from spin_llm.results.rows import BaselineRecord
+
+RECORD = "baseline.json"
+STATE = "state.safetensors"
+PACKAGES = ("spin-llm", "torch", "transformers", "peft", "safetensors")
+
+
+def train_baseline(
+    settings: BaselineSettings, folder: str | Path, *, overwrite: bool = False, console: Console = SILENT
+) -> dict[str, Any]:
+    """Train and save; what baseline.json holds, whose `result` is the folder to evaluate.
+
+    Raises SpinError on bad input, before anything of the user's is touched.
+    """
+    with owned(folder) as folder:
+        settings = with_date(settings, folder, overwrite=overwrite)
+        return train_owned(settings, folder, overwrite=overwrite, console=console)
+
+
+def train_owned(
+    settings: BaselineSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT
+) -> dict[str, Any]:
+    """`train_baseline` in a folder of this process alone."""
+    mixture = read_mixture(settings, console)
+    data = mixture_record(settings, mixture)
+    check_folder(settings, folder, data, overwrite=overwrite)
+    if not overwrite and (folder / RECORD).is_file() and (found := read_record(folder / RECORD))["result"]:
+        console.say(f"{folder} is complete")
+        return dict(found)
+    loaded = load_base(settings, console)
+    trained = methods.prepare(loaded, settings)
+    examples = encode_mixture(settings, loaded, [pair for pairs in mixture.values() for pair in pairs])
+    record = describe(settings, loaded, data, examples)
+    start(folder, record, overwrite=overwrite)
+    shown = ", ".join(f"{row['examples']} {row['name']}" for row in data)
+    console.say(f"{settings.method}: {record['trained_parameters']:,} parameters on {shown} pairs")
+    losses = train(loaded, examples, settings, folder / STATE, console)
+
+    def placing(names: list[str]) -> None:
+        record["files"] = names  # said before they are there: a kill in between leaves none that is not known
+        write_json(folder / RECORD, record)
+
+    try:
+        result = methods.save(trained, loaded, settings, folder, placing)
+        if settings.method in ("lora", "dora") and settings.merge:
+            del trained, loaded
+            result = merge(settings, folder, placing, console)
+    except OSError as error:
+        raise disk_error(error, folder) or error from None
+    record |= {"losses": losses, "result": "." if result == folder else result.name}
+    write_json(folder / RECORD, record)
+    (folder / STATE).unlink(missing_ok=True)
+    return record
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a baseline.json holds."""
+    return dict(read_checked(path, BaselineRecord, change="choose another folder with --output."))
+
+
+def load_base(settings: BaselineSettings, console: Console = SILENT) -> LoadedModel:
+    """The model to fine-tune; float32 for full fine-tuning, whatever it computes in."""
+    loaded = load(
+        settings.model,
+        dtype="float32" if settings.method == "full" else settings.dtype,
+        trust_remote_code=settings.trust_remote_code,
+        say=console.say,
+    )
+    if adapter_base(loaded.checkpoint.folder):
+        raise SpinError(f"{settings.model} is an adapter.", change="give its base model, or a merged checkpoint.")
+    return loaded
+
+
+def merge(settings: BaselineSettings, folder: Path, placing: methods.Placing, console: Console = SILENT) -> Path:
+    """Write the checkpoint that is the base with the saved adapter in it, computed in float32."""
+    adapter = str(folder / methods.ADAPTER)
+    adapted = load(adapter, dtype="float32", trust_remote_code=settings.trust_remote_code, say=console.say)
+    methods.save_checkpoint(adapted.model, Checkpoint(resolve(settings.model)), folder, placing)
+    return folder
+
+
+def encode_mixture(settings: BaselineSettings, loaded: LoadedModel, pairs: Sequence[Any]) -> list[Example]:
+    """The pairs as scoring and evaluation encode them."""
+    length = min(settings.max_length, loaded.context)
+    rendering = Rendering(settings.template, settings.template_options, date=settings.date)
+    longs = long_pairs(loaded.tokenizer, pairs, template=rendering, max_length=length)
+    refuse_long_pairs(longs, max_length=settings.max_length, context=loaded.context)
+    return encode_all(loaded.tokenizer, pairs, template=rendering, max_length=length)
+
+
+def with_date(settings: BaselineSettings, folder: Path, *, overwrite: bool) -> BaselineSettings:
+    """The settings with the date that the chat template prints: the one given, that of a training that goes on, or
+    today."""
+    if settings.date:
+        return settings
+    if (folder / RECORD).is_file() and not overwrite:
+        return replace(settings, date=read_checked(folder / RECORD, BaselineRecord)["settings"].get("date"))
+    return replace(settings, date=date.today().isoformat())
+
+
+def describe(
+    settings: BaselineSettings, loaded: LoadedModel, data: Sequence[dict[str, Any]], examples: Sequence[Example]
+) -> dict[str, Any]:
+    """baseline.json as it is when training begins."""
+    return {
+        "settings": settings.as_json(),
+        "data": list(data),
+        "model": {
+            "name": settings.model,
+            "fingerprint": loaded.checkpoint.fingerprint,
+            "parts": asdict(loaded.checkpoint.identity),
+            "template": resolve_template(loaded.tokenizer, settings.template),
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+        },
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
+        "response_tokens": sum(example.response_tokens for example in examples),
+        "truncated_prompts": sum(example.truncated > 0 for example in examples),
+        "trained_parameters": sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
+        "losses": [],
+        "result": None,
+        "files": [],
+    }
+
+
+def version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def check_folder(
+    settings: BaselineSettings, folder: Path, data: Sequence[dict[str, Any]], *, overwrite: bool = False
+) -> None:
+    """Make sure that `folder` is new, empty, or the same baseline (which is then resumed); with `overwrite`, any
+    baseline."""
+    if not (folder / RECORD).is_file():
+        if not is_vacant(folder):
+            raise SpinError(
+                f"The output {folder} exists and is not a baseline.", change="choose another folder with --output."
+            )
+        return
+    before = read_record(folder / RECORD)
+    now = listed(settings.as_json())
+    changed = [
+        f"{name}: {before['settings'].get(name)!r} there, {value!r} now"
+        for name, value in now.items()
+        if name not in UNCOMPARED and before["settings"].get(name) != value
+    ]
+    if before["data"] != list(data) and not changed:
+        changed = ["the data changed"]
+    if changed and not overwrite:
+        raise SpinError(
+            f"{folder} holds a baseline with other settings ({'; '.join(changed[:4])}).",
+            change="choose another folder with --output, or --overwrite to start that one anew.",
+        )
+
+
+def listed(value: Any) -> Any:
+    """A value as JSON gives it back: tuples are lists."""
+    if isinstance(value, dict):
+        return {key: listed(item) for key, item in value.items()}
+    return [listed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def start(folder: Path, record: dict[str, Any], *, overwrite: bool) -> None:
+    """Write baseline.json; with `overwrite` delete what an earlier training wrote. SpinError when a resumed training's
+    base model is another."""
+    path = folder / RECORD
+    if path.is_file() and not overwrite:
+        if changed := changed_model(read_record(path)["model"], record["model"]):
+            raise SpinError(
+                f"The model changed since the training in {folder} began: {', '.join(changed)}.",
+                change="restore it, or start anew with --overwrite.",
+            )
+        return
+    if path.is_file():
+        delete_outputs(folder)
+    write_json(path, record)
+
+
+def changed_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two records of a model, in words."""
+    if not before.get("parts"):  # version 0.1.0, whose fingerprint saw a sample of the weights
+        return ["its record is of version 0.1.0"] if before.get("fingerprint") != now["fingerprint"] else []
+    parts = Identity(**now["parts"]).changed(before["parts"])
+    return parts or [key for key in ("template", "dtype") if before.get(key) != now[key]]
+
+
+def delete_outputs(folder: Path) -> None:
+    """Delete what a baseline wrote, and nothing else; baseline.json goes last."""
+    record = read_record(folder / RECORD)
+    if record["settings"].get("method") in ("lora", "dora"):
+        shutil.rmtree(folder / methods.ADAPTER, ignore_errors=True)
+    for name in (*record["files"], STATE, RECORD):
+        (folder / name).unlink(missing_ok=True)

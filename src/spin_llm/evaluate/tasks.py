@@ -1,0 +1,242 @@
+"""What an edit costs on benchmark tasks: lm-eval on the base and on the edited model, in memory, document by document.
+
+In: views of the two models and names of lm-eval tasks. Out: the `capabilities` part of results.json, one entry a task,
+paired by document (McNemar on metrics in 0/1, Wilcoxon and BCa on others, as in stats/paired.py), and
+capabilities.jsonl, one row {"task", "document", "model", "metric", "value"} each. A task that is done is not run again
+after a kill. The metric is the first of METRICS that the task has, from the first of its filters. Few-shot examples and
+their order are lm-eval's defaults, equal for both models; no chat template is applied. Left out: controls, and
+lm-eval's own averages over groups: a group is the mean over all its documents.
+
+PAPER is the paper's Table 2 under lm-eval's names (0.4.13); its GPQA scores are multiples of 1/448, the size of the
+main set. lm-eval's AG News needs another package, and it has no IMDB, so both are written here (tasks/). The paper does
+not say its prompts and few-shot numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib.util
+import io
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spin_llm.errors import SpinError
+from spin_llm.evaluate.likelihood import View
+from spin_llm.evaluate.style import entry
+from spin_llm.files import read_checked_lines, write_jsonl
+from spin_llm.models import LoadedModel
+from spin_llm.progress import SILENT, Advance, Console
+from spin_llm.results.rows import DocumentRow
+from spin_llm.stats.paired import paired_means, paired_perplexity, paired_rates
+
+PAPER = (
+    *("hellaswag", "race", "mmlu", "gpqa_main_zeroshot", "openbookqa", "boolq"),
+    *("spin_ag_news", "spin_imdb", "wikitext"),
+)
+METRICS = ("acc_norm", "acc", "exact_match", "em", "f1", "word_perplexity")
+OWN_TASKS = Path(__file__).with_name("tasks")
+BATCH = 8
+Rows = list[dict[str, Any]]
+
+
+def named_tasks(names: Sequence[str]) -> tuple[str, ...]:
+    """Each name once, in order; `paper` stands for PAPER, and a text may hold several names with commas between.
+
+    >>> named_tasks(["boolq,race", "boolq"])
+    ('boolq', 'race')
+    """
+    parts = [part.strip() for name in names for part in name.split(",") if part.strip()]
+    return tuple(dict.fromkeys(task for part in parts for task in (PAPER if part == "paper" else (part,))))
+
+
+def check_tasks(tasks: Sequence[str], folder: str | None = None) -> None:
+    """Make sure that lm-eval is there, knows the tasks, and can read their data; SpinError otherwise.
+
+    `folder` has more tasks, as YAML files. Data sets that are not in the cache are fetched.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise SpinError(
+            "Capability tasks need the package lm-eval, which is not installed.",
+            change="pip install 'spin-llm[capabilities]', or leave out --capabilities.",
+        )
+    if folder is not None and not Path(folder).is_dir():
+        raise SpinError(f"--capability-tasks {folder} is not a folder.")
+    with quietly():
+        manager = task_manager(folder)
+        known = set(manager.all_tasks)
+        for task in tasks:
+            if task not in known:
+                near = difflib.get_close_matches(task, known, 3)
+                raise SpinError(
+                    f"lm-eval has no task {task!r}.",
+                    change=(f"near: {', '.join(near)}; or " if near else "") + "give its YAML with --capability-tasks.",
+                )
+            try:
+                manager.load([task])
+            except (OSError, ValueError, ImportError) as error:
+                raise SpinError(
+                    f"The capability task {task} cannot be loaded: {error}",
+                    cause="its data set is neither in the cache nor to be had, or it needs another package.",
+                    change="fetch the data set while online, or leave out the task.",
+                ) from error
+
+
+@lru_cache(maxsize=1)
+def task_manager(folder: str | None) -> Any:
+    """lm-eval's index of its 14,000 tasks, ours and those of `folder`; making it takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=[str(path) for path in (OWN_TASKS, folder) if path is not None])
+
+
+def measure_capabilities(
+    base: View,
+    edited: View,
+    tasks: Sequence[str],
+    folder: Path,
+    *,
+    task_folder: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    console: Console = SILENT,
+) -> dict[str, dict[str, Any]]:
+    """{task: entry} of the edited model against the base; writes `folder`/capabilities.jsonl.
+
+    `limit`: only the first so many documents of each task (of each part of a group).
+    """
+    rows: Rows = []
+    for model, view in (("base", base), ("edited", edited)):
+        for task in tasks:
+            done = folder / "progress" / f"capabilities-{model}-{task.replace('/', '-')}.jsonl"
+            if not done.is_file():
+                with view() as loaded:
+                    write_jsonl(done, run_task(loaded, task, model, task_folder, limit, console))
+            rows += read_checked_lines(done, DocumentRow, change="delete that file: what it holds is made again.")
+    write_jsonl(folder / "capabilities.jsonl", rows)
+    return {task: compare(task, rows, seed=seed) for task in tasks}
+
+
+def run_task(
+    loaded: LoadedModel, task: str, model: str, folder: str | None, limit: int | None, console: Console
+) -> Rows:
+    """One row per document of one lm-eval task or group."""
+    import lm_eval
+
+    harnessed = harness_model(loaded, f"{task}, {model}", console)
+    with quietly():
+        judged = lm_eval.simple_evaluate(
+            harnessed, tasks=[task], task_manager=task_manager(folder), limit=limit, bootstrap_iters=0
+        )
+    return [
+        {
+            "task": task,
+            "document": f"{part}-{sample['doc_id']}",
+            "model": model,
+            "metric": metric,
+            "value": plain_value(sample[metric]),
+            "better": "lower" if judged["higher_is_better"][part].get(metric) is False else "higher",
+        }
+        for part, samples in judged["samples"].items()
+        for metric in [chosen_metric(task, samples[0]["metrics"])]
+        for sample in samples
+        if sample["filter"] == samples[0]["filter"]
+    ]
+
+
+def chosen_metric(task: str, known: Sequence[str]) -> str:
+    for metric in METRICS:
+        if metric in known:
+            return metric
+    raise SpinError(
+        f"The capability task {task} has none of the metrics {', '.join(METRICS)}.",
+        cause=f"it has {', '.join(known)}.",
+        change="leave it out.",
+    )
+
+
+def plain_value(value: Any) -> float | list[float]:
+    """A metric's value for one document: a number, or for perplexities [log-likelihood in nats, words]."""
+    return [float(part) for part in value] if isinstance(value, list | tuple) else float(value)
+
+
+def compare(task: str, rows: Rows, *, seed: int) -> dict[str, Any]:
+    """The entry of one task, paired by document."""
+    mine = [row for row in rows if row["task"] == task]
+    values = {
+        model: {row["document"]: row["value"] for row in mine if row["model"] == model} for model in ("base", "edited")
+    }
+    columns = [np.array([values[model][name] for name in values["base"]]) for model in ("base", "edited")]
+    metric, better = mine[0]["metric"], mine[0]["better"]
+    if columns[0].ndim == 2:  # summed log-likelihoods, words
+        words = columns[0][:, 1]
+        paired = paired_perplexity(-columns[0][:, 0], -columns[1][:, 0], words, seed=seed)
+    elif set(np.unique(columns)) <= {0.0, 1.0}:
+        paired = paired_rates(*columns)
+    else:
+        paired = paired_means(*columns, seed=seed)
+    return entry(metric, paired, better)
+
+
+def harness_model(loaded: LoadedModel, title: str, console: Console) -> Any:
+    """The loaded model as lm-eval wants it, reporting its requests to `console`; its weights are not copied."""
+    from lm_eval.models.huggingface import HFLM
+
+    terminal = sys.stderr
+
+    class Shown(HFLM):
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            with self.bar(requests):
+                return super().loglikelihood(requests, disable_tqdm=True)
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            with self.bar(requests):
+                return super().loglikelihood_rolling(requests, disable_tqdm=True)
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            with self.bar(requests):
+                return super().generate_until(requests, disable_tqdm=True)
+
+        def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, **options: Any) -> Any:
+            return super()._loglikelihood_tokens(requests, disable_tqdm=True, **options)
+
+        @contextmanager
+        def bar(self, requests: Any) -> Iterator[None]:
+            with redirect_stderr(terminal), console.bar(title, len(requests)) as advance:
+                self.set_cache_hook(Finished(advance))
+                yield
+
+    with quietly():
+        # of the tokenizer a copy: lm-eval gives it a padding token where it has none
+        tokenizer = copy.deepcopy(loaded.tokenizer)
+        return Shown(pretrained=loaded.model, tokenizer=tokenizer, backend="causal", batch_size=BATCH)
+
+
+class Finished:
+    """What lm-eval tells of every answered request, as progress."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        self.advance(1)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without lm-eval's prints, bars and warnings; its errors are exceptions."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Asking a model: greedy answers in batches, completions, and models behind a URL."""

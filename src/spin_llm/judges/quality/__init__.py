@@ -1,0 +1,1 @@
+"""How good a judge is, and where its verdicts are read."""

@@ -1,0 +1,119 @@
+"""How good a judge is, measured on labelled answers.
+
+In: judges, and labelled rows (labelled.py says what a row is). Out: what stats/classification.py makes of its verdicts
+beside the labels, per facet too; agreement with the labels and between judges; and whether that suffices for a reading
+(reading.py). Verdicts that could not be had are counted, and bound what they could have been. All of it once for all
+rows, and once for each model family and question source among them.
+Left out: robustness to odd answers (probes.py); how the numbers look on a terminal (tables.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spin_llm.errors import SpinError
+from spin_llm.judges.verdict import MOST_MISSING, Judge, Verdict, head_label, unanswered
+from spin_llm.progress import SILENT, Console
+from spin_llm.stats.agreement import pairwise, shared
+from spin_llm.stats.classification import (
+    SHARES,
+    at_threshold,
+    auc_part,
+    bounds,
+    calibration_error,
+    confusion,
+    reliability,
+    share_interval,
+)
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def verdicts_of(judge: Judge, rows: Rows, *, title: str = "judging", console: Console = SILENT) -> list[Verdict]:
+    """The judge's verdicts in the rows' order; none where it does not judge a row's axis."""
+    known = getattr(judge, "axes", None)
+    found: dict[int, Verdict] = {}
+    for axis in dict.fromkeys(row["concept"] for row in rows):
+        places = [place for place, row in enumerate(rows) if row["concept"] == axis]
+        if known is None or axis in known:
+            prompts, answers = ([rows[place][key] for place in places] for key in ("prompt", "answer"))
+            with console.bar(f"{title}, {axis}", len(places)) as advance:
+                found.update(zip(places, judge(axis, prompts, answers, advance), strict=True))
+    return [found.get(place, Verdict(None, None)) for place in range(len(rows))]
+
+
+def check_judges(judges: Mapping[str, Judge], rows: Rows, *, console: Console = SILENT) -> dict[str, Any]:
+    """{"judges": {name: {axis: quality}}, "agreement": {axis: [kappa of two judges, ...]}} on labelled rows.
+
+    Raises SpinError when no row has a label that any of the judges gives.
+    """
+    verdicts = {name: verdicts_of(judge, rows, title=name, console=console) for name, judge in judges.items()}
+    measured = {name: measure(judge.label, rows, verdicts[name]) for name, judge in judges.items()}
+    if not any(measured.values()):
+        labels = ", ".join(dict.fromkeys(judge.label for judge in judges.values()))
+        raise SpinError(f"No row is labelled for {labels}.", change=f"give rows with a column {labels} or label.")
+    agreed = {}
+    for axis in dict.fromkeys(row["concept"] for row in rows):
+        mine = [place for place, row in enumerate(rows) if row["concept"] == axis]
+        said = {name: [found[place].verdict for place in mine] for name, found in verdicts.items()}
+        agreed[axis] = pairwise(said, [rows[place]["prompt"] for place in mine])
+    return {"judges": measured, "agreement": agreed}
+
+
+def measure(label: str, rows: Rows, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """{axis: quality} of one judge's verdicts on the rows that are labelled with what it judges."""
+    found: dict[str, Any] = {}
+    for axis in dict.fromkeys(row["concept"] for row in rows):
+        key = head_label(axis, label)
+        mine = [(row, v) for row, v in zip(rows, verdicts, strict=True) if row["concept"] == axis and key in row]
+        if any(verdict.verdict is not None for _, verdict in mine):
+            groups = dict.fromkeys(group_of(row) for row, _ in mine)
+            parts = [(group, [one for one in mine if group_of(one[0]) == group]) for group in groups]
+            found[axis] = {"label": key, **measure_axis(key, mine)}
+            found[axis]["groups"] = [
+                {"family": family, "questions": questions, **measure_axis(key, part)}
+                for (family, questions), part in parts
+                if any(verdict.verdict is not None for _, verdict in part)
+            ]
+    return found
+
+
+def group_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """(model family, question source) of a labelled row; "" where it does not say."""
+    return str(row.get("family") or ""), str(row.get("questions") or "")
+
+
+def measure_axis(label: str, judged: Sequence[tuple[Mapping[str, Any], Verdict]]) -> dict[str, Any]:
+    """The quality of one axis. A judge without probabilities has no calibration, and the AUC of its verdicts; one that
+    has no verdict on more than MOST_MISSING of the labelled answers is not measurable by the others."""
+    parsed = [(row, verdict) for row, verdict in judged if verdict.verdict is not None]
+    lost = np.array([row[label] for row, verdict in judged if verdict.verdict is None], dtype=int)
+    y, groups = (np.array([row[key] for row, _ in parsed]) for key in (label, "prompt"))
+    said = np.array([verdict.verdict for _, verdict in parsed])
+    known = [verdict.probability for _, verdict in parsed if verdict.probability is not None]
+    quality: dict[str, Any] = {"brier": None, "calibration_error": None, "reliability": []}
+    if len(known) == len(parsed):
+        probability = np.array(known)
+        table = reliability(probability, y)
+        quality = {"brier": float(((probability - y) ** 2).mean()), "calibration_error": calibration_error(table)}
+        quality |= {"reliability": table}
+    score = np.array(known) if len(known) == len(parsed) else said.astype(np.float64)
+    facets = np.array([row.get("facet") or "" for row, _ in parsed])
+    worth = at_threshold(said, y)
+    ranked = auc_part(score, y, groups)
+    silent = sum(verdict.verdict is None and not unanswered(row) for row, verdict in judged)
+    return {
+        **ranked,
+        "measurable": ranked["measurable"] and silent <= MOST_MISSING * len(judged),
+        **worth,
+        **{f"{name}_ci95": share_interval(worth[name]) for name in SHARES},
+        **quality,
+        "confusion": confusion(said, y),
+        "facets": {facet: confusion(said[facets == facet], y[facets == facet]) for facet in sorted({*facets} - {""})},
+        "labels": shared(said.tolist(), y.tolist(), groups.tolist()),
+        "unparsed": len(lost),
+        "bounds": bounds(said, y, lost),
+    }

@@ -1,0 +1,182 @@
+"""`spin-llm paper EXPERIMENT MODEL`: a plan, the arms, a table and a figure; `all` in one report.
+
+In: the name of an experiment, settings, a folder. Out: EXPERIMENT.json, EXPERIMENT.md and a figure in the folder, and
+paper.md and paper.html of all that are there. Left out: the specs (experiments.py), the pages (pages.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from spin_llm import pipeline
+from spin_llm.data import resolve_template
+from spin_llm.errors import SpinError
+from spin_llm.files import read_typed, write_json
+from spin_llm.ownership import owned
+from spin_llm.paper.arms import Work, arm_results
+from spin_llm.paper.estimate import plan_text
+from spin_llm.paper.experiments import PAPER_RATIO, Experiment, experiments
+from spin_llm.paper.measures import information_results, margin_results, task_results
+from spin_llm.paper.pages import write_failure, write_pages, write_record
+from spin_llm.progress import SILENT, Console
+from spin_llm.settings import RunSettings
+
+MEASURES = {
+    "answers": arm_results,
+    "tasks": task_results,
+    "margins": margin_results,
+    "information": information_results,
+}
+
+
+def run_paper(
+    name: str,
+    settings: RunSettings,
+    folder: Path,
+    *,
+    limit: int | None = None,
+    models: Sequence[str] = (),
+    training: Mapping[str, Any] | None = None,
+    ratio: float | None = None,
+    console: Console = SILENT,
+) -> list[Path]:
+    """One experiment, or `all`; the files written. `limit` is the most questions, examples and training pairs; `models`
+    are the further ones of `sizes`; `training` options of the fine-tuning baselines; `ratio` is SPIN's (None: the
+    largest that the limit on perplexity allows).
+
+    Raises SpinError for an unknown name, and for an experiment that cannot be run: `all` first runs the others."""
+    known = experiments(limit, ratio)
+    if name not in (*known, "all"):
+        raise SpinError(f"There is no experiment {name!r}.", change=f"give {', '.join(known)}, or all.")
+    wanted = [known[name]] if name != "all" else list(known.values())
+    settings = shared_settings(settings, limit)
+    with owned(folder) as folder:
+        settings = with_date(settings, folder)
+        return run_owned(wanted, settings, folder, known, models, limit, training, console, go_on=name == "all")
+
+
+def run_owned(
+    wanted: Sequence[Experiment],
+    settings: RunSettings,
+    folder: Path,
+    known: Mapping[str, Experiment],
+    models: Sequence[str],
+    limit: int | None,
+    training: Mapping[str, Any] | None,
+    console: Console,
+    *,
+    go_on: bool,
+) -> list[Path]:
+    """`run_paper` in a folder of this process alone."""
+    pipeline.check_settings(replace(settings, capabilities=()), [settings.model, *models])  # tasks: one experiment
+    work = Work(settings, pipeline.load_model(settings, console), folder, limit, dict(training or {}), console)
+    console.say(plan_text(wanted, work))
+    try:
+        failed = run_experiments(wanted, work, models, go_on=go_on)
+    finally:  # what is done is told, also when the rest raises or is cut off
+        if folder.is_dir():
+            pages = write_pages(list(known.values()), folder, settings.model)
+    if failed:
+        raise SpinError(
+            f"Not run: {', '.join(failed)}. {'The rest is done' if len(failed) < len(wanted) else 'None was run'}: "
+            f"{pages[-1]}.",
+            cause=next(iter(failed.values())).splitlines()[0],
+            change="mend what each section of the report says, and give the same command: what is done is kept.",
+        )
+    return [*(folder / f"{experiment.name}.md" for experiment in wanted), *pages]
+
+
+def with_date(settings: RunSettings, folder: Path) -> RunSettings:
+    """The settings with the date that chat templates print, which is that of the folder's first call."""
+    path = folder / "date.json"
+    if path.is_file():
+        before = read_typed(path, str)
+        if settings.date not in (None, before):
+            raise SpinError(
+                f"{folder} was begun with --date {before}.", change="give that one, or another folder with --output."
+            )
+        return replace(settings, date=before)
+    settings = replace(settings, date=settings.date or date.today().isoformat())
+    write_json(path, settings.date)
+    return settings
+
+
+def shared_settings(settings: RunSettings, limit: int | None) -> RunSettings:
+    """What every arm has in common: the rule `auto`, so that its search questions are left out for all arms."""
+    settings = replace(settings, rule="auto", ratio=None)
+    if limit is None:
+        return settings
+    few = min(settings.examples, limit)
+    return replace(
+        settings,
+        examples=few,
+        max_questions=min(limit, settings.max_questions or limit),
+        trials=min(12, limit),
+        survivors=min(2, limit),
+    )
+
+
+def run_experiments(wanted: Sequence[Experiment], work: Work, models: Sequence[str], *, go_on: bool) -> dict[str, str]:
+    """Measure and write each experiment; with `go_on`, {name: why} of those that cannot be run, which would raise."""
+    failed = {}
+    for experiment in wanted:
+        work.console.say(f"{experiment.name}: {experiment.title}")
+        try:
+            write_experiment(experiment, work, models)
+        except SpinError as error:
+            if not go_on:
+                raise
+            failed[experiment.name] = str(error)
+            write_failure(work.folder, experiment, str(error))
+            work.console.say(f"{experiment.name} is not run: {error.what.splitlines()[0]}")
+    return failed
+
+
+def write_experiment(experiment: Experiment, work: Work, models: Sequence[str]) -> None:
+    """Measure what is missing; write the experiment's files."""
+    measure = MEASURES[experiment.kind]
+    if experiment.name == "sizes":
+        results = sizes(experiment, work, models)
+    else:
+        results = [measure(work, arm) for arm in experiment.arms]
+    ratios = {arm.options["ratio"] for arm in experiment.arms if "ratio" in arm.options}
+    write_record(work.folder, experiment, results, work.settings.model, differences(work, ratios))
+
+
+def sizes(experiment: Experiment, work: Work, models: Sequence[str]) -> list[dict[str, Any]]:
+    """Base and SPIN of every model; one model alone is no comparison of sizes, which its table says."""
+    rows = []
+    for model in (work.settings.model, *models):
+        other = replace(work.settings, model=model)
+        loaded = work.loaded if model == work.settings.model else pipeline.load_model(other, work.console)
+        part = replace(work, settings=other, loaded=loaded)
+        rows += [{**arm_results(part, arm), "name": f"{Path(model).name}, {arm.name}"} for arm in experiment.arms]
+    return rows
+
+
+def differences(work: Work, ratios: Collection[float | None]) -> list[str]:
+    """What is not as in the paper, from the settings and the ratios of SPIN's arms (None: chosen by perplexity)."""
+    settings = work.settings
+    found = [f"model {Path(settings.model).name}", f"judge {settings.judge} (the paper: MD-Judge-v0.1)"]
+    sources = sorted({source for _, source in (*settings.concepts, *settings.questions)})
+    found.append(f"data {', '.join(sources)}, questions that the search of auto used left out")
+    if work.limit:
+        found.append(f"a small version: at most {work.limit} questions, examples and training pairs")
+    template = resolve_template(work.loaded.tokenizer, settings.template)
+    if template == "chat":
+        found.append("prompts in the model's chat template (the paper: raw; --template released)")
+    elif template == "raw":
+        found.append("the first token of a response is kept (the paper's code drops it; --template released)")
+    if None in ratios:
+        most = f"{settings.max_perplexity_increase:.0%}"
+        found.append(
+            f"ratio chosen by perplexity, at most {most} more (the paper: 5e-7, no weight at all in small matrices)"
+        )
+    elif len(ratios) == 1 and PAPER_RATIO not in ratios:
+        found.append(f"ratio {next(iter(ratios)):g} (the paper: 5e-7)")
+    found.append("hyper-parameters of the fine-tuning baselines are common ones, the paper prints none")
+    return found

@@ -1,0 +1,131 @@
+"""One report of all experiments in a folder: paper.html, which loads nothing, and paper.md, beside EXPERIMENT.md.
+
+In: EXPERIMENT.json, one for each experiment that was run or could not be, and EXPERIMENT.svg where it has a figure.
+Out: the pages. Left out: measuring; which experiments there are (experiments.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from spin_llm.files import read_checked, write_json, write_text, writing
+from spin_llm.paper.experiments import Arm, Experiment
+from spin_llm.paper.figures import figure
+from spin_llm.paper.tables import Part, Table, parts_of
+from spin_llm.report.figures.canvas import inline_svg, png_bytes, svg_text
+from spin_llm.report.render import escape_markdown, render_page
+from spin_llm.results.paper import ExperimentRecord
+
+NOT_RUN = "Not run."
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment of the report. `state`: `done`, `failed` (why it was not run stands in `parts`) or `absent`."""
+
+    name: str
+    title: str
+    state: str
+    parts: list[Part]
+    differs: list[str]
+    picture: str | None
+
+
+def write_record(
+    folder: Path, experiment: Experiment, results: Sequence[Mapping[str, Any]], model: str, differs: Sequence[str]
+) -> None:
+    """EXPERIMENT.json, and the figure as EXPERIMENT.png and .svg."""
+    base = folder / experiment.name
+    record = {"experiment": asdict(experiment), "results": list(results), "model": model, "differs": list(differs)}
+    write_json(base.with_suffix(".json"), record)
+    drawn = figure(experiment, results)
+    for suffix in (".png", ".svg"):
+        if drawn is None:
+            base.with_suffix(suffix).unlink(missing_ok=True)  # of an earlier run of other settings
+    if drawn is not None:
+        with writing(base.with_suffix(".png")) as part:
+            part.write_bytes(png_bytes(drawn))
+        write_text(base.with_suffix(".svg"), svg_text(drawn, experiment.name))
+
+
+def write_failure(folder: Path, experiment: Experiment, why: str) -> None:
+    """Why the experiment could not be run, beside what an earlier run of it found."""
+    file = folder / f"{experiment.name}.json"
+    before = read_checked(file, ExperimentRecord) if file.is_file() else {"experiment": asdict(experiment)}
+    write_json(file, {**before, "not_run": why})
+
+
+def write_pages(known: Sequence[Experiment], folder: Path, model: str) -> list[Path]:
+    """EXPERIMENT.md of every experiment that is there, paper.md and paper.html, in the paper's order; the files of the
+    whole."""
+    sections = [section_of(experiment, folder, model) for experiment in known]
+    texts = {section.name: "\n".join(markdown_lines(section)) + "\n" for section in sections}
+    for section in sections:
+        if section.state != "absent":
+            write_text(folder / f"{section.name}.md", texts[section.name])
+    title = f"The paper's experiments on {Path(model).name}"
+    write_text(folder / "paper.md", "\n".join([f"# {escape_markdown(title)}", "", *texts.values()]))
+    pictures = {one.name: inline_svg(one.picture, one.title) for one in sections if one.picture}
+    context = {
+        "title": title,
+        "model": Path(model).name,
+        "sections": sections,
+        "done": [section.title for section in sections if section.state == "done"],
+        "shared": shared_differences(sections),
+    }
+    write_text(folder / "paper.html", render_page("paper.html.j2", context, svg=pictures))
+    return [folder / "paper.md", folder / "paper.html"]
+
+
+def section_of(experiment: Experiment, folder: Path, model: str) -> Section:
+    """What the folder holds of an experiment, as it was when it was run."""
+    file, drawn = folder / f"{experiment.name}.json", folder / f"{experiment.name}.svg"
+    if not file.is_file():
+        return Section(experiment.name, experiment.title, "absent", [NOT_RUN], [], None)
+    record = read_checked(file, ExperimentRecord, change="delete it, and run the experiment again.")
+    failed = [f"{NOT_RUN[:-1]}: {record['not_run']}"] if record.get("not_run") else []
+    if not record.get("results"):
+        return Section(experiment.name, experiment.title, "failed", list(failed), [], None)
+    spec = stored_experiment(record["experiment"])
+    failed = [text.replace(NOT_RUN[:-1], "Not run again", 1) for text in failed]
+    parts = [*failed, *parts_of(spec, record["results"], record.get("model", model))]
+    picture = drawn.read_text(encoding="utf-8") if drawn.is_file() else None
+    return Section(spec.name, spec.title, "failed" if failed else "done", parts, record.get("differs", []), picture)
+
+
+def stored_experiment(record: Mapping[str, Any]) -> Experiment:
+    arms = tuple(Arm(**arm) for arm in record["arms"])
+    return Experiment(**{**record, "arms": arms, "axes": tuple(record["axes"])})
+
+
+def shared_differences(sections: Sequence[Section]) -> list[str]:
+    """What differs from the paper in every experiment that has results."""
+    lists = [section.differs for section in sections if section.differs]
+    return [text for text in lists[0] if all(text in other for other in lists)] if lists else []
+
+
+def markdown_lines(section: Section) -> Iterator[str]:
+    """The section as Markdown."""
+    yield from (f"## {escape_markdown(section.title)}", "")
+    for part in section.parts:
+        if isinstance(part, Table):
+            yield from table_lines(part)
+        else:
+            yield from (escape_markdown(part), "")
+    if section.differs:
+        yield from (f"What differs from the paper: {escape_markdown('; '.join(section.differs))}.", "")
+    if section.picture:
+        yield from (f"![{escape_markdown(section.title)}]({section.name}.png)", "")
+
+
+def table_lines(table: Table) -> Iterator[str]:
+    if table.caption:
+        yield from (f"{escape_markdown(table.caption)}:", "")
+    for number, row in enumerate((table.head, *table.rows)):
+        yield "| " + " | ".join(escape_markdown(cell) for cell in row) + " |"
+        if not number:
+            yield "|" + "".join(" --- |" if place < table.words else " ---: |" for place in range(len(row)))
+    yield ""

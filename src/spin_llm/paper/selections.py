@@ -1,0 +1,93 @@
+"""Where SPIN's weights live, and whether other ratios, rules, selectors, responses, examples or seeds choose the same.
+
+In: the work, SPIN's recipe, selection and scores. Out: a dictionary for JSON: what each other selection is, the report
+of analysis/location.py over all of them, SPIN first. Every one is at SPIN's ratio unless it says another; scores
+that other experiments stored are used again. A selection of nothing is a row that says why. Left out: wording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from spin_llm import pipeline
+from spin_llm.analysis import location_report
+from spin_llm.models import editable_matrices
+from spin_llm.paper.arms import Work, make_scores, scored_data
+from spin_llm.paper.experiments import SELECTORS, SPIN_SHOTS, Arm
+from spin_llm.results.recipe import Recipe
+from spin_llm.selection import Selection, random_like
+from spin_llm.selection.rules import select_by
+
+FACTORS = (0.5, 2, 10)  # of SPIN's ratio
+EMPTY = "selects nothing"
+
+
+def located(arm: Arm, work: Work) -> list[Arm]:
+    """The edits to compare with SPIN that need scores of their own: `arm` with one option changed."""
+    shots = [number for number in SPIN_SHOTS if number < work.settings.examples]
+    changes: dict[str, dict[str, Any]] = {
+        **{f"selector {name}": {"selector": name} for name in SELECTORS if name != work.settings.selector},
+        "unaware responses": {"responses": "unaware"},
+        **{f"{number} examples": {"examples": number} for number in shots},
+        f"seed {work.settings.seed + 1}": {"seed": work.settings.seed + 1},
+    }
+    return [replace(arm, name=name, options={**arm.options, **change}) for name, change in changes.items()]
+
+
+def location_results(
+    work: Work, arm: Arm, recipe: Recipe, selection: Selection, scores: pipeline.ScoresByRole
+) -> dict[str, Any]:
+    """`location_report` of SPIN's and the other selections, and `about`: {name: what it is, or why it is empty}."""
+    selections, about = {arm.name: selection}, {arm.name: f"{recipe.rule}, the edit"}
+    for name, other, what in others(work, arm, recipe, selection, scores):
+        about[name] = what
+        if other is not None:
+            selections[name] = other
+            about[name] += "" if other.weights else f": {EMPTY}"
+    transposed = any(matrix.transposed for matrix in editable_matrices(work.loaded.model, recipe.target))
+    report = location_report(selections, draws=0, transposed=transposed)
+    own = location_report({arm.name: selection}, transposed=transposed, seed=work.settings.seed)  # chance is for SPIN's
+    report["selections"] |= own["selections"]
+    return {"about": about, **report}
+
+
+def others(
+    work: Work, arm: Arm, recipe: Recipe, selection: Selection, scores: pipeline.ScoresByRole
+) -> Iterator[tuple[str, Selection | None, str]]:
+    """(name, selection or None where the scores do not reach so far, what it is)."""
+    yield "random", random_like(selection, work.settings.seed), "as many weights in each matrix, at random"
+    yield "released", chosen(replace(recipe, rule="released"), scores), "the published code's rule"
+    keep = min(part.metadata["keep"] for parts in scores.values() for part in parts.values())
+    # a stored patch names what is protected also where that follows the ratio
+    protect_ratio = None if recipe.protect_ratio == recipe.ratio else recipe.protect_ratio
+    for factor in FACTORS:
+        ratio = factor * recipe.ratio
+        name, kept = f"{factor:g} x the ratio", ratio <= keep
+        why = "" if kept else f": not kept, the scores hold the top {keep:g}"
+        found = chosen(replace(recipe, ratio=ratio, protect_ratio=protect_ratio), scores) if kept else None
+        yield name, found, f"ratio {ratio:.3g}{why}"
+    own = scored_data(work, work.settings_of(arm))
+    for other in located(arm, work):
+        settings = work.settings_of(other)
+        data = scored_data(work, settings)
+        found = chosen(recipe, make_scores(work, settings, data))
+        yield other.name, found, described(other.name, own, data)
+
+
+def chosen(recipe: Recipe, scores: pipeline.ScoresByRole) -> Selection:
+    return select_by(recipe, scores["concepts"], scores["protect"], allow_empty=True)
+
+
+def described(name: str, own: pipeline.RunData, data: pipeline.RunData) -> str:
+    """What differs from SPIN's scores; of other examples, how many are SPIN's too."""
+    if name.startswith("selector"):
+        return "another importance score"
+    if name.startswith("unaware"):
+        return "the same prompts with malicious responses"
+    rows, mine = (
+        [(part, pair) for part, pairs in {**one.concepts, **one.protect}.items() for pair in pairs]
+        for one in (data, own)
+    )
+    return f"{len(rows)} examples in all, {sum(row in mine for row in rows)} of them SPIN's"

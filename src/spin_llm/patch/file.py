@@ -1,0 +1,180 @@
+"""A patch of a checkpoint: made, written, read.
+
+In: a selection and a checkpoint, or a patch file. Out: `patch.safetensors` with, per tensor, `NAME.indices` (sorted
+flat int64), `NAME.old` and `NAME.new` in the checkpoint's dtype, and metadata that ties it to its base. Left out:
+the checkpoint's bytes (checkpoint.py), the loaded model (patch.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from spin_llm.errors import SpinError
+from spin_llm.files import UNSEALED, check_seal, decoded, seal_safetensors, writing
+from spin_llm.models import Checkpoint
+from spin_llm.models.disk.header import DTYPES
+from spin_llm.patch.patch import Patch, TensorEdit, same_bits
+from spin_llm.selection import Selection
+
+FORMAT = "spin-llm patch 1"
+
+
+def make_patch(
+    checkpoint: Checkpoint, selection: Selection, *, scale: float = 0.0, about: Mapping[str, Any] | None = None
+) -> Patch:
+    """The patch that multiplies the selected weights by `scale` (0 suppresses them, as in the paper).
+
+    Entries that would not change (weights that are 0 already) are left out; SpinError when none is left, or when a
+    value is NaN or infinite.
+    """
+    edits, fingerprints = {}, {}
+    for name, indices in selection.indices.items():
+        stored_as = checkpoint.stored_name(name)
+        stored = checkpoint.tensors[stored_as]
+        data = stored.read()
+        flat = torch.frombuffer(data, dtype=stored.torch_dtype)
+        if not indices.numel() or int(indices.min()) < 0 or int(indices.max()) >= flat.numel():
+            raise SpinError(f"The selection does not fit the tensor {name} of {checkpoint.folder}.")
+        old = flat[indices]
+        new = (old.double() * scale).to(old.dtype) if scale else torch.zeros_like(old)
+        changed = ~same_bits(old, new)
+        if changed.any():
+            edits[stored_as] = TensorEdit(indices[changed], old[changed], new[changed])
+            _refuse_no_numbers(edits[stored_as], f"The edit of {stored_as} of {checkpoint.folder}")
+            fingerprints[stored_as] = stored.fingerprint(hashlib.sha256(data).hexdigest())
+    if not edits:
+        raise SpinError(
+            "The edit changes no weight at all.", cause="all selected weights are 0 already, or the scale is 1."
+        )
+    metadata = {
+        "base_fingerprint": checkpoint.fingerprint,
+        "tensors": fingerprints,
+        "rule": selection.rule,
+        "ratio": selection.ratio,
+        "protect_ratio": selection.protect_ratio,
+        "target": selection.target,
+        "scale": scale,
+        "weights": sum(edit.indices.numel() for edit in edits.values()),
+        **(about or {}),
+    }
+    return Patch(edits, metadata)
+
+
+def save_patch(path: str | Path, patch: Patch) -> None:
+    """Write the patch; the file appears when it is complete."""
+    tensors = {}
+    for name, edit in patch.edits.items():
+        tensors.update({f"{name}.indices": edit.indices, f"{name}.old": edit.old, f"{name}.new": edit.new})
+    metadata = {"format": FORMAT, "patch": json.dumps(dict(patch.metadata), sort_keys=True), **UNSEALED}
+    with writing(path) as part:
+        save_file(tensors, part, metadata=metadata)
+        seal_safetensors(part)
+
+
+@dataclass(frozen=True)
+class _Fingerprint:
+    """What a patch's metadata says of a tensor of its base."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _About:
+    """What is read from a patch's metadata by name."""
+
+    tensors: dict[str, _Fingerprint]
+    rule: str = ""
+    ratio: float | None = None
+    target: str = ""
+    scale: float = 0.0
+    ratio_table: tuple[dict[str, Any], ...] = ()
+
+
+def load_patch(path: str | Path, *, finite: bool = True) -> Patch:
+    """Read a patch file, or that of a run folder; SpinError when it is absent, damaged, of another kind, or
+    inconsistent.
+
+    Its seal is checked where it has one (patches of version 0.1.0 have none), and always that what it says can be done:
+    indices within the tensor, in order, as many values of the tensor's dtype, all of them numbers unless `finite` is
+    false.
+    """
+    path = find_patch(path)
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise SpinError(f"{path} is not a patch of this version (format {header.get('format')!r}).")
+            check_seal(path, header, ("format", "patch"))
+            about = decoded(header.get("patch", ""), _About, f"The metadata of {path}")
+            names = sorted(f"{name}.{part}" for name in about.tensors for part in ("indices", "new", "old"))
+            if sorted(file.keys()) != names or not names:
+                raise SpinError(f"{path} is damaged: it does not hold the tensors that it names.")
+            edits = {
+                name: TensorEdit(*(file.get_tensor(f"{name}.{part}") for part in ("indices", "old", "new")))
+                for name in about.tensors
+            }
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a shape beyond what torch can hold
+        raise SpinError(
+            f"{path} is not a readable patch: {error}",
+            cause="the file is truncated or damaged.",
+            change="copy it again, or make it again with `spin-llm select`.",
+        ) from None
+    for name, edit in edits.items():
+        if not _consistent(edit, about.tensors[name]):
+            raise SpinError(f"{path} is damaged: the edit of {name} is inconsistent.")
+        if finite:
+            _refuse_no_numbers(edit, f"{path}: {name}")
+    return Patch(edits, json.loads(header["patch"]))
+
+
+def find_patch(path: str | Path) -> Path:
+    """The patch file that is meant by `path`: itself, or the one in a run folder. SpinError when there is none."""
+    path = Path(path)
+    found = path / "patch.safetensors" if path.is_dir() else path
+    if not found.is_file():
+        raise SpinError(
+            f"There is no patch file {found}.", change="give a patch.safetensors, or a run folder with one."
+        )
+    return found
+
+
+def _consistent(edit: TensorEdit, fingerprint: _Fingerprint) -> bool:
+    """Sorted unique indices within the tensor, and as many old and new values, in its dtype."""
+    indices, size = edit.indices, math.prod(fingerprint.shape)
+    typed = indices.dtype == torch.int64 and edit.old.dtype == edit.new.dtype == DTYPES.get(fingerprint.dtype)
+    if not typed or indices.ndim != 1 or not indices.numel() or not indices.shape == edit.old.shape == edit.new.shape:
+        return False
+    within = bool((indices >= 0).all()) and int(indices.max()) < size  # first: differences may wrap around
+    return within and bool((indices.diff() > 0).all()) and all(n > 0 for n in fingerprint.shape)
+
+
+def _refuse_no_numbers(edit: TensorEdit, where: str) -> None:
+    if not (edit.old.isfinite().all() and edit.new.isfinite().all()):
+        raise SpinError(
+            f"{where}: a value is NaN or infinite.",
+            cause="a damaged file or checkpoint, or a scale too large for the weights' dtype.",
+        )
+
+
+def check_same_shapes(checkpoint: Checkpoint, selection: Selection, scored: str) -> None:
+    """SpinError when a matrix of the selection is not in the checkpoint, or has another shape there."""
+    for name in selection.indices:
+        place = selection.places[name]
+        stored = checkpoint.tensors.get(checkpoint.stored_name(name))
+        if stored is None or math.prod(stored.shape) != place.size:
+            raise SpinError(
+                f"{checkpoint.folder} is not of the same shape as {scored}: {name} differs.",
+                change="give a model that was fine-tuned from the scored one; or score this model.",
+            )

@@ -1,0 +1,116 @@
+"""A patch: which stored numbers change, from what to what; on a loaded model and off again.
+
+In: edits of tensors by name (flat indices, old and new values), a loaded model. Out: a context manager that edits the
+model and restores it bit for bit. Left out: how the weights were chosen (selection/), files (file.py), checkpoints
+(checkpoint.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from spin_llm.errors import SpinError
+from spin_llm.models.experts import fused_weights
+from spin_llm.selection import Selection
+
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class TensorEdit:
+    """One tensor's edit: flat `indices` (int64, sorted), `old` and `new` values in the checkpoint's dtype."""
+
+    indices: torch.Tensor
+    old: torch.Tensor
+    new: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Edits by tensor name as in the checkpoint, and `metadata`: base model, fingerprints of the touched tensors, rule,
+    settings."""
+
+    edits: Mapping[str, TensorEdit]
+    metadata: Mapping[str, Any]
+
+    @property
+    def weights(self) -> int:
+        return sum(edit.indices.numel() for edit in self.edits.values())
+
+    @contextmanager
+    def applied(self, model: Any) -> Iterator[Any]:
+        """The loaded model with this patch in it; its weights are restored bit for bit on leaving, also after an
+        exception.
+
+        The model may be in another dtype than the checkpoint. Raises SpinError when the touched weights are neither the
+        patch's old nor its new values (another model, or another edit underneath).
+        """
+        saved: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        try:
+            with torch.no_grad():
+                weights = loaded_weights(model)
+                for name, edit in self.edits.items():
+                    flat = _named(weights, name).data.view(-1)
+                    indices = edit.indices.to(flat.device)
+                    if int(indices[0]) < 0 or int(indices[-1]) >= flat.numel():
+                        raise other_model(name, "the tensor is smaller")
+                    current = flat[indices]
+                    old, new = (values.to(flat.device, flat.dtype) for values in (edit.old, edit.new))
+                    if not (same_bits(current, old) | same_bits(current, new)).all():
+                        raise other_model(name, "weights differ from the patch's base")
+                    saved.append((flat, indices, current))
+                    flat[indices] = new
+            yield model
+        finally:
+            with torch.no_grad():
+                for flat, indices, values in reversed(saved):
+                    flat[indices] = values
+
+
+def memory_patch(model: Any, selection: Selection, *, scale: float = 0.0) -> Patch:
+    """A patch of a loaded model for the moment: without checkpoint and fingerprints, it is not for saving."""
+    weights = loaded_weights(model)
+    edits = {}
+    for name, indices in selection.indices.items():
+        flat = _named(weights, name).detach().flatten()
+        old = flat[indices.to(flat.device)].cpu()
+        new = (old.double() * scale).to(old.dtype) if scale else torch.zeros_like(old)
+        edits[name] = TensorEdit(indices, old, new)
+    return Patch(edits, {})
+
+
+def loaded_parameter(model: Any, name: str) -> torch.Tensor:
+    """The loaded model's parameter for a checkpoint's tensor name (base-model prefixes may differ), or the part of a
+    parameter in which experts are fused: a view."""
+    return _named(loaded_weights(model), name)
+
+
+def loaded_weights(model: Any) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **fused_weights(model)}
+
+
+def _named(weights: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    if name in weights:
+        return weights[name]
+    matches = [key for key in weights if key.endswith("." + name) or name.endswith("." + key)]
+    if len(matches) != 1:
+        raise other_model(name, "the model has no such parameter")
+    return weights[matches[0]]
+
+
+def same_bits(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    bits = BITS[left.element_size()]
+    return left.view(bits) == right.view(bits)
+
+
+def other_model(name: str, what: str) -> SpinError:
+    return SpinError(
+        f"The patch does not fit this model: {name}: {what}.",
+        cause="it was made for another model, another version or another dtype of it.",
+        change="apply it to the model that its metadata name, or score this model.",
+    )

@@ -1,0 +1,153 @@
+"""Two models compared without scoring anything: `spin-llm eval`.
+
+In: `RunSettings` and the model or the patch to compare by; the models are in this process, or both behind
+OpenAI-compatible servers. Out: a run folder with answers, verdicts, results.json and the report. Left out: controls,
+stability and everything else that needs scores.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from spin_llm.errors import SpinError
+from spin_llm.evaluate import BASE, EDITED
+from spin_llm.evaluate.answers import Served
+from spin_llm.evaluate.likelihood import View
+from spin_llm.files import sha256_file
+from spin_llm.generation.server import ServerCompleter, served, server_completer
+from spin_llm.judges.quality.reading import asked_of
+from spin_llm.models import load
+from spin_llm.ownership import owned
+from spin_llm.patch.file import find_patch, load_patch
+from spin_llm.patch.patch import Patch
+from spin_llm.pipeline.checking import check_settings, check_template
+from spin_llm.pipeline.context import asking, checkpoint_of, fitting, say_untuned
+from spin_llm.pipeline.evaluate_stage import (
+    capability_results,
+    edit_summary,
+    evaluate_judged,
+    evaluation_of,
+    patched_view,
+)
+from spin_llm.pipeline.folder import located, model_record, whole_path, write_results
+from spin_llm.pipeline.inputs import RunData, read_data
+from spin_llm.pipeline.resuming import Opened, open_folder
+from spin_llm.progress import SILENT, Console
+from spin_llm.report import write_report
+from spin_llm.settings import RunSettings
+
+
+def evaluate_models(
+    settings: RunSettings,
+    folder: str | Path,
+    *,
+    baseline: str | None = None,
+    patch_file: str | Path | None = None,
+    overwrite: bool = False,
+    console: Console = SILENT,
+) -> dict[str, Any]:
+    """Compare settings.model (edited) with `baseline`, or settings.model (base) with the same model under a patch.
+
+    Both models may be MODEL@URL, behind OpenAI-compatible servers.
+    """
+    if (baseline is None) == (patch_file is None):
+        raise SpinError("eval compares two models.", change="give --baseline MODEL or --patch PATCH, one of them.")
+    with owned(folder) as folder:
+        if served(settings.model) or served(baseline or ""):
+            return evaluate_served(settings, folder, baseline=baseline, overwrite=overwrite, console=console)
+        patch_file = find_patch(patch_file) if patch_file else None
+        patch = load_patch(patch_file) if patch_file else None
+        settings = replace(settings, concepts=())  # nothing is scored
+        check_settings(settings, [settings.model, *([baseline] if baseline else [])])
+        data = read_data(settings, console)
+        checkpoint = checkpoint_of(settings.model, console, trust_remote_code=settings.trust_remote_code)
+        check_template(settings, checkpoint.base or checkpoint.folder)
+        compared: dict[str, Any] = {"baseline": whole_path(str(baseline))}
+        if patch_file:
+            compared = {"patch": whole_path(str(patch_file)), "patch_sha256": sha256_file(patch_file)}
+        else:
+            other = checkpoint_of(str(baseline), console, trust_remote_code=settings.trust_remote_code)
+            compared["baseline_model"] = {"fingerprint": other.fingerprint, "parts": asdict(other.identity)}
+        told: dict[str, Any] = {"overwrite": overwrite, "compared": compared, "console": console}
+        opened = open_folder(settings, folder, checkpoint, data.record(located(settings)), **told)
+        results = compare_loaded(opened, data, baseline, patch, console)
+        write_report(folder)
+        return results
+
+
+def compare_loaded(
+    opened: Opened, data: RunData, baseline: str | None, patch: Patch | None, console: Console
+) -> dict[str, Any]:
+    """Load both models, or the one with and without the patch; answers, verdicts and results.json."""
+    settings, folder = opened.settings, opened.folder
+    options: dict[str, Any] = {
+        "dtype": settings.dtype,
+        "trust_remote_code": settings.trust_remote_code,
+        "say": console.say,
+    }
+    loaded = load(settings.model, **options)
+    base = loaded if patch else load(str(baseline), **options)
+    compared_models = [loaded] if patch else [loaded, base]
+    for each in {model.name: model for model in compared_models}.values():
+        say_untuned(each, console)
+    with patch.applied(loaded.model) if patch else nullcontext():
+        pass  # a patch of another model is told now, and not when the base has answered
+    data = fitting(settings, data, *compared_models, console=console)
+    about = model_record(settings, loaded)
+    opened.write(about, data.record(located(settings)), console)
+    edited = patched_view(loaded, patch) if patch else lambda: nullcontext(loaded)
+    views: dict[str, View] = {BASE: lambda: nullcontext(base), EDITED: edited}
+    evaluation = evaluation_of(settings, loaded, data, *compared_models[1:])
+    measured = evaluate_judged(settings, views, evaluation, folder, console, *compared_models)
+    results = {"edit": edit_summary(patch) if patch else {}, **measured, "ratio_table": []}
+    results |= capability_results(settings, views, folder, console)
+    return write_results(folder, results)
+
+
+def evaluate_served(
+    settings: RunSettings, folder: Path, *, baseline: str | None, overwrite: bool, console: Console
+) -> dict[str, Any]:
+    """Compare two models behind URLs: settings.model (edited) with `baseline`.
+
+    Answers and verdicts alone: servers give no likelihoods of given texts, so that perplexity and kl are left out.
+    """
+    edited, base = served(settings.model), served(baseline or "")
+    if not edited or not base or settings.capabilities:
+        raise SpinError(
+            "Models behind a URL are compared with one another, by their answers alone.",
+            cause="a patch, --capabilities, or a model of this process beside one behind a URL: two engines round "
+            "differently, and the comparison would show that too.",
+            change="give MODEL@URL --baseline MODEL@URL; or two models of this process.",
+        )
+    if settings.template not in ("auto", "chat", "raw"):
+        raise SpinError(
+            f"--template {settings.template} is not for models behind a URL.",
+            cause="the server renders the messages.",
+            change="give auto, chat or raw.",
+        )
+    settings = replace(settings, concepts=())
+    check_settings(settings, [edited[0], base[0]])
+    completers = {name: server_completer(url, model) for name, (model, url) in ((BASE, base), (EDITED, edited))}
+    data = replace(read_data(settings, console), choose=(), final=())
+    template = "raw" if settings.template == "raw" else "chat"
+    model = {**completers[EDITED].record(), "template": template}
+    compared = {"baseline": baseline, "baseline_served": completers[BASE].record()}
+    told: dict[str, Any] = {"overwrite": overwrite, "compared": compared, "console": console}
+    opened = open_folder(settings, folder, model, data.record(located(settings)), **told)
+    settings = opened.settings
+    opened.write(model, opened.data, console)
+    console.say("perplexity and kl are left out: a server gives no likelihoods of given texts")
+    views = {name: answering(completer) for name, completer in completers.items()}
+    asked = asked_of((), settings.questions)
+    evaluation = asking(replace(settings, template=template), data.questions, asked=asked)
+    measured = evaluate_judged(settings, views, evaluation, folder, console)
+    results = write_results(folder, {"edit": {}, **measured, "ratio_table": []})
+    write_report(folder)
+    return results
+
+
+def answering(completer: ServerCompleter) -> Served:
+    return lambda: nullcontext(completer)

@@ -1,0 +1,99 @@
+"""How long it takes, in tokens of a forward pass.
+
+In: a loaded model, a few examples, the work ahead. Out: seconds. A pass with gradients takes as long as three; a token
+of an answer as long as four, a verdict of the local judge as long as 60 (measured in batches: docs/search.md).
+Left out: what work there is (score_stage.py, paper/estimate.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from spin_llm.data import Example
+from spin_llm.models import LoadedModel, Matrix, mlp_coverage, unknown_modules, unknown_text
+from spin_llm.models.losses import response_losses
+from spin_llm.pipeline.inputs import RunData
+from spin_llm.progress import Console
+from spin_llm.scores import Plan, accumulators, make_batches, make_plan, parse_bytes
+from spin_llm.search.proxy import KL_PAIRS
+from spin_llm.settings import RunSettings
+
+
+def plan_sets(
+    settings: RunSettings,
+    loaded: LoadedModel,
+    data: RunData,
+    matrices: Sequence[Matrix],
+    aware: Mapping[str, Sequence[Example]],
+    unaware: Mapping[str, Sequence[Example]],
+    console: Console,
+) -> Plan:
+    """One plan for all sets to be scored, said before the work begins; where an edit is searched with what the run
+    will take."""
+    if settings.target != "attention" and (coverage := mlp_coverage(loaded.model)) < 1:
+        console.say(f"only {coverage:.0%} of the MLP weights are scored; the others are experts fused in another form")
+    if unknown := unknown_modules(loaded.model):
+        console.say(unknown_text(unknown))
+    plan = make_plan(
+        loaded,
+        [batch for name in aware for batch in make_batches(aware[name], unaware[name], matrices=matrices)],
+        matrices,
+        accumulators(settings.wanted_statistics),
+        statistics=len(settings.wanted_statistics),
+        budget=parse_bytes(settings.memory_budget) if settings.memory_budget else None,
+        checkpoints=True,
+    )
+    console.say(plan.text())
+    if settings.searches:
+        tokens = sum(len(example.input_ids) for part in (aware, unaware) for rows in part.values() for example in rows)
+        console.say(expected_text(settings, data, plan.seconds, tokens))
+    return plan
+
+
+def expected_text(settings: RunSettings, data: RunData, scoring: float, tokens: int) -> str:
+    """What the run will take, from the time of scoring: a forward pass is a third of it, a token of an answer takes
+    as long as four (measured in batches: docs/search.md), a verdict with the local judge as long as 60."""
+    forward = scoring / max(tokens, 1) / 3
+    budget, mean = (
+        settings.budget,
+        tokens / max(1, sum(map(len, (*data.concepts.values(), *data.unaware.values(), *data.protect.values())))),
+    )
+    pairs = 2 * budget.pairs + KL_PAIRS + sum(len(kind) for kinds in data.contrasts.values() for kind in kinds)
+    asked, search = (sum(map(len, questions.values())) for questions in (data.questions, data.search))
+    answers = asked * (2 + len(settings.wanted_controls)) + search * (1.0 + 0.75 * budget.survivors + 0.5)
+    seconds = {
+        "scoring": scoring,
+        "search": budget.trials * pairs * mean * forward,
+        "answers and verdicts": answers * (4 * settings.new_tokens + 60) * forward,
+    }
+    parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+    return f"effort {settings.effort}: about {sum(seconds.values()) / 60:.0f} minutes ({parts})"
+
+
+WITH_GRADIENTS = 3  # forward passes
+
+
+ANSWER_TOKEN, VERDICT = 4, 60  # tokens of a forward pass
+
+
+PATIENCE = 0.5  # seconds; a pass that took longer is measurement enough
+
+
+def seconds_per_token(loaded: LoadedModel, examples: Sequence[Example]) -> float:
+    """Seconds that a token of a forward pass takes: a short example once unmeasured, since it loads kernels and
+    weights, then again, then a few of middle length; what takes long is not followed by more."""
+    ordered = sorted(examples, key=lambda example: len(example.input_ids))
+    middle = len(ordered) // 2
+    found = 0.0
+    for number, batch in enumerate((ordered[:1], ordered[:1], ordered[middle : middle + 4])):
+        start = time.perf_counter()
+        with torch.inference_mode():
+            response_losses(loaded, batch).tolist()
+        seconds = time.perf_counter() - start
+        found = seconds / (len(batch) * max(len(example.input_ids) for example in batch))
+        if number and seconds > PATIENCE:
+            break
+    return found

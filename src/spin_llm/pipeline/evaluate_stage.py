@@ -1,0 +1,223 @@
+"""What the edit did: base, edited and controls on the same questions.
+
+In: `RunSettings`, a folder, the loaded model, scores, the patch. Out: answers, verdicts and results.json, with the
+controls and the lm-eval tasks that were asked for. Left out: the questions put and judged (evaluate/), and the report.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spin_llm.analysis.stability import stability_summary
+from spin_llm.errors import SpinError
+from spin_llm.evaluate import BASE, EDITED, Evaluation, evaluate
+from spin_llm.evaluate.answers import Served
+from spin_llm.evaluate.likelihood import View
+from spin_llm.evaluate.tasks import measure_capabilities, named_tasks
+from spin_llm.files import read_checked, read_typed, write_jsonl
+from spin_llm.judges.coherence import load_coherence_judge
+from spin_llm.judges.quality.reading import asked_of
+from spin_llm.models import Checkpoint, LoadedModel
+from spin_llm.patch.patch import Patch
+from spin_llm.pipeline.context import asking, encode, judge_of
+from spin_llm.pipeline.folder import write_results
+from spin_llm.pipeline.inputs import RunData
+from spin_llm.pipeline.own_stage import UNMEASURED
+from spin_llm.pipeline.select_stage import patch_of
+from spin_llm.progress import Console
+from spin_llm.results.edited import StabilityRecord
+from spin_llm.results.recipe import recipe_of
+from spin_llm.results.rows import hashes_of, read_answers
+from spin_llm.results.searched import SearchRecord
+from spin_llm.scores import Scores
+from spin_llm.selection import Selection, control_selection, overlap, spared_by
+from spin_llm.selection.rules import select_by
+from spin_llm.settings import BY_MARGIN, OWN, RunSettings
+
+
+def evaluate_stage(
+    settings: RunSettings,
+    folder: Path,
+    loaded: LoadedModel,
+    data: RunData,
+    scores: Mapping[str, Mapping[str, Scores]],
+    patch: Patch,
+    console: Console,
+) -> dict[str, Any]:
+    """Answers, verdicts, results.json."""
+    recipe = recipe_of(patch.metadata)
+    selection = select_by(recipe, scores["concepts"], scores["protect"])
+    controls, left_out = control_patches(settings, loaded.checkpoint, scores, selection, patch, console)
+    patches = {EDITED: patch, **controls}
+    views: dict[str, View] = {BASE: lambda: nullcontext(loaded)}
+    views |= {name: patched_view(loaded, other) for name, other in patches.items()}
+    evaluation = evaluation_of(settings, loaded, data)
+    measured = evaluate_judged(settings, views, evaluation, folder, console, loaded)
+    for name, control in measured["controls"].items():
+        shared = weights_in_common(patches[name], patch)
+        measured["controls"][name] = {"weights": patches[name].weights, "shared": shared, **control}
+    results = {"edit": edit_summary(patch), **measured, "ratio_table": patch.metadata["ratio_table"]}
+    results["files"] |= hashes_of(folder, "patch.safetensors")
+    if settings.asks_own:
+        results["edit"]["own_answers"] = own_answers_record(settings, folder)
+    if recipe.rule != BY_MARGIN:
+        results["overlap"] = overlap(
+            selection, scores["concepts"], spared_by(recipe.rule, scores["protect"]), recipe.granularity
+        )
+    if (folder / "search.json").is_file():
+        results["search"] = read_checked(folder / "search.json", SearchRecord)
+    if left_out:
+        results["controls_left_out"] = left_out
+    if (folder / "stability.json").is_file():
+        results["stability"] = stability_summary(read_checked(folder / "stability.json", StabilityRecord))
+    results |= capability_results(settings, views, folder, console)
+    results = write_results(folder, results)
+    shutil.rmtree(folder / "progress", ignore_errors=True)
+    return results
+
+
+def own_answers_record(settings: RunSettings, folder: Path) -> dict[str, Any]:
+    """Who divided the model's own answers, whether that judge reports too, and where it was not measured."""
+    name, path = settings.dividing_judge, folder / OWN / UNMEASURED
+    unmeasured = read_typed(path, dict[str, str]) if path.is_file() else {}
+    return {"judge": name, "reports": name == settings.judge, **({"unmeasured": unmeasured} if unmeasured else {})}
+
+
+def control_patches(
+    settings: RunSettings,
+    checkpoint: Checkpoint,
+    scores: Mapping[str, Mapping[str, Scores]],
+    selection: Selection,
+    patch: Patch,
+    console: Console,
+) -> tuple[dict[str, Patch], dict[str, str]]:
+    """(the controls asked for, why others are left out): those that select nothing, or what the edit selects."""
+
+    def stored(matrix: str) -> torch.Tensor:
+        tensor = checkpoint.tensors[checkpoint.stored_name(matrix)]
+        return torch.frombuffer(tensor.read(), dtype=tensor.torch_dtype)
+
+    made: dict[str, Patch] = {}
+    left_out: dict[str, str] = {}
+    recipe = recipe_of(patch.metadata)
+    for name in settings.wanted_controls:
+        try:
+            control = control_selection(
+                name, selection, recipe, scores["concepts"], scores["protect"], stored, seed=settings.seed
+            )
+            made[name] = patch_of(settings, checkpoint, control, scores, recipe)
+        except SpinError as error:
+            left_out[name] = error.what
+            continue
+        shared = weights_in_common(made[name], patch)
+        if shared == made[name].weights == patch.weights:
+            del made[name]
+            left_out[name] = "It is the edit itself."
+        else:
+            console.say(f"control {name}: {made[name].weights:,} weights, {shared:,} of them in the edit")
+    for name, why in left_out.items():
+        console.say(f"control {name} is left out: {why}")
+    if made:
+        console.say(f"controls: {len(made)} more models answer the questions, beside base and edited")
+    return made, left_out
+
+
+def weights_in_common(one: Patch, other: Patch) -> int:
+    return sum(
+        int(torch.isin(edit.indices, other.edits[name].indices).sum())
+        for name, edit in one.edits.items()
+        if name in other.edits
+    )
+
+
+def patched_view(loaded: LoadedModel, patch: Patch) -> View:
+    """A view of the loaded model with the patch in it while it is looked at."""
+
+    @contextmanager
+    def view() -> Any:
+        with patch.applied(loaded.model):
+            yield loaded
+
+    return view
+
+
+def evaluation_of(settings: RunSettings, loaded: LoadedModel, data: RunData, *others: LoadedModel) -> Evaluation:
+    """What the models of a comparison are asked, general pairs by the tokenizer of `loaded`; `others` are compared with
+    it."""
+    general, asked = encode(settings, loaded, data.final), asked_of([loaded, *others], settings.questions)
+    return asking(settings, data.questions, general, asked)
+
+
+def evaluate_judged(
+    settings: RunSettings,
+    views: Mapping[str, View | Served],
+    evaluation: Evaluation,
+    folder: Path,
+    console: Console,
+    *models: LoadedModel,
+) -> dict[str, Any]:
+    """`evaluate` with the judges of these settings; `models` are those of this process, which may not judge."""
+    judge, coherence = judge_of(settings, *models), load_coherence_judge()
+    answered_before(evaluation, folder)
+    return evaluate(views, evaluation, judge, folder, coherence=coherence, console=console)
+
+
+def answered_before(evaluation: Evaluation, folder: Path) -> None:
+    """Give the answers of a finished evaluation back to this one, which asks the same questions (resuming.py deletes
+    other answers): a judge or a control may be new."""
+    path = folder / "generations.jsonl"
+    if not path.is_file():
+        return
+    prompts = [question.prompt for asked in evaluation.questions.values() for question in asked]
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for row in read_answers(path):
+        by_model.setdefault(row["model"], []).append(row)
+    for name, rows in by_model.items():
+        progress = folder / "progress" / f"answers-{name}.jsonl"
+        if [row["prompt"] for row in rows] == prompts and not progress.exists():
+            left_out = ("id", "axis", "facet", "prompt", "model")
+            kept = [{key: value for key, value in row.items() if key not in left_out} for row in rows]
+            write_jsonl(progress, ({"index": index, **row} for index, row in enumerate(kept)))
+
+
+def edit_summary(patch: Patch) -> dict[str, Any]:
+    """The `edit` part of results.json."""
+    about = patch.metadata
+    places = about.get("places", {})
+    return {
+        **{
+            key: about.get(key) for key in ("rule", "ratio", "protect_ratio", "target", "scale", "candidates", "shared")
+        },
+        "weights": patch.weights,
+        "matrices": len(patch.edits),
+        "share": patch.weights / about["targeted_weights"] if about.get("targeted_weights") else None,
+        "per_matrix": {name: edit.indices.numel() for name, edit in patch.edits.items()},
+        "shapes": {name: place["shape"] for name, place in places.items()},
+        "layers": {name: place["layer"] for name, place in places.items()},
+        "kinds": {name: place["kind"] for name, place in places.items()},
+    }
+
+
+def capability_results(
+    settings: RunSettings, views: Mapping[str, View], folder: Path, console: Console
+) -> dict[str, Any]:
+    """{"capabilities": ...} for results.json; {} when no task was asked for."""
+    if not settings.capabilities:
+        return {}
+    found = measure_capabilities(
+        views[BASE],
+        views[EDITED],
+        named_tasks(settings.capabilities),
+        folder,
+        task_folder=settings.capability_tasks,
+        limit=settings.capabilities_limit,
+        seed=settings.seed,
+        console=console,
+    )
+    return {"capabilities": found}

@@ -1,0 +1,268 @@
+"""What a run reads: pairs of the concepts and of the protected sets, questions, and what a search needs beside them.
+
+In: `RunSettings`. Out: `RunData`, every source loaded and sampled with the run's seed, what is scored, searched with
+and reported on kept apart; and the rule that these data allow. Left out: the model's own answers (score_stage.py), and
+the sources themselves (data/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from spin_llm.data import Pair, Question, load_pairs, load_prompts, load_questions, rows_sha256, sample, split_sample
+from spin_llm.errors import SpinError
+from spin_llm.evaluate.own import LEAST_PROMPTS, PROMPTS_PER_EXAMPLE
+from spin_llm.progress import SILENT, Console
+from spin_llm.settings import OWN, SEARCHED, RunSettings
+
+Item = TypeVar("Item", Pair, Question)
+LEAST_CONTRAST = 8
+PARTS = {"concepts": "concept", "unaware": "unaware pairs", "protect": "protect", "questions": "questions"}
+PARTS |= {"search": "search questions", "own": "own answers"}  # sets of a RunData, and their roles in run.json
+ROLES = {"concept": "pairs of", "protect": "protected set", "questions": "questions on"}
+GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run reads, sampled: pairs by concept and by protected set, general pairs to choose and to report on,
+    questions by axis; and for a search (aware, unaware) pairs by concept that nothing is scored on, and questions to
+    search with, none of which is among the others; and the prompts that the model answers itself, to be scored on.
+    `left_out` says by role and name which rows of a source were not taken, and why."""
+
+    concepts: Mapping[str, Sequence[Pair]]
+    protect: Mapping[str, Sequence[Pair]]
+    choose: Sequence[Pair]
+    final: Sequence[Pair]
+    questions: Mapping[str, Sequence[Question]]
+    unaware: Mapping[str, Sequence[Pair]]
+    contrasts: Mapping[str, tuple[Sequence[Pair], Sequence[Pair]]]
+    search: Mapping[str, Sequence[Question]]
+    own: Mapping[str, Sequence[Question]]
+    left_out: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
+
+    def record(self, settings: RunSettings) -> list[dict[str, Any]]:
+        """Role, name, source, size and SHA-256 of everything used, for run.json."""
+        named = {"concept": settings.concepts, "protect": settings.protect, "questions": settings.questions}
+        groups: dict[str, Mapping[str, Any]] = {
+            "concept": self.concepts,
+            "protect": self.protect,
+            "questions": self.questions,
+        }
+        rows = [
+            {"role": role, "name": name, "source": source, "examples": len(groups[role][name])}
+            | {"sha256": rows_sha256(groups[role][name])}
+            | ({"left_out": list(reasons)} if (reasons := self.left_out.get((role, name))) else {})
+            for role, pairs in named.items()
+            for name, source in pairs
+        ]
+        more: list[tuple[str, str, str, Any]] = [
+            ("choose the ratio", "general", "held-back rows of the protected sets", self.choose),
+            ("perplexity", "general", "held-back rows of the protected sets", self.final),
+        ]
+        for name, pairs in self.contrasts.items():
+            more.append(("search by margins", name, "rows that nothing is scored on", (*pairs[0], *pairs[1])))
+        for axis, asked in self.search.items():
+            more.append(("search questions", axis, "rows that nothing is reported on", asked))
+        for name, asked in self.own.items():
+            more.append(("own answers", name, "prompts that the model answers to be scored on", asked))
+        return rows + [
+            {"role": role, "name": name, "source": source, "examples": len(items), "sha256": rows_sha256(items)}
+            for role, name, source, items in more
+        ]
+
+    def without(self, gone: Collection[Pair | Question], why: str, console: Console = SILENT) -> RunData:
+        """The data without these pairs and questions, counted in `left_out` and said. SpinError when too few of a set
+        are left."""
+        left_out = dict(self.left_out)
+
+        def kept(items: Sequence[Item], role: str, name: str, least: int = 1) -> Sequence[Item]:
+            found = [item for item in items if item not in gone]
+            if len(found) == len(items):
+                return items
+            rows = [item.where for item in items if item in gone]
+            text = f"{len(rows)} of {len(items)} {why} ({', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''})"
+            left_out[role, name] = (*left_out.get((role, name), ()), text)
+            console.say(f"{role}, {name}: left out are {text}")
+            if len(found) < least:
+                raise SpinError(
+                    f"{role}, {name}: {text}, and {least} {'is' if least == 1 else 'are'} needed of the others.",
+                    change="give shorter rows, or more of them.",
+                )
+            return found
+
+        sets: dict[str, Any] = {
+            part: {name: kept(items, role, name) for name, items in getattr(self, part).items()}
+            for part, role in PARTS.items()
+        }
+        sets["contrasts"] = {
+            name: tuple(kept(side, "search by margins", name, LEAST_CONTRAST) for side in sides)
+            for name, sides in self.contrasts.items()
+        }
+        sets |= {part: kept(getattr(self, part), "general pairs", part) for part in ("choose", "final")}
+        return replace(self, **sets, left_out=left_out)
+
+
+def with_rule(settings: RunSettings, console: Console = SILENT) -> RunSettings:
+    """The settings with the paper's rule in the place of `auto` where nothing can be searched: without unaware
+    responses beside the aware ones there is no margin."""
+    if settings.rule != SEARCHED:
+        return settings
+    options = source_options(settings)
+    why = "the data are unaware responses alone" if settings.responses == "unaware" else ""
+    for name, source in settings.concepts if not why and settings.responses != OWN else ():
+        aware = load_pairs(source, concept=name, responses="aware", **options)
+        try:
+            if aware.pairs != load_pairs(source, concept=name, responses="unaware", **options).pairs:
+                continue
+        except SpinError:  # what reads as aware and not as unaware lacks its columns or rows
+            pass
+        why = f"{source} has one kind of response for {name}"
+        break
+    if why:
+        console.say(f"the rule is coupled, the paper's: {why}, so there is no margin to search by")
+        return replace(settings, rule="coupled")
+    return settings
+
+
+def read_data(settings: RunSettings, console: Console = SILENT, *, search: bool = True) -> RunData:
+    """Load and sample every source; without `search` not what a search needs beside the scores.
+
+    General pairs that nothing is scored on are halved: one half chooses the ratio, one reports.
+    """
+    options = source_options(settings)
+    concepts: dict[str, Sequence[Pair]] = {}
+    unaware: dict[str, Sequence[Pair]] = {}
+    contrasts = {}
+    left_out: dict[tuple[str, str], Sequence[str]] = {}
+    for name, source in settings.concepts:
+        if settings.responses == OWN:  # the data's own responses are not looked at: there need not be any
+            concepts[name] = unaware[name] = ()
+            continue
+        found = load_pairs(source, concept=name, responses=settings.given_responses, **options)
+        pairs, left_out["concept", name] = found.pairs, found.left_out
+        concepts[name] = sample(pairs, settings.examples, settings.seed, f"the concept {name}")
+        if "margin" in settings.wanted_statistics:
+            others = load_pairs(source, concept=name, responses="unaware", **options).pairs
+            if others == pairs:
+                raise SpinError(
+                    f"The margin needs aware and unaware responses, and {source} has one kind for {name}.",
+                    change="give data with the columns prompt, aware and unaware, or --rule coupled.",
+                )
+            unaware[name] = sample(others, settings.examples, settings.seed, f"the concept {name}, unaware")
+        if search and settings.searches:
+            contrasts[name] = held_back(name, concepts[name], unaware[name], pairs, others, settings)
+    protect, general = read_protected(settings, console, left_out)
+    questions, searched = read_questions(settings, left_out)
+    own = own_prompts(settings, {q.prompt for asked in (questions, searched) for part in asked.values() for q in part})
+    for (role, name), reasons in left_out.items():
+        if reasons:
+            console.say(f"left out of the {ROLES[role]} {name}: {'; '.join(reasons)}")
+    halves = general[::2], general[1::2]
+    return RunData(concepts, protect, *halves, questions, unaware, contrasts, searched, own, left_out)
+
+
+def source_options(settings: RunSettings) -> dict[str, Any]:
+    """What `load_pairs` is told of every source: the folder of the data, and the columns."""
+    columns = {"prompt_column": settings.prompt_column, "response_column": settings.response_column}
+    return {"data_dir": settings.data_dir, **columns}
+
+
+def read_protected(
+    settings: RunSettings, console: Console, left_out: dict[tuple[str, str], Sequence[str]]
+) -> tuple[dict[str, Sequence[Pair]], Sequence[Pair]]:
+    """(pairs by protected set, general pairs that none of them has: what the samples leave, or the starter set's where
+    too few are left). What was not taken is put into `left_out`."""
+    options = source_options(settings)
+    protect: dict[str, Sequence[Pair]] = {}
+    rest: list[Pair] = []
+    for name, source in settings.protect:
+        found = load_pairs(source, concept=name, **options)
+        pairs, left_out["protect", name] = found.pairs, found.left_out
+        protect[name], left = split_sample(pairs, settings.examples, settings.seed, f"the protected set {name}")
+        rest += list(left)
+    if len(rest) < 16:
+        console.say("too few general pairs are left beside the scored ones: perplexity is taken on the starter set's")
+        rest = list(load_pairs("starter", concept="general").pairs)
+        used = {pair.prompt for pairs in protect.values() for pair in pairs}
+        rest = [pair for pair in rest if pair.prompt not in used]
+    return protect, sample(rest, min(len(rest), 2 * GENERAL_PAIRS), settings.seed)
+
+
+def read_questions(
+    settings: RunSettings, left_out: dict[tuple[str, str], Sequence[str]]
+) -> tuple[dict[str, Sequence[Question]], dict[str, Sequence[Question]]]:
+    """(questions to report on, questions to search with), by axis. What was not taken is put into `left_out`."""
+    questions: dict[str, Sequence[Question]] = {}
+    searched: dict[str, Sequence[Question]] = {}
+    for axis, source in settings.questions:
+        found = load_questions(source, concept=axis, data_dir=settings.data_dir, prompt_column=settings.prompt_column)
+        asked, left_out["questions", axis] = found.questions, found.left_out
+        if settings.searches_answers:
+            searched[axis], asked = split_questions(asked, settings.budget.search_questions, settings.seed)
+        most = settings.max_questions or (settings.budget.final_questions if settings.searches else None)
+        questions[axis] = sample(asked, min(len(asked), most or len(asked)), settings.seed)
+    return questions, searched
+
+
+def own_prompts(settings: RunSettings, others: Collection[str]) -> dict[str, Sequence[Question]]:
+    """Prompts by concept that the model answers itself to be scored on; none of them is in `others`, what is searched
+    and reported on."""
+    found: dict[str, Sequence[Question]] = {}
+    columns: dict[str, Any] = {"data_dir": settings.data_dir, "prompt_column": settings.prompt_column}
+    for name, source in settings.concepts if settings.asks_own else ():
+        asked = [q for q in load_prompts(source, concept=name, **columns) if q.prompt not in others]
+        found[name] = sample(asked, min(len(asked), PROMPTS_PER_EXAMPLE * settings.examples), settings.seed)
+        if len(found[name]) < LEAST_PROMPTS:
+            few = len(asked) < LEAST_PROMPTS
+            least = -(-LEAST_PROMPTS // PROMPTS_PER_EXAMPLE)
+            raise SpinError(
+                f"The model's own answers to {len(found[name])} prompts of {name} cannot be scored: {LEAST_PROMPTS} "
+                "are the least.",
+                cause=f"{source} has {len(asked)} prompts that no question has."
+                if few
+                else f"--examples {settings.examples} asks for {PROMPTS_PER_EXAMPLE} prompts each.",
+                change=("give more prompts with --concept" if few else f"give --examples {least} or more")
+                + ", or leave out --responses own.",
+            )
+    return found
+
+
+def held_back(
+    name: str,
+    scored: Sequence[Pair],
+    scored_unaware: Sequence[Pair],
+    aware: Sequence[Pair],
+    unaware: Sequence[Pair],
+    settings: RunSettings,
+) -> tuple[Sequence[Pair], Sequence[Pair]]:
+    """(aware, unaware) pairs to search with, as many as the effort has at most: none has a prompt that was scored.
+
+    Raises SpinError when fewer than 8 of a kind are left.
+    """
+    used = {pair.prompt for pair in (*scored, *scored_unaware)}
+    kinds = [[pair for pair in pairs if pair.prompt not in used] for pairs in (aware, unaware)]
+    if min(map(len, kinds)) < LEAST_CONTRAST:
+        raise SpinError(
+            f"Too few pairs of {name} are left to search with: {len(kinds[0])} aware and {len(kinds[1])} unaware ones "
+            f"have prompts that nothing was scored on, and {LEAST_CONTRAST} of each are needed.",
+            change="give fewer --examples, or more data; or --rule coupled, which needs none.",
+        )
+    first, second = (sample(kind, min(len(kind), settings.budget.pairs), settings.seed) for kind in kinds)
+    return first, second
+
+
+def split_questions(
+    asked: Sequence[Question], most: int, seed: int
+) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    """(questions to search with, questions to report on): half of the distinct prompts each, and at most `most` of the
+    first; a prompt that comes twice is on one side."""
+    prompts = list(dict.fromkeys(question.prompt for question in asked))
+    chosen = set(sample(prompts, min(most, len(prompts) // 2), seed)) if len(prompts) > 1 else set()
+    search = tuple(question for question in asked if question.prompt in chosen)
+    final = tuple(question for question in asked if question.prompt not in chosen)
+    if {q.prompt for q in search} & {q.prompt for q in final}:
+        raise AssertionError("a search question is among those that are reported on")
+    return search, final

@@ -1,0 +1,219 @@
+"""From scores to a patch: the recipe given or searched, the selection, and what the patch says of itself.
+
+In: `RunSettings`, a folder with scores, the loaded model or its checkpoint. Out: patch.safetensors, search.json of a
+search; or another patch of the same scores. Left out: the rules (selection/), the search (search/find.py), and
+the edit of a model (patch/).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from spin_llm.errors import SpinError
+from spin_llm.files import check_output, is_folder, read_checked, write_json
+from spin_llm.judges.coherence import load_coherence_judge
+from spin_llm.judges.quality.reading import asked_of
+from spin_llm.models import Checkpoint, LoadedModel
+from spin_llm.models.disk import resolve
+from spin_llm.ownership import owned
+from spin_llm.patch.file import check_same_shapes, load_patch, make_patch, save_patch
+from spin_llm.patch.patch import Patch
+from spin_llm.pipeline.context import asking, encode, judge_of
+from spin_llm.pipeline.folder import delete_artefacts, made_after, there
+from spin_llm.pipeline.inputs import RunData
+from spin_llm.pipeline.resuming import foreign_patch, made_by, model_changes, usual_recipe
+from spin_llm.pipeline.score_stage import stored_scores
+from spin_llm.progress import SILENT, Console
+from spin_llm.records import PATCH, RECORD, RunRecord, read_record
+from spin_llm.results.recipe import Recipe, recipe_of
+from spin_llm.results.searched import SearchRecord
+from spin_llm.scores import Scores
+from spin_llm.search.find import find_edit
+from spin_llm.search.proxy import Contrast
+from spin_llm.search.ratio import choose_ratio
+from spin_llm.search.trials import Bench
+from spin_llm.selection import Selection
+from spin_llm.selection.rules import select_by
+from spin_llm.settings import OWN, SEARCHED, RunSettings
+
+
+def select_stage(
+    settings: RunSettings,
+    folder: Path,
+    loaded: LoadedModel,
+    data: RunData,
+    scores: Mapping[str, Mapping[str, Scores]],
+    console: Console,
+) -> Patch:
+    """Choose the ratio where it is to be chosen, select, and write patch.safetensors; read it when it is there."""
+    path = folder / "patch.safetensors"
+    if path.is_file():
+        return patch_of_run(settings, path)
+    table: list[dict[str, Any]] = []
+    if settings.rule == SEARCHED:
+        recipe = search_stage(settings, folder, loaded, data, scores, console)
+    elif settings.ratio is None:
+        ratio, table = choose_ratio(
+            loaded,
+            scores["concepts"],
+            scores["protect"],
+            encode(settings, loaded, data.choose),
+            recipe=usual_recipe(settings, settings.rule, 0.5),
+            max_increase=settings.max_perplexity_increase,
+            console=console,
+        )
+        recipe = usual_recipe(settings, settings.rule, ratio)
+    else:
+        recipe = usual_recipe(settings, settings.rule, settings.ratio)
+    selection = select_by(recipe, scores["concepts"], scores["protect"])
+    patch = patch_of(settings, loaded.checkpoint, selection, scores, recipe, table)
+    save_patch(path, patch)
+    console.say(f"{patch.weights:,} weights in {len(patch.edits)} matrices, ratio {recipe.ratio:g}; patch {path}")
+    return load_patch(path)  # as a resumed run reads it
+
+
+def search_stage(
+    settings: RunSettings,
+    folder: Path,
+    loaded: LoadedModel,
+    data: RunData,
+    scores: Mapping[str, Mapping[str, Scores]],
+    console: Console,
+) -> Recipe:
+    """Search an edit into search.json; the pick of an earlier search is read."""
+    path = folder / "search.json"
+    if path.is_file():
+        record = read_checked(path, SearchRecord)
+        return recipe_of(next(row["recipe"] for row in record["trials"] if row["number"] == record["pick"]))
+    bench = bench_of(settings, loaded, data, scores)
+    asked = asked_of([loaded], settings.questions)
+    questions = asking(settings, data.search, asked=asked)
+    recipe, record = find_edit(
+        bench,
+        usual_recipe(settings, "coupled", min(settings.keep, 1e-4)),
+        folder / "search",
+        effort=settings.budget,
+        questions=questions if settings.searches_answers else None,
+        judges=lambda: (judge_of(settings, loaded), load_coherence_judge()),
+        seed=settings.seed,
+        console=console,
+    )
+    responses = OWN if OWN in data.protect else settings.given_responses
+    write_json(path, {"effort": settings.effort, "responses": responses, **record})
+    for rung in (folder / "search").glob("rung-*"):  # what a killed search would have gone on from
+        shutil.rmtree(rung / "progress", ignore_errors=True)
+    return recipe
+
+
+def bench_of(
+    settings: RunSettings, loaded: LoadedModel, data: RunData, scores: Mapping[str, Mapping[str, Scores]]
+) -> Bench:
+    """What edits are tried on."""
+    contrasts = {
+        name: Contrast(encode(settings, loaded, aware), encode(settings, loaded, unaware))
+        for name, (aware, unaware) in data.contrasts.items()
+    }
+    general = encode(settings, loaded, data.choose[: 2 * settings.budget.pairs])
+    return Bench(loaded, scores["concepts"], scores["protect"], contrasts, general, settings.max_perplexity_increase)
+
+
+def patch_of_run(settings: RunSettings, path: Path) -> Patch:
+    """The patch that this run wrote; SpinError when it is another one, put there by `spin-llm select` for instance."""
+    patch = load_patch(path)
+    if not made_by(settings, patch):
+        raise foreign_patch(path, patch)
+    return patch
+
+
+def patch_of(
+    settings: RunSettings,
+    checkpoint: Checkpoint,
+    selection: Selection,
+    scores: Mapping[str, Mapping[str, Scores]],
+    recipe: Recipe,
+    table: Sequence[Mapping[str, Any]] = (),
+) -> Patch:
+    """A patch whose metadata says where it is from, by which recipe, and where its weights lie."""
+    everything = {**scores["concepts"], **scores["protect"]}
+    about = {
+        "base_model": settings.model,
+        "data_sha256": {name: part.metadata.get("data_sha256") for name, part in everything.items()},
+        "candidates": selection.candidates,
+        "shared": selection.shared,
+        "targeted_weights": selection.targeted_weights,
+        "ratio_table": list(table),
+        "searched": settings.rule == SEARCHED,
+        "granularity": recipe.granularity,
+        "layers": recipe.layers,
+        "at_least": recipe.at_least,
+        "penalty": recipe.penalty,
+        "fractions": recipe.fractions,
+        "places": {
+            checkpoint.stored_name(name): {"shape": list(place.shape), "layer": place.layer, "kind": place.kind}
+            for name, place in selection.places.items()
+        },
+    }
+    return make_patch(checkpoint, selection, scale=recipe.scale, about=about)
+
+
+def select_from_folder(
+    folder: str | Path,
+    output: str | Path,
+    recipe: Recipe,
+    *,
+    model: str | None = None,
+    overwrite: bool = False,
+    console: Console = SILENT,
+) -> Patch:
+    """A patch from the scores of a run folder, for its model, or for another `model` of the same shapes (a fine-tuned
+    one).
+
+    The checkpoint is read for the old values of the touched tensors alone. Where the patch takes the place of the
+    run's, what was measured with that one is deleted.
+    """
+    folder, output = Path(folder), Path(output)
+    record = read_record(folder)
+    settings = record.told(folder / RECORD)
+    own = output.resolve() == (folder / PATCH).resolve()
+    with owned(folder) if own else nullcontext():
+        if check_output(output, file=True).exists() and not overwrite:
+            raise SpinError(f"{output} exists.", change="choose another --output, or --overwrite.")
+        check_output(output, file=True)
+        scores = stored_scores(settings, folder)
+        recipe = replace(recipe, granularity=recipe.granularity or settings.granularity)
+        checkpoint = Checkpoint(resolve(model)) if model else recorded_checkpoint(record, folder)
+        selection = select_by(recipe, scores["concepts"], scores["protect"])
+        if model:
+            check_same_shapes(checkpoint, selection, record.model.name)
+        settings = replace(settings, model=model or record.model.name, rule=recipe.rule, ratio=recipe.ratio)
+        patch = patch_of(settings, checkpoint, selection, scores, recipe)
+        if own and any(there(folder, made_after("answers"))):
+            console.say("another patch: what was measured with the one before is deleted")
+            delete_artefacts(folder, "answers")
+        save_patch(output, patch)
+    return patch
+
+
+def recorded_checkpoint(record: RunRecord, folder: Path, given: Checkpoint | None = None) -> Checkpoint:
+    """The model of a run as its record knows it, or where it is `given`; SpinError when it is not there, or another one
+    now."""
+    path, name = Path(record.model.path or ""), record.model.name
+    if given is None and (not record.model.path or not is_folder(path)):
+        raise SpinError(
+            f"The model of {folder}, {name}, is not at {record.model.path or 'any path'} any more.",
+            cause="its folder was moved or deleted since.",
+            change="move it back; or say where it is: `spin-llm select --for MODEL`, `spin-llm stability --for MODEL`, "
+            f"or `spin-llm run MODEL -o {folder}`, which also writes it down.",
+        )
+    checkpoint = given or Checkpoint(path)
+    if changed := [change.words for change in model_changes(record, checkpoint, SILENT)]:
+        raise SpinError(
+            f"The model changed since the run in {folder} began: {', '.join(changed)}.",
+            change=f"restore {checkpoint.folder}; or score it again in another folder.",
+        )
+    return checkpoint

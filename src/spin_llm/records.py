@@ -1,0 +1,155 @@
+"""run.json: what a run was told, which model and data it read, on what machine.
+
+In: a run folder. Out: `RunRecord`, decoded by type, so that any damage is one message; the digest of what decides
+results, by which results.json says which run.json (and which patch) it belongs to. Left out: writing it
+(pipeline/folder.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from spin_llm.errors import SpinError
+from spin_llm.files import decoded, read_bytes, sha256_file, sha256_json
+from spin_llm.settings import RunSettings, scope_of
+
+RECORD, RESULTS, PATCH = "run.json", "results.json", "patch.safetensors"
+MADE_FROM = "made_from"  # of results.json: the digest of the run.json that it was made with
+ANEW = "give --overwrite to start anew, or choose another folder."
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """The model: its name as it was given, folder and parts (models/disk/identity.py); or URL and what its server says.
+    `parts` is empty in records of 0.1.0, whose fingerprint saw 4 KiB of each tensor."""
+
+    name: str
+    path: str | None = None
+    fingerprint: str | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+    dtype: str | None = None
+    device: str | None = None
+    template: str | None = None
+    url: str | None = None
+    served: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """One source: what it was for, and the hash of the rows that were used, and of those that were read where some were
+    left out as too long."""
+
+    role: str
+    name: str
+    source: str
+    examples: int
+    sha256: str
+    read_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the numbers were computed: another CPU, or another number of threads, sums in another order."""
+
+    platform: str = ""
+    processor: str = ""
+    cpu: str = ""
+    cores: int | None = None
+    threads: int | None = None
+    instructions: str = ""
+    gpu: str | None = None
+
+    def words(self) -> str:
+        """CPU, threads and GPU for people; "" where they were not recorded."""
+        threads = f"{self.threads} {'thread' if self.threads == 1 else 'threads'}" if self.threads else ""
+        return ", ".join(part for part in (self.cpu, self.instructions, threads, self.gpu) if part)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """run.json; what older versions did not write has a default."""
+
+    command: str | list[str]
+    settings: dict[str, Any]
+    model: ModelRecord
+    data: list[DataRecord]
+    compared: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: Machine = field(default_factory=Machine)
+    started: str = ""
+
+    def told(self, where: Path) -> RunSettings:
+        """The settings; what a record of another version lacks has its default. `where` is for the error."""
+        known = {name: value for name, value in self.settings.items() if name in RunSettings.__dataclass_fields__}
+        return settings_from_json(known, where)
+
+
+def settings_from_json(value: Mapping[str, Any], where: Path | str = RECORD) -> RunSettings:
+    """RunSettings as run.json records them; SpinError for values of other types."""
+    try:
+        return msgspec.convert(dict(value), RunSettings)
+    except msgspec.ValidationError as error:
+        raise damaged(where, str(error)) from None
+
+
+def damaged(where: Path | str, why: str) -> SpinError:
+    return SpinError(
+        f"The settings in {where} cannot be read: {why}.",
+        cause="the file is damaged, was edited by hand, or was written by another version.",
+        change=ANEW,
+    )
+
+
+def machine_words(record: Mapping[str, Any]) -> str:
+    """CPU, threads and GPU of a run.json that `read_record` took; "" where they were not recorded."""
+    return msgspec.convert(record.get("machine", {}), Machine).words()
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / RECORD).is_file()
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of a run folder; SpinError when there is none, or when it is damaged."""
+    if not is_run(folder):
+        raise SpinError(f"{folder} is not a run folder: it has no {RECORD}.", change="run `spin-llm score` first.")
+    return decoded(read_bytes(folder / RECORD), RunRecord, f"{folder / RECORD}", change=ANEW)
+
+
+def digest(record: RunRecord) -> str:
+    """Of what decides results: settings, model and data by their contents, not by where they lie."""
+    left_out = ("model", "data_dir", "concepts", "protect", "questions")  # by identity and by hash
+    settings = {
+        name: value for name, value in record.settings.items() if name not in left_out and scope_of(name) != "volatile"
+    }
+    data = [[row.role, row.name, row.examples, row.sha256] for row in record.data]
+    model = [record.model.fingerprint, record.model.url, record.model.served]
+    compared = {name: value for name, value in record.compared.items() if name not in ("patch", "baseline")}
+    return sha256_json([settings, model, data, compared, record.files])
+
+
+def made_from(folder: Path) -> dict[str, str]:
+    """What results of this folder carry: the digest of its run.json."""
+    return {RECORD: digest(read_record(folder))}
+
+
+def check_belongs(folder: Path, results: Mapping[str, Any]) -> None:
+    """SpinError when the results do not belong to the run.json, or to the patch, beside them. Those of 0.1.0, and of
+    other programs, do not say what they belong to."""
+    carried, files = results.get(MADE_FROM) or {}, results.get("files") or {}
+    other = [RECORD] if carried and carried != made_from(folder) else []
+    patch = folder / PATCH
+    if PATCH in files and (not patch.is_file() or sha256_file(patch) != files[PATCH]):
+        other.append(PATCH)
+    if other:
+        raise SpinError(
+            f"{folder / RESULTS} does not belong to the {' and the '.join(other)} beside it.",
+            cause="a file was copied there, edited or replaced after the results were made.",
+            change=f"put the right {other[0]} back; or move {RESULTS} away and give the command of the run again.",
+        )

@@ -1,0 +1,1 @@
+"""The sections of the page: parts of results.json made ready to be read, one a module."""

@@ -1,0 +1,1 @@
+"""What was measured, as types; read and written here alone."""

@@ -1,0 +1,92 @@
+"""The edit and where it sits, by type.
+
+In: nothing. Out: frozen dataclasses of `edit`, `ratio_table`, `overlap` and `stability` of results.json. Left out:
+making the edit (selection/, patch/).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from msgspec import Meta
+
+from spin_llm.results.judged import OwnAnswers
+from spin_llm.results.measured import Count, Layer, Name, Number
+
+
+@dataclass(frozen=True)
+class Edit:
+    """{} when two models were compared without a patch."""
+
+    rule: str | None = None
+    ratio: Number | None = None
+    protect_ratio: Number | None = None
+    target: str | None = None
+    scale: Number | None = None
+    weights: Count | None = None
+    matrices: Count | None = None
+    share: Number | None = None
+    candidates: Count | None = None
+    shared: Count | None = None
+    per_matrix: dict[str, Count] = field(default_factory=dict)
+    shapes: dict[str, list[Count]] = field(default_factory=dict)
+    layers: dict[str, Layer] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+    own_answers: OwnAnswers | None = None
+
+    def __post_init__(self) -> None:
+        if self.per_matrix and (self.weights is None or self.matrices is None or self.target is None):
+            raise ValueError("an edit has weights, matrices and target")
+        if lacking := self.per_matrix.keys() - (self.shapes.keys() & self.layers.keys()):
+            raise ValueError(f"{min(lacking)} has no shape or no layer")
+
+
+@dataclass(frozen=True)
+class RatioTried:
+    ratio: Annotated[float, Meta(gt=0, le=1)]
+    weights: Count
+    perplexity: Number | None
+    increase: Number | None
+    allowed: bool
+    chosen: bool
+    both: Count | None = None
+    candidates: Count | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    mean: Number
+    low: Number
+    high: Number
+
+
+@dataclass(frozen=True)
+class Stability:
+    """`stability` of results.json."""
+
+    resamples: Count
+    weights: Count
+    jaccard: Spread
+    size: Spread
+    in_half: Count
+    in_most: Count
+
+
+@dataclass(frozen=True)
+class StabilityRecord(Stability):
+    """stability.json."""
+
+    seed: Count = 0
+
+
+@dataclass(frozen=True)
+class Regions:
+    concepts: list[Name]
+    protect: list[Name]
+    regions: dict[str, Count]
+
+    def __post_init__(self) -> None:
+        names = [*self.concepts, *self.protect]
+        if not self.concepts or len(set(names)) < len(names):
+            raise ValueError("the sets of an overlap have one name each, and one is a concept's")

@@ -1,0 +1,231 @@
+"""What this tool wrote, read back: rows of answers and verdicts, results, progress.
+
+In: a file of a run folder, whole or damaged. Out: its content as JSON has it, when every part that anything reads is of
+the right type; SpinError that names file and place otherwise. Keys that this version does not know are let through
+unread. Answers and verdicts are held against the hashes that results.json keeps of them. Left out: run.json
+(pipeline/folder.py) and tensors (patch/file.py, scores/storage.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from spin_llm.errors import SpinError
+from spin_llm.files import read_checked_lines, sha256_file
+from spin_llm.results.file import RESULTS, read_results
+from spin_llm.results.judged import JudgeQuality
+from spin_llm.results.measured import Count, Name, Number, Pair, Share
+
+GENERATIONS, VERDICTS = "generations.jsonl", "verdicts.jsonl"
+EDITED = "the file was cut short, or edited."
+AGAIN = "restore the file, or do the run or comparison again with --overwrite."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One row of generations.jsonl."""
+
+    id: Name
+    axis: Name
+    model: Name
+    prompt: str
+    answer: str
+    tokens: Count | None  # a server may not count them
+    finished: bool
+    facet: str | None = None
+    reasoning: str | None = None
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class ToJudge:
+    """What is judged of such a row: another program's rows need not hold more."""
+
+    id: Name
+    axis: Name
+    model: Name
+    prompt: str
+    answer: str
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """One row of verdicts.jsonl."""
+
+    id: Name
+    axis: Name
+    model: Name
+    judge: Name
+    verdict: Literal[0, 1, None]
+    probability: Share | None
+    cause: str | None = None
+
+
+@dataclass(frozen=True)
+class AnswerDone:
+    """A row of an answers' progress file."""
+
+    index: Count
+    answer: str
+    tokens: Count | None
+    finished: bool
+    reasoning: str | None = None
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class VerdictDone:
+    """A row of a verdicts' progress file."""
+
+    key: Name
+    probability: Share | None
+    verdict: Literal[0, 1, None]
+    mass: Number | None = None
+    cause: str | None = None
+
+
+@dataclass(frozen=True)
+class OwnAnswer:
+    """One row of own/answers.jsonl."""
+
+    concept: Name
+    prompt: str
+    answer: str
+    aware: bool | None
+
+
+@dataclass(frozen=True)
+class DocumentRow:
+    """One row of capabilities.jsonl."""
+
+    task: Name
+    document: Name
+    model: Name
+    metric: Name
+    value: Number | list[Number]
+    better: Literal["higher", "lower"]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.value, list) and len(self.value) != 2:
+            raise ValueError("a value is a number, or a log-likelihood and a number of words")
+
+
+@dataclass(frozen=True)
+class JudgeFile:
+    """What `judge check -o` writes."""
+
+    judges: dict[str, dict[str, JudgeQuality]]
+
+
+@dataclass(frozen=True)
+class JudgeHead:
+    axis: Name
+    label: Name
+    bias: Number
+    threshold: Number
+    quality: JudgeQuality | None = None  # of version 0.1.0
+    measured: list[JudgeQuality] | None = None
+
+    def __post_init__(self) -> None:
+        if self.quality is None and self.measured is None:
+            raise ValueError("a head says how good it is")
+
+
+@dataclass(frozen=True)
+class JudgeAbout:
+    """The metadata of a judge file."""
+
+    feature_model: Name
+    fingerprint: Name
+    layers: Annotated[list[Annotated[int, Meta(ge=1, le=10_000)]], Meta(min_length=1)]
+    heads: Annotated[list[JudgeHead], Meta(min_length=1)]
+    default_label: Name
+    weights: str = ""
+    probes: dict[str, dict[str, Pair]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BaselineRecord:
+    """baseline.json."""
+
+    settings: dict[str, Any]
+    data: list[dict[str, Any]]
+    model: dict[str, Any]
+    result: str | None
+    files: list[Name]
+    losses: list[Number]
+    trained_parameters: Count | None = None
+
+    def __post_init__(self) -> None:
+        names = [*self.files, *([self.result] if self.result not in (None, ".") else [])]
+        if wrong := [name for name in names if name in ("", "..", ".") or "/" in name or "\\" in name or "\0" in name]:
+            raise ValueError(f"{wrong[0]!r} is no name of a file in the folder")
+
+
+def read_answers(path: Path, kind: type[Any] = Answer) -> list[dict[str, Any]]:
+    """The rows of a generations.jsonl: no answer twice, the same questions of every model. SpinError also when the
+    results beside it were measured on other rows."""
+    check_unchanged(path)
+    rows: list[dict[str, Any]] = read_checked_lines(path, kind, change=AGAIN)
+    check_rows(path, rows)
+    return rows
+
+
+def read_verdicts(path: Path) -> list[dict[str, Any]]:
+    """The rows of a verdicts.jsonl, likewise, of every judge."""
+    check_unchanged(path)
+    rows: list[dict[str, Any]] = read_checked_lines(path, VerdictRow, change=AGAIN)
+    check_rows(path, rows, "judge")
+    return rows
+
+
+def read_for_sheet(path: Path) -> list[dict[str, Any]]:
+    """Answers to label: of a generations.jsonl, or of a run's own/answers.jsonl."""
+    if path.name == "answers.jsonl":
+        return read_checked_lines(path, OwnAnswer)
+    return read_to_judge(path)
+
+
+def read_to_judge(path: Path) -> list[dict[str, Any]]:
+    """The rows of a generations.jsonl, as far as a judge needs them."""
+    return read_answers(path, ToJudge)
+
+
+def check_rows(path: Path, rows: Iterable[Mapping[str, Any]], *by: str) -> None:
+    """SpinError when a model has two rows for a question, or when models differ in the questions that they have."""
+    asked: dict[tuple[str, ...], dict[str, set[str]]] = {}
+    for row in rows:
+        group = asked.setdefault((row["axis"], *(row[name] for name in by)), {})
+        ids = group.setdefault(row["model"], set())
+        if row["id"] in ids:
+            raise SpinError(f"{path} has {row['id']} of {row['model']} twice.", cause=EDITED, change=AGAIN)
+        ids.add(row["id"])
+    for (axis, *_), models in asked.items():
+        if len({frozenset(ids) for ids in models.values()}) > 1:
+            counts = ", ".join(f"{len(ids)} of {model}" for model, ids in models.items())
+            raise SpinError(
+                f"{path} has not the same questions of every model on {axis} ({counts}).", cause=EDITED, change=AGAIN
+            )
+
+
+def hashes_of(folder: Path, *names: str) -> dict[str, str]:
+    """SHA-256 by name, as `files` of results.json keeps them."""
+    return {name: sha256_file(folder / name) for name in names if (folder / name).is_file()}
+
+
+def check_unchanged(path: Path) -> None:
+    """SpinError when the results beside `path` were measured on other bytes of it; older results do not say."""
+    results = path.with_name(RESULTS)
+    known = read_results(path.parent).get("files", {}) if results.is_file() and path.is_file() else {}
+    if path.name in known and sha256_file(path) != known[path.name]:
+        raise SpinError(
+            f"{path} was changed after {results} was measured on it.",
+            cause=EDITED,
+            change=f"{AGAIN.removesuffix('.')}; or copy it into another folder to use it by itself.",
+        )

@@ -1,0 +1,231 @@
+"""Survivors answer the search questions, and the best of them is picked.
+
+In: survivors, questions in two halves, judges. Out: what each answered, the better half, the pick among them: those
+that refuse at most 2 points more, are coherent at most 5 points less and answer at most 2 points less of the questions.
+On an axis where the judge was not measured (judges/quality/reading.py) verdicts decide nothing: a concept goes by its
+margin, over-refusal and coherence limit nothing, and it is said. Verdicts that are missing count for nothing where they
+are few, and against the edit where they forbid a reading (evaluate/missing.py). Left out: the record (find.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from spin_llm.evaluate.answers import BASE, EDITED, Evaluation
+from spin_llm.evaluate.axes import ANSWERED
+from spin_llm.evaluate.comparison import evaluate
+from spin_llm.evaluate.likelihood import View
+from spin_llm.judges.verdict import Judge
+from spin_llm.models import LoadedModel
+from spin_llm.patch.patch import memory_patch
+from spin_llm.progress import Console
+from spin_llm.search.ranking import MAX_INCOHERENCE, MAX_REFUSAL, MAX_SILENCE, shares
+from spin_llm.search.trial import Trial
+from spin_llm.search.trials import Bench, edited_model
+from spin_llm.selection.rules import select_by
+
+LIMITS = {  # axis: (the sign of what is worse, by how much it may be)
+    "over_refusal": (1, MAX_REFUSAL),
+    "coherence": (-1, MAX_INCOHERENCE),
+    ANSWERED: (-1, MAX_SILENCE),
+}
+
+
+LIMIT_NAMES = {"over_refusal": "over-refusal", "coherence": "coherence", ANSWERED: "questions answered"}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Rates of one survivor on the search questions by axis: n, base, edited; summed over the rungs that it reached.
+
+    `unread`: the axes on which missing verdicts were counted against it; `unmeasured`: those on which verdicts decide
+    nothing, with the reason.
+    """
+
+    trial: Trial
+    rates: Mapping[str, tuple[int, float, float]]
+    unread: frozenset[str] = frozenset()
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def deciding(self) -> list[str]:
+        """The axes whose rates count."""
+        return [axis for axis in self.rates if axis not in self.unmeasured]
+
+    def gain(self, axis: str) -> float:
+        n, base, edited = self.rates[axis]
+        return edited - base if n else 0.0
+
+    @property
+    def excess(self) -> float:
+        """By how much (a rate) it refuses, falls apart and is silent more than the pick may; 0 within the limits."""
+        beyond = (sign * self.gain(axis) - most for axis, (sign, most) in LIMITS.items() if axis in self.deciding)
+        return sum(max(0.0, rate - 1e-9) for rate in beyond)
+
+    @property
+    def sound(self) -> bool:
+        """Whether it refuses, falls apart and is silent no more than the pick may."""
+        return self.excess == 0
+
+    def as_json(self) -> dict[str, Any]:
+        rates = {axis: dict(zip(("n", "base", "edited"), row, strict=True)) for axis, row in self.rates.items()}
+        unread = {"unread": sorted(self.unread)} if self.unread else {}
+        return {"number": self.trial.number, "rates": rates, "sound": self.sound, **unread}
+
+
+def answer(
+    loaded: LoadedModel,
+    bench: Bench,
+    trials: Sequence[Trial],
+    questions: Evaluation,
+    folder: Path,
+    judge: Judge,
+    coherence: Judge | None,
+    console: Console,
+) -> tuple[list[Answered], list[Answered]]:
+    """Successive halving: (those of the second rung, those that the first one dropped)."""
+    first, second = (
+        {axis: asked[rung::2] for axis, asked in questions.questions.items() if len(asked) > rung} for rung in (0, 1)
+    )
+    rows, dropped = [Answered(trial, {}) for trial in trials], []
+    for rung, asked in (("1", first), ("2", second)):
+        if rung == "2":
+            every, rows = rows, better_half(rows, list(bench.concepts))
+            dropped = [row for row in every if row not in rows]
+        if not asked:
+            break
+        views: dict[str, View] = {BASE: lambda: nullcontext(loaded)}
+        for place, row in enumerate(rows):
+            views[EDITED if place == 0 else f"edit-{row.trial.number}"] = trial_view(bench, row.trial)
+        part = replace(questions, questions=asked, general=())
+        console.say(f"search, rung {rung}: {len(rows)} edits answer {sum(map(len, asked.values()))} questions")
+        measured = evaluate(views, part, judge, folder / f"rung-{rung}", coherence=coherence, console=console)
+        tables = [measured["axes"], *(control["axes"] for control in measured["controls"].values())]
+        rows = [
+            Answered(row.trial, added(row.rates, axes), row.unread | unread_in(axes), {**row.unmeasured, **notes(axes)})
+            for row, axes in zip(rows, tables, strict=True)
+        ]
+    return rows, dropped
+
+
+def trial_view(bench: Bench, trial: Trial) -> View:
+    """The model with a trial's edit in it while it is looked at."""
+    selection = select_by(trial.recipe, bench.concepts, bench.protected)
+    patch = memory_patch(bench.loaded.model, selection, scale=trial.recipe.scale)
+
+    def view() -> AbstractContextManager[LoadedModel]:
+        return edited_model(bench.loaded, patch)
+
+    return view
+
+
+def added(
+    rates: Mapping[str, tuple[int, float, float]], axes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[int, float, float]]:
+    """The rates of two sets of questions taken together."""
+    found = {}
+    for axis, result in axes.items():
+        n, base, edited = rates.get(axis, (0, 0.0, 0.0))
+        new, *sides = least(result)
+        total = n + new
+        pooled = ((n * old + new * side) / total for old, side in zip((base, edited), sides, strict=True))
+        found[axis] = (total, *pooled)
+    return found  # type: ignore[return-value]
+
+
+def least(result: Mapping[str, Any]) -> tuple[int, float, float]:
+    """(n, base, edited) of one axis of results.json; where it has no reading, with every missing verdict against the
+    edit: a model that falls silent gains nothing."""
+    if not result.get("no_reading"):
+        return result["n"], result[BASE], result[EDITED]
+    worst = (1, 0) if result["better"] == "higher" else (0, 1)
+    base, edited = (result["bounds"][side][place] for side, place in zip((BASE, EDITED), worst, strict=True))
+    return result["asked"], base, edited
+
+
+def unread_in(axes: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    return frozenset(axis for axis, result in axes.items() if result.get("no_reading"))
+
+
+def notes(axes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Why the judge is not believed, by axis of results.json."""
+    return {axis: result["note"] for axis, result in axes.items() if not result["measurable"]}
+
+
+def unmeasured_in(rows: Sequence[Answered]) -> dict[str, str]:
+    """The axes on which verdicts decide nothing, with the reason."""
+    return {axis: why for row in rows for axis, why in row.unmeasured.items()}
+
+
+def unmeasured_text(unmeasured: Mapping[str, str], concepts: Sequence[str]) -> str:
+    """What is said of the axes on which verdicts decide nothing; "" where there are none."""
+    by_reason: dict[str, list[str]] = {}
+    for axis, why in unmeasured.items():
+        by_reason.setdefault(why, []).append(axis)
+    told = "; ".join(f"{', '.join(axes)} ({why})" for why, axes in by_reason.items())
+    instead = ", where margins stand in for them" if set(unmeasured) & set(concepts) else ""
+    return f" Verdicts decided nothing on {told}{instead}." if told else ""
+
+
+def within(rows: Sequence[Answered]) -> str:
+    """`within the limits on over-refusal and coherence`: those that count for the rows."""
+    *first, last = [name for axis, name in LIMIT_NAMES.items() if any(axis in row.deciding for row in rows)] or ["cost"]
+    return f"within the limits on {', '.join(first)}{' and ' if first else ''}{last}"
+
+
+def better_half(rows: Sequence[Answered], concepts: Sequence[str]) -> list[Answered]:
+    """The better half by the rule of the pick, at least one, the sound ones before the others. A concept whose answers
+    were not judged, or whose verdicts decide nothing, goes by its margin; where that is so of all, the rows' own order
+    is kept, which is that of the margins."""
+    judged = {concept for row in rows for concept in concepts if concept in row.deciding}
+    gains = [{c: row.gain(c) if c in row.deciding else row.trial.gain(c) for c in concepts if judged} for row in rows]
+    share = shares(gains)
+    order = sorted(range(len(rows)), key=lambda place: (not rows[place].sound, -share[place], place))
+    return [rows[place] for place in order[: (len(rows) + 1) // 2]]
+
+
+def pick_answered(rows: Sequence[Answered], dropped: Sequence[Answered], concepts: Sequence[str]) -> tuple[Trial, str]:
+    """(the pick among the survivors of the last rung, the reason in words); where none is within the limits, of all
+    that answered the one that exceeds them least."""
+    sound = [row for row in rows if row.sound]
+    unread = sorted(frozenset().union(*(row.unread for row in (*rows, *dropped))))
+    missing = f" Missing verdicts on {', '.join(unread)} were counted against the edits." if unread else ""
+    missing += unmeasured_text(unmeasured_in((*rows, *dropped)), concepts)
+    if not sound:
+        nearest = min((*rows, *dropped), key=lambda row: row.excess)
+        return nearest.trial, (
+            f"No survivor stayed {within(rows)}: the one that exceeds them least is taken (by "
+            f"{100 * nearest.excess:.1f} points).{missing}"
+        )
+    best = better_half(sound, concepts)[0]
+    gains = ", ".join(
+        f"{concept} {100 * best.gain(concept):+.1f} points" for concept in concepts if concept in best.deciding
+    )
+    edits = "one edit" if len(rows) == 1 else f"{len(rows)} edits"
+    if not gains:
+        others = [concept for concept in concepts if concept not in best.rates]
+        unjudged = f"The judge does not judge {', '.join(others)}. " if others else ""
+        return best.trial, (
+            f"{unjudged}Of {edits} in the last rung, {len(sound)} within the limits on what was judged, it is the "
+            f"first by the margins.{missing}"
+        )
+    return best.trial, (
+        f"Of {edits} in the last rung, {len(sound)} {within(rows)}, it has the largest smallest share of what any "
+        f"gained ({gains} on the search questions).{missing}"
+    )
+
+
+def unbeaten(row: Answered, rows: Sequence[Answered], concepts: Sequence[str]) -> bool:
+    """Whether no other survivor is as good on every concept, on over-refusal and on perplexity, and better on one."""
+
+    def point(one: Answered) -> tuple[float, ...]:
+        gains = (one.gain(concept) for concept in concepts if concept in one.deciding)
+        refusal = one.gain("over_refusal") if "over_refusal" in one.deciding else 0.0
+        return (*gains, -refusal, -(one.trial.increase or 0.0))
+
+    own = point(row)
+    return not any(other != own and all(a >= b for a, b in zip(other, own, strict=True)) for other in map(point, rows))

@@ -1,0 +1,112 @@
+"""Choosing the ratio against a capability constraint (the paper's published 5e-7 selects nothing on a
+small model, and twice the best ratio ruins one).
+
+In: scores, a loaded model, general pairs that nothing was scored on. Out: the largest ratio of a grid whose perplexity
+rises by at most the allowed fraction, and the table of what was tried. Left out: awareness; the choice never looks at
+the questions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from spin_llm.data import Example
+from spin_llm.errors import SpinError
+from spin_llm.models import LoadedModel
+from spin_llm.models.losses import mean_loss
+from spin_llm.patch.patch import memory_patch
+from spin_llm.progress import SILENT, Console
+from spin_llm.results.recipe import Recipe
+from spin_llm.scores import Scores
+from spin_llm.selection import Selection
+from spin_llm.selection.rules import select_by
+
+GRID = tuple(float(f"{step}e-{power}") for power in range(7, 1, -1) for step in (1, 2, 5))
+MAX_PERPLEXITY_INCREASE = 0.01
+SCREEN_PAIRS = 8  # a ratio that is hopeless on the first pairs is not measured on all of them
+HOPELESS, HOPELESS_MARGIN = 5.0, 0.05  # hopeless: an increase of more than 5 times the allowed one, and 5% on top
+
+
+@dataclass(frozen=True)
+class RatioTrial:
+    """One ratio: candidates per concept, weights in all top sets, weights selected, perplexity and its relative
+    increase over `pairs` pairs (None: not run)."""
+
+    ratio: float
+    candidates: int
+    both: int
+    weights: int
+    perplexity: float | None
+    increase: float | None
+    allowed: bool
+    pairs: int = 0
+    chosen: bool = False
+
+
+def choose_ratio(
+    loaded: LoadedModel,
+    concepts: Mapping[str, Scores],
+    protected: Mapping[str, Scores],
+    examples: Sequence[Example],
+    *,
+    recipe: Recipe,
+    max_increase: float = MAX_PERPLEXITY_INCREASE,
+    console: Console = SILENT,
+) -> tuple[float, list[dict[str, Any]]]:
+    """(the largest allowed ratio of `recipe`, whose own is not looked at; the table by rising ratio).
+
+    Ratios are tried from the largest down, until one is allowed; hopeless ones are measured on a few pairs. Raises
+    SpinError, with the table in the message, when no ratio that selects anything is allowed.
+    """
+    keep = min(scores.metadata["keep"] for scores in (*concepts.values(), *protected.values()))
+    ratios = [ratio for ratio in GRID if ratio <= keep]
+    selections = [select_by(replace(recipe, ratio=ratio), concepts, protected, allow_empty=True) for ratio in ratios]
+    screen = examples[:SCREEN_PAIRS]
+    base, base_screen = _perplexity(loaded, examples), _perplexity(loaded, screen)
+    trials: list[RatioTrial] = []
+    chosen: float | None = None
+    with console.bar("choosing the ratio", sum(selection.weights > 0 for selection in selections)) as advance:
+        for selection in reversed(selections):
+            trial = _trial(selection, None, base, max_increase, 0)
+            if selection.weights and chosen is None:
+                with memory_patch(loaded.model, selection, scale=recipe.scale).applied(loaded.model):
+                    hopeless = HOPELESS * max_increase + HOPELESS_MARGIN
+                    trial = _trial(selection, _perplexity(loaded, screen), base_screen, hopeless, len(screen))
+                    if trial.allowed:
+                        trial = _trial(selection, _perplexity(loaded, examples), base, max_increase, len(examples))
+            if trial.allowed and chosen is None:
+                chosen = selection.ratio
+            trials.insert(0, trial)
+            advance(1 if selection.weights else 0)
+    if chosen is None:
+        raise SpinError(
+            f"No ratio on the grid keeps the perplexity increase within {max_increase:.1%}.\n{table_text(trials)}",
+            cause="the smallest edit that the scores allow already costs more, or the ratios select nothing.",
+            change="raise --max-perplexity-increase, or give a --ratio yourself.",
+        )
+    return chosen, [{**asdict(trial), "chosen": trial.ratio == chosen} for trial in trials]
+
+
+def _perplexity(loaded: LoadedModel, examples: Sequence[Example]) -> float:
+    return math.exp(min(mean_loss(loaded, examples), 700.0))
+
+
+def _trial(selection: Selection, perplexity: float | None, base: float, max_increase: float, pairs: int) -> RatioTrial:
+    increase = None if perplexity is None else perplexity / base - 1
+    allowed = increase is not None and increase <= max_increase
+    counts = (selection.candidates, selection.shared, selection.weights)
+    return RatioTrial(selection.ratio, *counts, perplexity, increase, allowed, pairs)
+
+
+def table_text(trials: Sequence[RatioTrial]) -> str:
+    """The trials as aligned text."""
+    lines = [f"{'ratio':>8} {'candidates':>11} {'in all':>8} {'selected':>9} {'perplexity':>11} {'increase':>9}"]
+    for trial in trials:
+        perplexity = "-" if trial.perplexity is None else f"{trial.perplexity:.4g}"
+        increase = "-" if trial.increase is None else f"{trial.increase:+.2%}"
+        counts = f"{trial.candidates:>11,} {trial.both:>8,} {trial.weights:>9,}"
+        lines.append(f"{trial.ratio:>8.0e} {counts} {perplexity:>11} {increase:>9}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Statistics, with numpy and scipy alone: paired differences, correction, agreement, classification."""
