@@ -35,6 +35,7 @@ import spin_llm.evaluate
 from spin_llm.files import sha256_json, write_json
 from spin_llm.judges.local import SHIPPED, load_judge
 from spin_llm.judges.quality import fit as judge_fit
+from spin_llm.judges.quality import labelled
 from spin_llm.judges.quality.fit import head_record, measure
 from spin_llm.judges.quality.reading import WRITTEN
 from spin_llm.models import load
@@ -119,14 +120,14 @@ def shared_sets(folder: Path) -> dict[str, list[Row]]:
             beaver += [
                 {"concept": axis, "prompt": r["prompt"], "answer": r["response"], "safe": y, "aware": y} for r in rows
             ]
-    dev = [{**row, **ANSWERS, "questions": "salad"} for row in judge_fit.read_labelled(folder / DEV_LABELS)]
+    dev = [{**row, **ANSWERS, "questions": "salad"} for row in labelled.read_labelled(folder / DEV_LABELS)]
     beaver = [{**row, "family": WRITTEN, "questions": "beavertails"} for row in beaver]
     return {"dev labels (SALAD)": dev, "BeaverTails": beaver}
 
 
 def labelled_answers() -> list[Row]:
     """The labelled answers that are shipped, with whose they are."""
-    rows = judge_fit.read_labelled(SHIPPED.with_name("labelled_answers.jsonl"))
+    rows = labelled.read_labelled(SHIPPED.with_name("labelled_answers.jsonl"))
     return [{**row, **ANSWERS, "questions": "starter"} for row in rows]
 
 

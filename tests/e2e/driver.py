@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spin_llm import files
-from spin_llm.evaluate import comparison as evaluation
+from spin_llm.evaluate import answers as evaluation
 from spin_llm.judges.named import load_judge
 from spin_llm.judges.verdict import Verdict
 
@@ -41,7 +41,7 @@ def use_made_up_judge(replace: Callable[[object, str, object], None]) -> None:
     a human's sheet is read."""
     from spin_llm.pipeline import context as loading
     from spin_llm.pipeline import evaluate_stage as evaluating
-    from spin_llm.pipeline import score_stage as scoring
+    from spin_llm.pipeline import own_stage as scoring
     from spin_llm.pipeline import select_stage as selecting
 
     def made_up(name: str, **options: Any) -> Any:

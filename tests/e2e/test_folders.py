@@ -143,7 +143,7 @@ def test_later_settings_change_and_the_scores_stay(run: Path, setting: Setting, 
 def test_another_control_asks_the_base_no_more(
     run: Path, setting: Setting, command: Command, monkeypatch: pytest.MonkeyPatch
 ):
-    from spin_llm.evaluate import comparison as evaluation
+    from spin_llm.evaluate import answers as evaluation
 
     asked: list[int] = []
     real = evaluation.generate
@@ -431,7 +431,7 @@ def test_what_can_be_known_is_told_before_the_model_is_loaded(
 def test_what_other_commands_can_know_is_told_before_their_work(
     run: Path, setting: Setting, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder
 ):
-    from spin_llm.evaluate import comparison as evaluation
+    from spin_llm.evaluate import answers as evaluation
     from spin_llm.evaluate import verdicts as rejudge
     from spin_llm.paper import conduct as paper
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from spin_llm.data import Example, Pair, Question, Turn, encode, encode_all, render_prompt, resolve_template
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import comparison as evaluation
+from spin_llm.evaluate import answers as evaluation
 
 WORDS = ["[UNK]", "<s>", "</s>", "user", "assistant", "why", "not", "because", "it", "is", "so", "Be", "kind"]
 ID = {word: number for number, word in enumerate(WORDS)}

@@ -16,6 +16,7 @@ from spin_llm.evaluate.verdicts import judge_rows
 from spin_llm.files import read_jsonl, write_json
 from spin_llm.generation.completion import Completion, Prompt, local_completer
 from spin_llm.judges import named as judging
+from spin_llm.judges import remembered
 from spin_llm.judges.guards import GUARDS, GuardJudge
 from spin_llm.judges.named import load_judge, parse_judge, refuse_fingerprint, refuse_model_under_edit
 from spin_llm.judges.quality.reading import Reading
@@ -223,7 +224,7 @@ def test_another_model_or_template_is_not_answered_from_the_file(tmp_path: Path)
 
 
 def test_verdicts_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(judging, "PORTION", 2)
+    monkeypatch.setattr(remembered, "PORTION", 2)
 
     class Dying(Words):
         def __call__(self, prompts: Sequence[Prompt], **options: Any) -> list[Completion]:

@@ -22,7 +22,6 @@ from spin_llm.evaluate.condition import (
 from spin_llm.files import write_json, write_jsonl
 from spin_llm.judges.local import load_judge, measured
 from spin_llm.judges.named import load_judge as named_judge
-from spin_llm.judges.quality import check as judge_check
 from spin_llm.judges.quality.check import check_judges
 from spin_llm.judges.quality.labelled import read_labelled
 from spin_llm.judges.quality.reading import (
@@ -36,6 +35,7 @@ from spin_llm.judges.quality.reading import (
     source_of,
 )
 from spin_llm.models import load
+from spin_llm.stats import classification
 from spin_llm.stats.classification import lower_bound, quality_of
 
 GOOD = {"family": "fam", "questions": "salad", "auc": 0.9, "auc_bound": 0.8, "measurable": True}
@@ -108,7 +108,7 @@ def test_many_answers_to_few_prompts_are_few():
 
 def test_a_judge_worse_than_the_rule_hardly_ever_passes(monkeypatch: pytest.MonkeyPatch):
     """Judges of AUC 0.5 and 0.6, with ten positive prompts of a hundred: the bound of 0.65 and the AUC of 0.75."""
-    monkeypatch.setattr(judge_check, "RESAMPLES", 200)
+    monkeypatch.setattr(classification, "RESAMPLES", 200)
     rng = np.random.default_rng(1)
     y, prompts, passed = np.repeat([0, 1], [90, 10]), np.arange(100).astype(str), 0
     for _ in range(10):

@@ -14,12 +14,13 @@ from spin_llm.errors import SpinError
 from spin_llm.pipeline import split_questions
 from spin_llm.results.recipe import Recipe, recipe_of
 from spin_llm.scores import MatrixScores, Scores
+from spin_llm.search import ranking, study
 from spin_llm.search import trials as searching
 from spin_llm.search.answered import Answered, added, better_half, pick_answered, unbeaten
 from spin_llm.search.proxy import Gain, Proxy
 from spin_llm.search.ranking import ranked, survivors
 from spin_llm.search.space import Space, opening
-from spin_llm.search.trial import Trial
+from spin_llm.search.trial import Trial, trial_of
 from spin_llm.search.trials import Bench, search
 
 CONCEPTS = ("fairness", "privacy")
@@ -71,16 +72,16 @@ def test_survivors_go_down_in_steps_and_hold_every_rule():
 
 def test_the_front_is_what_no_other_beats():
     trials = [trial(0, 0.5, 0.1), trial(1, 0.1, 0.5), trial(2, 0.1, 0.1, -0.1), trial(3, 0.1, 0.1), trial(4, 0.5, 0.1)]
-    assert searching.front(trials, CONCEPTS) == [0, 1, 2, 4]
+    assert ranking.front(trials, CONCEPTS) == [0, 1, 2, 4]
 
 
 def test_found_is_judged_by_all_that_was_tried():
     """z 2.5 is found among one trial (threshold 1.96), not among twelve (2.87)."""
     one = trial(0, 0.25, 0.9, error=0.1)
-    assert searching.threshold(1) == pytest.approx(1.959964, abs=1e-6)
-    assert searching.is_found(one, 1)
-    assert not searching.is_found(one, 12)
-    assert not searching.is_found(trial(0, 0.9, -0.1), 1), "every concept must gain"
+    assert ranking.threshold(1) == pytest.approx(1.959964, abs=1e-6)
+    assert ranking.is_found(one, 1)
+    assert not ranking.is_found(one, 12)
+    assert not ranking.is_found(trial(0, 0.9, -0.1), 1), "every concept must gain"
 
 
 def test_among_nothing_but_noise_little_is_found():
@@ -91,7 +92,7 @@ def test_among_nothing_but_noise_little_is_found():
     found = 0
     for _ in range(400):
         trials = [trial(n, *draw.normal(0, 0.1, 2), error=0.1) for n in range(12)]
-        found += searching.is_found(ranked(trials, CONCEPTS, 1.0)[0], 12)
+        found += ranking.is_found(ranked(trials, CONCEPTS, 1.0)[0], 12)
     assert found <= 0.025 * 400
 
 
@@ -250,7 +251,7 @@ def test_trials_and_recipes_survive_json():
     import json
 
     for one in (trial(3, 0.1, 0.2), Trial(2, replace(USUAL, layers=(1, 4), at_least=2), 5, 3.0, None, "ruins")):
-        assert searching.trial_of(json.loads(json.dumps(one.as_json()))) == one
+        assert trial_of(json.loads(json.dumps(one.as_json()))) == one
     assert recipe_of({"rule": "coupled", "ratio": 1e-4, "weights": 3}) == USUAL
 
 
@@ -266,7 +267,7 @@ def test_the_importance_of_settings_sums_to_one():
         replace(trial(n, g, g), recipe=Recipe(rule, 10.0 ** -(3 + n % 3)))
         for n, (rule, g) in enumerate((("signed", 0.3), ("coupled", 0.01)) * 10)
     ]
-    found = searching.settings_importance(trials, CONCEPTS)
+    found = study.settings_importance(trials, CONCEPTS)
     assert sum(found.values()) == pytest.approx(1.0)
     assert max(found, key=found.__getitem__) == "rule"
-    assert searching.settings_importance(trials[:5], CONCEPTS) == {}
+    assert study.settings_importance(trials[:5], CONCEPTS) == {}
