@@ -55,7 +55,7 @@ def started(words: Sequence[object], log: Path, *, stop_at: int = 0) -> int:
         os.dup2(descriptor, 2)
         import torch
 
-        from spin_llm import cli
+        from spin_llm.cli import main as cli
 
         torch.set_num_threads(1)  # OpenMP's pool of threads does not live through a fork
         sys.argv = ["spin-llm", *map(str, words)]
@@ -176,7 +176,7 @@ def import_all() -> None:
     """What the commands import on their way, so that the forks need not."""
     import transformers.modeling_utils  # noqa: F401
 
-    import spin_llm.cli
+    import spin_llm.cli.main
     import spin_llm.patch.patch  # noqa: F401
 
 

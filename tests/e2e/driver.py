@@ -91,7 +91,7 @@ def wait() -> None:
 
 
 def main() -> None:
-    from spin_llm import cli
+    from spin_llm.cli import main as cli
 
     use_made_up_judge(setattr)
     if "STOP_AT" in os.environ:

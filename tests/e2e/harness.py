@@ -116,7 +116,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Command:
     """`command("run", ...)` in this process, by the entry point, with the made-up judge."""
-    from spin_llm import cli
+    from spin_llm.cli import main as cli
 
     driver.use_made_up_judge(monkeypatch.setattr)
 

@@ -11,12 +11,12 @@ import pytest
 from harness import Command, environment, finished, process
 from typer.testing import CliRunner
 
-from spin_llm.cli import app
+from spin_llm.cli.main import app
 from spin_llm.errors import visible
 
 pytest_plugins = ["harness"]
 PRINTED = "\u2013 \u4e2d\u6587 \U0001f642 \u00e9 \udcc3\udca9 end"
-CALL = "import sys; from spin_llm import cli; cli.app = lambda: {call}; sys.argv = ['spin-llm']; cli.main()"
+CALL = "import sys; from spin_llm.cli import main as cli; cli.app = lambda: {call}; sys.argv = ['spin-llm']; cli.main()"
 
 
 def called(call: str, *, shell: str = "", **more: str) -> subprocess.CompletedProcess[bytes]:

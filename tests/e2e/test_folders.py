@@ -494,7 +494,7 @@ def test_python_has_the_command_s_defaults_and_takes_what_people_have(
     setting: Setting, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     import spin_llm
-    from spin_llm import cli
+    from spin_llm.cli import main as cli
 
     seen: list[object] = []
 

@@ -149,7 +149,7 @@ def record(folder: Path) -> None:
     """Write goldens.json from runs under `folder`, by the command with the made-up judge."""
     import driver
 
-    from spin_llm import cli
+    from spin_llm.cli import main as cli
 
     driver.use_made_up_judge(setattr)
     torch.set_num_threads(1)

@@ -105,7 +105,7 @@ def test_a_signal_is_not_lost_where_python_cannot_raise(name: str, place: str):
     """In a destructor or a callback of the collector, exceptions are only reported: the signal comes again."""
     code = f"""
 import os, signal, sys, time, weakref
-from spin_llm import cli
+from spin_llm.cli import main as cli
 
 def signalled(*_):
     os.kill(os.getpid(), signal.{name})

@@ -153,8 +153,8 @@ def report_readers(folder: Path) -> list[Reader]:
         transcripts = page.pair_transcripts(generations, verdicts, results)
         context = {**page.sections(read, results), "place": place, "transcripts": transcripts}
         context |= {"others": page.script_data(transcripts), "drawn": []}
-        render_markdown("template.md.j2", context).encode()
-        render_page("template.html.j2", context, script="script.js", svg={}).encode()
+        render_markdown("run.md.j2", context).encode()
+        render_page("run.html.j2", context, script="script.js", svg={}).encode()
         seen[0] += 1
         if seen[0] % 100 == 0:
             page.write_report(run)

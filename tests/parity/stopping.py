@@ -59,7 +59,7 @@ def prepare() -> None:
 
 
 def command(words: list[str]) -> None:
-    from spin_llm import cli
+    from spin_llm.cli import main as cli
 
     prepare()
     sys.argv = ["spin-llm", *words]
@@ -99,7 +99,7 @@ def import_all() -> None:
     import accelerate  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
-    import spin_llm.cli
+    import spin_llm.cli.main
     import spin_llm.pipeline  # noqa: F401
 
 

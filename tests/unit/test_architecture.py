@@ -140,7 +140,7 @@ def test_help_needs_no_torch():
 import sys
 sys.modules["torch"] = sys.modules["transformers"] = None
 from typer.testing import CliRunner
-from spin_llm.cli import app
+from spin_llm.cli.main import app
 commands = "run score select apply revert verify eval baseline paper report doctor judge".split()
 for words in ([], *([c] for c in commands), ["judge", "fit"]):
     result = CliRunner().invoke(app, [*words, "--help"])

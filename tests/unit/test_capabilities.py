@@ -63,7 +63,7 @@ def test_a_run_without_lm_eval_stops_before_any_work(setting_of_run, monkeypatch
 
 @pytest.fixture
 def setting_of_run(tmp_path: Path):
-    from spin_llm.cli import settings_of
+    from spin_llm.cli.main import settings_of
 
     pairs = [{"prompt": f"Question {i}?", "response": f"Answer {i}."} for i in range(24)]
     data = tmp_path / "pairs.jsonl"

@@ -12,8 +12,8 @@ import torch
 from conftest import TinyFolder, TinyModel
 from typer.testing import CliRunner
 
-from spin_llm import cli
-from spin_llm.cli import app, settings_of
+from spin_llm.cli import main as cli
+from spin_llm.cli.main import app, settings_of
 from spin_llm.errors import SpinError
 from spin_llm.pipeline import doctor
 

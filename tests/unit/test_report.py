@@ -434,7 +434,7 @@ def test_every_optional_part_may_be_absent_alone(full: Path, tmp_path: Path) -> 
     common = {"place": place, "transcripts": [], "others": script_data([]), "drawn": []}
     for part, empty in OPTIONAL.items():
         context = {**sections(run, {**results, part: empty}), **common}
-        text = render_page("template.html.j2", {**context, "drawn": []}, script="script.js")
+        text = render_page("run.html.j2", {**context, "drawn": []}, script="script.js")
         assert text.endswith("</html>\n") or text.endswith("</html>")
 
 
@@ -695,7 +695,7 @@ def test_bases_are_known_by_what_they_are_not_by_their_names(
 def test_the_command_compares_several_runs(tmp_path: Path, without_figures: None) -> None:
     from typer.testing import CliRunner
 
-    from spin_llm.cli import app
+    from spin_llm.cli.main import app
 
     folders = [str(make_full_run(tmp_path / name, sizes={"fairness": 1}, controls=())) for name in ("first", "second")]
     output = tmp_path / "both.html"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from spin_llm.cli import parse_ratio, settings_of, slug
+from spin_llm.cli.main import parse_ratio, settings_of, slug
 from spin_llm.errors import SpinError
 from spin_llm.pipeline import replay_command
 from spin_llm.records import settings_from_json
@@ -210,7 +210,7 @@ def test_the_replay_command_gives_the_same_settings():
     from typer.testing import CliRunner
 
     import spin_llm.pipeline
-    from spin_llm.cli import app
+    from spin_llm.cli.main import app
 
     seen = []
     words = "run m --concept fairness=a.csv --concept privacy=b.csv --protect general=c.csv --ratio 0.0005 --seed 3"

@@ -102,9 +102,9 @@ def write_report(run_folder: Path) -> Path:
         "others": script_data(transcripts),
         "drawn": list(drawn),
     }
-    write_text(folder / "report.md", render_markdown("template.md.j2", context))
+    write_text(folder / "report.md", render_markdown("run.md.j2", context))
     pictures = {name: inline_svg(vectors[name], DESCRIPTIONS[name]) for name in IN_PAGE if name in drawn}
-    write_text(folder / "report.html", render_page("template.html.j2", context, script="script.js", svg=pictures))
+    write_text(folder / "report.html", render_page("run.html.j2", context, script="script.js", svg=pictures))
     return folder / "report.html"
 
 

@@ -1,0 +1,1 @@
+"""The command `spin-llm`; its options are the settings of the stages."""

@@ -1,0 +1,137 @@
+"""What the command prints: bars and lines while it works, tables and sentences at its end.
+
+In: a terminal, a pipe or a file; results. Out: text that the stream can show. Left out: what is said (report/).
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spin_llm.errors import SpinError, visible
+
+if TYPE_CHECKING:
+    from spin_llm.progress import Advance, Console
+
+
+@contextmanager
+def console_of(quiet: bool) -> Iterator[Console]:
+    """A Console that draws progress bars on stderr, or, without a terminal, one line at the end of each piece of
+    work."""
+    from spin_llm.progress import SILENT
+    from spin_llm.progress import Console as LibraryConsole
+
+    if quiet:
+        yield SILENT
+        return
+    from rich.console import Console as Terminal
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    terminal = Terminal(stderr=True, highlight=False, soft_wrap=True)
+    columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=terminal, disable=not terminal.is_terminal) as progress:
+
+        @contextmanager
+        def bar(title: str, total: int) -> Iterator[Advance]:
+            from time import monotonic
+
+            start = monotonic()
+            task = progress.add_task(title, total=total)
+            try:
+                yield lambda done: progress.advance(task, done)
+            finally:
+                progress.stop_task(task)
+            if not terminal.is_terminal:
+                terminal.print(f"{title}: {total} in {monotonic() - start:.0f} s", markup=False)
+
+        yield LibraryConsole(lambda line: terminal.print(visible(line), markup=False), bar)
+
+
+def show(value: Any, lines: list[Any], *, as_json: bool) -> None:
+    """The result on stdout: JSON, or one line each."""
+    try:
+        print(json_text(value) if as_json else "\n".join(map(str, lines)), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SpinError(f"The result could not be printed: {error.strerror}; what was written is there.") from None
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON; only ASCII where stdout is not UTF-8, since JSON has its own escapes."""
+    return json.dumps(value, indent=2, ensure_ascii=encoding_of(sys.stdout) != "utf-8")
+
+
+def encoding_of(stream: Any) -> str:
+    """The encoding of a stream as Python names it; "" where it has none, or is closed."""
+    try:
+        return codecs.lookup(getattr(stream, "encoding", None) or "").name
+    except LookupError:
+        return ""
+
+
+def columns_of(otherwise: int) -> int | None:
+    """The width of a table: the terminal's own (None), or `otherwise` in a file or pipe."""
+    return None if sys.stdout is not None and sys.stdout.isatty() else otherwise
+
+
+def draw(tables: list[Any], remarks: list[str]) -> None:
+    """Tables (title, columns, rows) and the remarks under them, on stdout."""
+    from rich.console import Console as Terminal
+    from rich.markup import escape
+    from rich.table import Table
+
+    terminal = Terminal(highlight=False, width=columns_of(190))
+    for title, columns, rows in tables:
+        table = Table(*columns, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        terminal.print(table)
+    for line in remarks:
+        terminal.print(line, markup=False)
+
+
+def show_results(results: dict[str, Any], folder: Path, *, as_json: bool, quiet: bool) -> None:
+    """The table and the paths of report and patch."""
+    if as_json:
+        show(results, [], as_json=True)
+        return
+    if not quiet:
+        print_table(results)
+    else:  # what no result says must be seen all the same
+        from spin_llm.report import missing_lines
+
+        for line in missing_lines(results):
+            print(line, file=sys.stderr)
+    names = ("patch.safetensors", "report.html", "report.md", "results.json")
+    show(results, [folder / name for name in names if (folder / name).is_file()], as_json=False)
+
+
+def print_table(results: dict[str, Any]) -> None:
+    """The headline and the results table on stdout."""
+    from rich.console import Console as Terminal
+    from rich.table import Table
+
+    from spin_llm.report import COLUMNS, headline, judge_lines, missing_lines, table_rows
+
+    terminal = Terminal(highlight=False, width=columns_of(140))
+    table = Table(title=headline(results), title_justify="left", title_style="bold")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("axis", "reading") else "right")
+    for row in table_rows(results):
+        table.add_row(*row.cells[:-1], row.short)
+    terminal.print(table)
+    for line in (*missing_lines(results), *judge_lines(results)):
+        terminal.print(line, markup=False)
