@@ -1,7 +1,7 @@
 """How long work says how far it is.
 
 In: a title and a total. Out: a context manager that gives a function to call with the amount newly done. The library is
-silent by default; the command passes progress bars. Left out: how a bar looks (cli.py).
+silent by default; the command passes progress bars. Left out: how a bar looks (cli/).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a judge is read: the rule of evaluate/quality.py, by answers of a family to questions of a source."""
+"""Where a judge is read: the rule of judges/quality/reading.py, by answers of a family to questions of a source."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 In: `RunSettings` and a folder. Out: the run folder (run.json, scores/, patch.safetensors,
 generations.jsonl, verdicts.jsonl, results.json, report.html, report.md, figures/). Each stage writes a file when it is
 complete and is skipped when that file is there, so a killed run continues and ends with the same patch and results.
-Left out: parsing options and printing (cli.py).
+Left out: parsing options and printing (cli/).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`judge check`: what the judges' measures are, and the tables of text that show them.
 
 In: sources of labelled answers, or the word `probes`, and judges. Out: the measures (check.py, probes.py),
-and tables (a title, column names, rows of strings) with remarks to print under them. Left out: drawing (cli.py).
+and tables (a title, column names, rows of strings) with remarks to print under them. Left out: drawing (cli/).
 """
 
 from __future__ import annotations
