@@ -20,7 +20,6 @@ import tiny
 from full_run import make_full_run
 
 from spin_llm import files
-from spin_llm.baselines import settings as baseline_settings
 from spin_llm.baselines import train as baseline
 from spin_llm.data import load_pairs, load_questions
 from spin_llm.judges.human import read_sheet, write_sheet
@@ -41,6 +40,7 @@ from spin_llm.results.rows import hashes_of, read_answers, read_for_sheet, read_
 from spin_llm.scores import load_scores, save_scores, score_concept
 from spin_llm.search.trial import trial_of
 from spin_llm.settings import RunSettings
+from spin_llm.settings import training as baseline_settings
 
 RATIO = 0.05
 

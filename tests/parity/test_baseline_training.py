@@ -12,8 +12,8 @@ from transformers import Trainer, TrainingArguments
 
 from spin_llm.baselines.loop import train
 from spin_llm.baselines.methods import prepare
-from spin_llm.baselines.settings import BaselineSettings, make
 from spin_llm.data import Example, Pair, encode_all
+from spin_llm.settings.training import BaselineSettings, make
 
 EPOCHS, PAIRS = 4, 6
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

@@ -17,15 +17,6 @@ from safetensors.torch import load_file
 from spin_llm.baselines import loop as training
 from spin_llm.baselines import methods
 from spin_llm.baselines.mixture import most_pairs, pair_counts, read_mixture
-from spin_llm.baselines.settings import (
-    DEFAULTS,
-    METHODS,
-    BaselineSettings,
-    make,
-    parse_layers,
-    parse_mix,
-    parse_positions,
-)
 from spin_llm.baselines.train import encode_mixture, train_baseline
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
@@ -35,6 +26,15 @@ from spin_llm.models import LoadedModel, load
 from spin_llm.models.losses import mean_loss, response_losses
 from spin_llm.models.reft import Loreft, Reft, ReftConfig, applied, attach, detach, load_reft, prompt_lengths
 from spin_llm.models.structure import decoder_layers
+from spin_llm.settings.training import (
+    DEFAULTS,
+    METHODS,
+    BaselineSettings,
+    make,
+    parse_layers,
+    parse_mix,
+    parse_positions,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 Settings = Callable[..., BaselineSettings]

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from spin_llm.cli.main import parse_ratio, settings_of, slug
+from spin_llm.cli.main import settings_of, slug
+from spin_llm.cli.options import helps
 from spin_llm.errors import SpinError
 from spin_llm.pipeline import replay_command
 from spin_llm.records import settings_from_json
-from spin_llm.settings import RunSettings, default_of, default_sources, flag_of, help_of, sources
+from spin_llm.settings import RunSettings, default_sources, flag_of, sources
+from spin_llm.settings.edit import parse_ratio
 
 WRONG: list[tuple[str, Any]] = [
     ("examples", 0),
@@ -67,8 +69,8 @@ def test_values_at_the_limits_are_allowed(value: dict[str, float]):
 def test_every_setting_has_a_help_text_and_settings_are_frozen():
     for field in fields(RunSettings):
         if field.name != "model":
-            assert help_of(field.name).endswith(".")
-    assert default_of("examples") == 128
+            assert helps(RunSettings)[field.name].endswith(".")
+    assert RunSettings("m").examples == 128
     with pytest.raises(AttributeError):
         RunSettings("m").seed = 1  # type: ignore[misc]
 

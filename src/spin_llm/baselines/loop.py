@@ -22,13 +22,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from spin_llm.baselines.settings import BaselineSettings
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.files import writing
 from spin_llm.models import LoadedModel, pick_dtype
 from spin_llm.models.losses import length_sorted_batches, response_log_likelihoods
 from spin_llm.progress import SILENT, Console
+from spin_llm.settings.training import BaselineSettings
 
 MAX_GRADIENT_NORM = 1.0
 MOMENTS = ("exp_avg", "exp_avg_sq")

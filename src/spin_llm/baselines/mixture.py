@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spin_llm.baselines.settings import MOST_EXAMPLES, BaselineSettings
 from spin_llm.data import Pair, load_pairs, rows_sha256, sample
 from spin_llm.errors import SpinError
 from spin_llm.progress import SILENT, Console
+from spin_llm.settings.training import MOST_EXAMPLES, BaselineSettings
 
 Mixture = dict[str, tuple[Pair, ...]]
 

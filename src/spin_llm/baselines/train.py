@@ -20,7 +20,6 @@ from typing import Any
 from spin_llm.baselines import methods
 from spin_llm.baselines.loop import train
 from spin_llm.baselines.mixture import mixture_record, read_mixture
-from spin_llm.baselines.settings import UNCOMPARED, BaselineSettings
 from spin_llm.data import Example, Rendering, encode_all, resolve_template
 from spin_llm.data.lengths import long_pairs, refuse_long_pairs
 from spin_llm.errors import SpinError
@@ -32,6 +31,7 @@ from spin_llm.models.disk.identity import Identity
 from spin_llm.ownership import is_vacant, owned
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.rows import BaselineRecord
+from spin_llm.settings.training import UNCOMPARED, BaselineSettings
 
 RECORD = "baseline.json"
 STATE = "state.safetensors"

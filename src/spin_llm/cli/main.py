@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spin_llm.baselines import settings as baselines
+from spin_llm.cli.options import helps
 from spin_llm.cli.terminal import console_of, draw, show, show_results
 from spin_llm.errors import SpinError, visible
 from spin_llm.files import check_output
 from spin_llm.outputs import end_all
-from spin_llm.settings import SEARCHED, RunSettings, default_of, flag_of, help_of, parse_layers, parse_options
+from spin_llm.settings import SEARCHED, RunSettings, flag_of, parse_options
+from spin_llm.settings import training as baselines
+from spin_llm.settings.edit import parse_layers, parse_ratio
 
 if TYPE_CHECKING:
     pass
@@ -41,8 +43,12 @@ judge_app = typer.Typer(no_args_is_help=True, help="Fit or check a judge; judge 
 app.add_typer(judge_app, name="judge")
 
 
+def default_of(name: str) -> Any:
+    return getattr(RunSettings, name)
+
+
 def _setting(name: str, *flags: str, **options: Any) -> Any:
-    return typer.Option(*(flags or (f"--{name.replace('_', '-')}",)), help=help_of(name), **options)
+    return typer.Option(*(flags or (f"--{name.replace('_', '-')}",)), help=helps(RunSettings)[name], **options)
 
 
 Model = Annotated[str, typer.Argument(help="Hub id, local folder, .gguf file, or smollm2-135m (embedded).")]
@@ -404,7 +410,7 @@ def eval_(
 
 
 def _baseline(name: str) -> Any:
-    return typer.Option(f"--{name.replace('_', '-')}", help=baselines.help_of(name))
+    return typer.Option(f"--{name.replace('_', '-')}", help=helps(baselines.BaselineSettings)[name])
 
 
 @app.command()
@@ -417,29 +423,29 @@ def baseline(
     data_dir: Annotated[str | None, _baseline("data_dir")] = None,
     prompt_column: PromptColumn = None,
     response_column: ResponseColumn = None,
-    responses: Annotated[str, _baseline("responses")] = baselines.default_of("responses"),
+    responses: Annotated[str, _baseline("responses")] = baselines.BaselineSettings.responses,
     examples: Annotated[int | None, _baseline("examples")] = None,
-    template: Template = baselines.default_of("template"),
+    template: Template = baselines.BaselineSettings.template,
     template_option: TemplateOption = None,
     date: TemplateDate = None,
-    max_length: MaxLength = baselines.default_of("max_length"),
-    dtype: Annotated[str, _baseline("dtype")] = baselines.default_of("dtype"),
-    epochs: Annotated[int, _baseline("epochs")] = baselines.default_of("epochs"),
+    max_length: MaxLength = baselines.BaselineSettings.max_length,
+    dtype: Annotated[str, _baseline("dtype")] = baselines.BaselineSettings.dtype,
+    epochs: Annotated[int, _baseline("epochs")] = baselines.BaselineSettings.epochs,
     learning_rate: Annotated[float | None, _baseline("learning_rate")] = None,
-    batch_size: Annotated[int, _baseline("batch_size")] = baselines.default_of("batch_size"),
-    batch_tokens: Annotated[int, _baseline("batch_tokens")] = baselines.default_of("batch_tokens"),
-    warmup: Annotated[float, _baseline("warmup")] = baselines.default_of("warmup"),
-    weight_decay: Annotated[float, _baseline("weight_decay")] = baselines.default_of("weight_decay"),
+    batch_size: Annotated[int, _baseline("batch_size")] = baselines.BaselineSettings.batch_size,
+    batch_tokens: Annotated[int, _baseline("batch_tokens")] = baselines.BaselineSettings.batch_tokens,
+    warmup: Annotated[float, _baseline("warmup")] = baselines.BaselineSettings.warmup,
+    weight_decay: Annotated[float, _baseline("weight_decay")] = baselines.BaselineSettings.weight_decay,
     rank: Annotated[int | None, _baseline("rank")] = None,
     alpha: Annotated[float | None, _baseline("alpha")] = None,
     dropout: Annotated[float | None, _baseline("dropout")] = None,
     target: Annotated[str | None, _baseline("target")] = None,
     positions: Annotated[str | None, _baseline("positions")] = None,
     layers: Annotated[str | None, _baseline("layers")] = None,
-    merge: Annotated[bool, typer.Option(help=baselines.help_of("merge"))] = True,
-    checkpoint_steps: Annotated[int, _baseline("checkpoint_steps")] = baselines.default_of("checkpoint_steps"),
+    merge: Annotated[bool, typer.Option(help=helps(baselines.BaselineSettings)["merge"])] = True,
+    checkpoint_steps: Annotated[int, _baseline("checkpoint_steps")] = baselines.BaselineSettings.checkpoint_steps,
     trust_remote_code: TrustRemoteCode = False,
-    seed: Annotated[int, _baseline("seed")] = baselines.default_of("seed"),
+    seed: Annotated[int, _baseline("seed")] = baselines.BaselineSettings.seed,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -448,7 +454,7 @@ def baseline(
     options = {
         name: value for name, value in locals().items() if name in baselines.BaselineSettings.__dataclass_fields__
     }
-    options |= {"data": baselines.parse_data(data or [], data_dir), "mix": baselines.parse_mix(mix or [])}
+    options |= {"data": data, "mix": mix}
     options["template_options"] = parse_options(template_option)
     settings = baselines.make(**options)
     folder = output or Path("runs") / f"{slug(model)}-{method}"
@@ -729,16 +735,6 @@ def preset_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 change="leave out one of the two.",
             )
     return {name: f"{value:g}" if name == "ratio" else value for name, value in PRESET.items()}
-
-
-def parse_ratio(text: str) -> float | None:
-    """`auto` or a fraction."""
-    if text == "auto":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise SpinError(f"--ratio {text!r} is not a number.", change="give a fraction such as 1e-4, or auto.") from None
 
 
 def slug(model: str) -> str:

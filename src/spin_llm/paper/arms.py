@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from spin_llm import pipeline
-from spin_llm.baselines import settings as baselines
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.answers import BASE, EDITED, answers
 from spin_llm.evaluate.comparison import measured
@@ -37,6 +36,7 @@ from spin_llm.search.ratio import choose_ratio
 from spin_llm.selection import Selection
 from spin_llm.selection.rules import select_by
 from spin_llm.settings import SEARCHED, RunSettings, scope_of
+from spin_llm.settings import training as baselines
 
 ANEW = "delete that file: what it holds is made again."
 

@@ -14,7 +14,6 @@ from functools import lru_cache
 from statistics import fmean
 
 from spin_llm import pipeline
-from spin_llm.baselines import settings as baselines
 from spin_llm.data import Example
 from spin_llm.files import read_checked
 from spin_llm.paper.arms import Work, score_folder
@@ -24,6 +23,7 @@ from spin_llm.pipeline.estimate import ANSWER_TOKEN, VERDICT, WITH_GRADIENTS, se
 from spin_llm.results.rows import BaselineRecord
 from spin_llm.search.proxy import KL_PAIRS
 from spin_llm.settings import OWN, SEARCHED, RunSettings
+from spin_llm.settings import training as baselines
 
 FULL = 1.3  # a pair of full fine-tuning: the optimizer goes over all weights
 RATIOS_TRIED = 6
@@ -105,7 +105,7 @@ def training_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
     record = work.folder / "trained" / key / "baseline.json"
     if record.is_file() and read_checked(record, BaselineRecord)["result"]:
         return 0.0
-    epochs = work.training.get("epochs", baselines.default_of("epochs"))
+    epochs = work.training.get("epochs", baselines.BaselineSettings.epochs)
     more = FULL if arm.options["method"] == "full" else 1.0
     return WITH_GRADIENTS * float(epochs) * arm.options["examples"] * pair * more
 

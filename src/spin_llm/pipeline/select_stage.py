@@ -190,7 +190,7 @@ def select_from_folder(
         selection = select_by(recipe, scores["concepts"], scores["protect"])
         if model:
             check_same_shapes(checkpoint, selection, record.model.name)
-        settings = replace(settings, model=model or record.model.name, rule=recipe.rule, ratio=recipe.ratio)
+        settings = replace(settings, model=model or record.model.name, rule=recipe.rule, ratio=recipe.ratio)  # type: ignore[arg-type] # a recipe names a known rule
         patch = patch_of(settings, checkpoint, selection, scores, recipe)
         if own and any(there(folder, made_after("answers"))):
             console.say("another patch: what was measured with the one before is deleted")

@@ -114,7 +114,7 @@ def stability(
             check_belongs(folder, results)
         given = checkpoint_of(model, console) if model else None
         place = recorded_checkpoint(record, folder, given).folder
-        settings = replace(settings, model=str(place), dtype=record.model.dtype or "auto")
+        settings = replace(settings, model=str(place), dtype=record.model.dtype or "auto")  # type: ignore[arg-type]
         if not settings.asks_own:  # whose prompts are those that no question has
             settings = replace(settings, questions=())
         patch = patch_of_run(settings, folder / PATCH)

@@ -1,0 +1,107 @@
+"""What every group of settings checks in the same way, and the words of its refusals.
+
+In: a group of settings. Out: nothing, or a SpinError that names the option, the value and what is allowed. Left out:
+checks of one group, or of several together (the groups, run.py).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from spin_llm.errors import SpinError
+
+
+def flag_of(name: str) -> str:
+    """The command's option for one setting; those that may be repeated are in the singular."""
+    singular = {"concepts": "concept", "controls": "control", "template_options": "template-option"}
+    return f"--{singular.get(name, name).replace('_', '-')}"
+
+
+def invalid(name: str, value: object, allowed: str) -> SpinError:
+    """The error for a value of the right type that is out of range."""
+    return SpinError(f"{flag_of(name)} {value} is out of range.", change=f"give {allowed}.")
+
+
+def no_choice(name: str, value: object, allowed: Sequence[str], what: str = "") -> SpinError:
+    """The error for a word that is none of those allowed."""
+    near = difflib.get_close_matches(str(value).lower(), allowed, n=1)
+    return SpinError(
+        f"{flag_of(name)} {value} is not a choice." + (f" Did you mean {near[0]}?" if near else ""),
+        change=f"give one of {', '.join(allowed)}" + (f" ({what})." if what else "."),
+    )
+
+
+def put(settings: object, **values: Any) -> None:
+    """Set fields of a frozen group, while it is made."""
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
+
+
+def several(given: Any) -> Any:
+    """A tuple of what may be one text, several, or none; anything else as it is, for `check` to refuse."""
+    if given is None:
+        return ()
+    if isinstance(given, str | Path):
+        return (str(given),)
+    return tuple(given) if isinstance(given, list | tuple | set | frozenset) else given
+
+
+@cache
+def types_of(group: type) -> dict[str, Any]:
+    """The fields of a group of settings and their types."""
+    return {name: kind for name, kind in get_type_hints(group).items() if get_origin(kind) is not ClassVar}
+
+
+def check(settings: object, group: type, **least: int) -> None:
+    """SpinError for a value of another type than the group's field, a word that is not among its choices, or a number
+    below the `least` of its name. Paths become texts."""
+    for name, kind in types_of(group).items():
+        value = getattr(settings, name)
+        if isinstance(value, Path):
+            put(settings, **{name: str(value)})
+        elif not fits(value, kind):
+            raise SpinError(
+                f"{flag_of(name)} {value!r} is of the wrong type: expected {words_of(kind)}.",
+                change="`spin-llm run --help` says what each option takes.",
+            )
+        elif (allowed := choices_of(kind)) and value is not None and value not in allowed:
+            raise no_choice(name, value, allowed)
+    for name, lowest in least.items():
+        if (value := getattr(settings, name)) is not None and value < lowest:
+            raise invalid(name, value, f"{lowest} or more")
+
+
+def choices_of(kind: Any) -> tuple[str, ...]:
+    """The words of a Literal, also of one that may be None; () for other types."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return next((get_args(part) for part in get_args(kind) if get_origin(part) is Literal), ())
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type; any text is taken for one of several words."""
+    parts = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return any(fits(value, part) for part in parts)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        every = (parts[0],) * len(value) if parts[-1] is ... else parts
+        return len(value) == len(every) and all(map(fits, value, every))
+    if kind is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    of = str if get_origin(kind) is Literal else kind
+    return isinstance(value, of) and not (kind is int and isinstance(value, bool))
+
+
+def words_of(kind: Any) -> str:
+    """A field's type for people."""
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(words_of, get_args(kind)))
+    plain = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "nothing"}
+    return plain.get(kind, "text" if get_origin(kind) is Literal else "several")
