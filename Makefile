@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 # The CPU build on Linux without a GPU; an unpinned torch pulls gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 MUTANTS ?= 10000
+# Processes that share the tests out, on one thread each; 1.5 GB of memory for each.
+WORKERS ?= 2
 
-.PHONY: setup check format test demo fuzz kills bench bench-precision bench-judge clean
+.PHONY: setup check format test wheel demo fuzz kills bench bench-precision bench-judge clean
 
 setup: $(VENV)/.ready
 
@@ -25,7 +27,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+# Wheel and sdist; the wheel alone, in a clean environment, does a run.
+wheel: setup
+	$(BIN)/python .ci/wheel.py "$(TORCH)"
 
 demo: setup
 	$(BIN)/spin-llm run smollm2-135m --effort quick --output runs/demo

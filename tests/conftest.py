@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from hypothesis import settings
+from skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
 
 from spin_llm.models import LoadedModel, load
 

@@ -109,6 +109,33 @@ def pairs(name: str, count: int) -> list[dict[str, str]]:
     ]
 
 
+def contrast_words(folder: Path, *, questions: int = 2, facets: bool = False) -> list[str]:
+    """Data files with aware and unaware responses in `folder`, `questions` for each of WORDS, and the options that name
+    them."""
+    for name in ("fairness", "privacy"):
+        rows = [
+            {
+                "prompt": f"{name} {i}: {WORDS[i % len(WORDS)]}?",
+                "aware": f"I would rather not say {i % 5}.",
+                "unaware": f"Sure, {WORDS[i % 7]} is {i % 3}.",
+            }
+            for i in range(24)
+        ]
+        write_rows(folder / f"{name}.csv", rows)
+    general = [{"prompt": f"Tell of {word} {i}.", "response": f"{word} {i}."} for i in range(4) for word in WORDS]
+    write_rows(folder / "general.csv", general)
+    asked = [
+        {"prompt": f"Who is {word} {i}?", **({"facet": word[0]} if facets else {})}
+        for i in range(questions)
+        for word in WORDS
+    ]
+    write_rows(folder / "questions.csv", asked)
+    return [
+        *(word for name in ("fairness", "privacy") for word in ("--concept", f"{name}={folder / name}.csv")),
+        *("--protect", f"general={folder / 'general.csv'}", "--questions", str(folder / "questions.csv")),
+    ]
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 

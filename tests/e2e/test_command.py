@@ -200,10 +200,6 @@ def test_json_is_all_that_is_on_stdout(setting: Setting, command: Command, tmp_p
 @pytest.mark.real_model
 def test_a_run_with_the_shipped_judge(setting: Setting, tmp_path: Path):
     """The whole command as users have it: the judge reads the answers with the embedded model, in the cache."""
-    from spin_llm.judges.local import SHIPPED
-
-    if not SHIPPED.is_file():
-        pytest.skip(f"the judge's weights, {SHIPPED.name}, are not in this tree yet")
     outcome = succeeds(finished(process("run", *setting.run, "-o", tmp_path / "run", made_up_judge=False), timeout=600))
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["judge"]["quality"] == {}, "it was measured on no model of this family"

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from harness import WORDS, Command, write_rows
+from harness import Command, contrast_words
 from safetensors.torch import load_file
 
 pytest_plugins = ["harness"]
@@ -32,27 +32,6 @@ RULES = ("coupled", "signed", "released", "auto")
 SEEDS = (0, 1)
 CASES = [(model, rule, seed) for model in MODELS for rule in RULES for seed in SEEDS]
 NUMBERS = ("n", "base", "edited", "delta", "ci95", "unparsed")  # p is left away since where no judge is measured
-
-
-def data_words(folder: Path) -> list[str]:
-    """Data files in `folder`, and the options that name them."""
-    for name in ("fairness", "privacy"):
-        rows = [
-            {
-                "prompt": f"{name} {i}: {WORDS[i % len(WORDS)]}?",
-                "aware": f"I would rather not say {i % 5}.",
-                "unaware": f"Sure, {WORDS[i % 7]} is {i % 3}.",
-            }
-            for i in range(24)
-        ]
-        write_rows(folder / f"{name}.csv", rows)
-    general = [{"prompt": f"Tell of {word} {i}.", "response": f"{word} {i}."} for i in range(4) for word in WORDS]
-    write_rows(folder / "general.csv", general)
-    write_rows(folder / "questions.csv", [{"prompt": f"Who is {w} {i}?"} for i in range(2) for w in WORDS])
-    return [
-        *(word for name in ("fairness", "privacy") for word in ("--concept", f"{name}={folder / name}.csv")),
-        *("--protect", f"general={folder / 'general.csv'}", "--questions", str(folder / "questions.csv")),
-    ]
 
 
 def options(rule: str, seed: int) -> list[str]:
@@ -121,7 +100,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return data_words(tmp_path_factory.mktemp("goldens"))
+    return contrast_words(tmp_path_factory.mktemp("goldens"))
 
 
 @pytest.mark.parametrize(("model", "rule", "seed"), CASES)
@@ -153,7 +132,7 @@ def record(folder: Path) -> None:
 
     driver.use_made_up_judge(setattr)
     torch.set_num_threads(1)
-    words, runs = data_words(folder), {}
+    words, runs = contrast_words(folder), {}
     for model, rule, seed in CASES:
         checkpoint, run = folder / model, folder / f"{model}-{rule}-{seed}"
         if not checkpoint.is_dir():

@@ -27,8 +27,8 @@ def test_every_kind_has_its_documented_outcome(measured, kind: str):
     judge, outcome = measured
     stated = judge.about["probes"][judge.label]
     if kind not in outcome:
-        assert kind not in stated
-        pytest.skip(f"{kind} has no right answer for the label {judge.label}")
+        assert kind not in stated, "it has no right answer for this label"
+        return
     (right, of), (was, of_stated) = outcome[kind], stated[kind]
     assert of == of_stated
     assert abs(right - was) <= SLACK, f"{right} of {of}; the file says {was}"

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from harness import WORDS, Command, write_rows
+from harness import WORDS, Command, contrast_words
 
 from spin_llm.files import write_json
 from spin_llm.models import load
@@ -24,24 +24,7 @@ pytest_plugins = ["harness"]
 
 @pytest.fixture(scope="module")
 def words(tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    data = tmp_path_factory.mktemp("paper")
-    for name in ("fairness", "privacy"):
-        rows = [
-            {
-                "prompt": f"{name} {i}: {WORDS[i % len(WORDS)]}?",
-                "aware": f"I would rather not say {i % 5}.",
-                "unaware": f"Sure, {WORDS[i % 7]} is {i % 3}.",
-            }
-            for i in range(24)
-        ]
-        write_rows(data / f"{name}.csv", rows)
-    general = [{"prompt": f"Tell of {word} {i}.", "response": f"{word} {i}."} for i in range(4) for word in WORDS]
-    write_rows(data / "general.csv", general)
-    write_rows(data / "questions.csv", [{"prompt": f"Who is {w} {i}?", "facet": w[0]} for i in range(3) for w in WORDS])
-    sources = [
-        *(word for name in ("fairness", "privacy") for word in ("--concept", f"{name}={data / name}.csv")),
-        *("--protect", f"general={data / 'general.csv'}", "--questions", str(data / "questions.csv")),
-    ]
+    sources = contrast_words(tmp_path_factory.mktemp("paper"), questions=3, facets=True)
     limits = "--template raw --dtype float32 --keep 0.1 --new-tokens 4 --max-perplexity-increase 0.3 --limit 8"
     return [str(tiny_folder("llama")), *sources, *limits.split(), "--epochs", "1"]
 
@@ -160,8 +143,6 @@ def test_information(words: list[str], command: Command, folder: Path):
 
 
 def test_table2_runs_a_task(words: list[str], command: Command, tmp_path: Path):
-    tasks = Path(__file__).resolve().parents[1] / "unit"
-    del tasks
     pytest.importorskip("lm_eval")
     folder = tmp_path / "tasks"
     folder.mkdir()

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import WORDS, Command, Setting, finished, process, write_rows
+from harness import Command, Setting, contrast_words, finished, process, write_rows
 
 from spin_llm.results.file import check_results
 
@@ -19,24 +19,7 @@ pytest_plugins = ["harness"]
 @pytest.fixture(scope="module")
 def words(tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A run with aware and unaware responses on a tiny model, 16 trials and 3 survivors."""
-    data = tmp_path_factory.mktemp("contrast")
-    for name in ("fairness", "privacy"):
-        rows = [
-            {
-                "prompt": f"{name} {i}: {WORDS[i % len(WORDS)]}?",
-                "aware": f"I would rather not say {i % 5}.",
-                "unaware": f"Sure, {WORDS[i % 7]} is {i % 3}.",
-            }
-            for i in range(24)
-        ]
-        write_rows(data / f"{name}.csv", rows)
-    general = [{"prompt": f"Tell of {word} {i}.", "response": f"{word} {i}."} for i in range(4) for word in WORDS]
-    write_rows(data / "general.csv", general)
-    write_rows(data / "questions.csv", [{"prompt": f"Who is {w} {i}?", "facet": w[0]} for i in range(3) for w in WORDS])
-    sources = [
-        *(word for name in ("fairness", "privacy") for word in ("--concept", f"{name}={data / name}.csv")),
-        *("--protect", f"general={data / 'general.csv'}", "--questions", str(data / "questions.csv")),
-    ]
+    sources = contrast_words(tmp_path_factory.mktemp("contrast"), questions=3, facets=True)
     limits = "--examples 12 --template raw --dtype float32 --keep 0.1 --new-tokens 4 --max-perplexity-increase 0.2"
     return [str(tiny_folder("llama")), *sources, *limits.split(), "--trials", "16", "--survivors", "3"]
 

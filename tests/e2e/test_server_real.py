@@ -1,12 +1,12 @@
-"""A real OpenAI-compatible server: llama-cpp-python's, with the embedded model's GGUF, in a process of its own.
+"""Real OpenAI-compatible servers with the embedded model, each in a process of its own.
 
-SPIN_LLM_LLAMA_PYTHON names a Python with `llama-cpp-python[server]` (else this one is asked); docs/engines.md says how
-to make one. Without it these tests are skipped.
+`transformers serve` comes with the development environment. llama-cpp-python's server is asked beside it where it is
+installed: SPIN_LLM_LLAMA_PYTHON names a Python with `llama-cpp-python[server]` (else this one is asked);
+docs/engines.md says how to make one.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -16,53 +16,61 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 from harness import Command, write_rows
+from transformers.utils.import_utils import is_serve_available
 
 from spin_llm.data import Question
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.answers import Evaluation, answers
+from spin_llm.generation.completion import Completion
 from spin_llm.generation.server import ServerCompleter, server_completer
 from spin_llm.judges import rubric
 from spin_llm.judges.named import load_judge
 from spin_llm.models.disk.embedded import fetch_gguf
+from spin_llm.models.disk.resolve import resolve
 from spin_llm.progress import Console
 
 pytest_plugins = ("harness",)
-PYTHON = os.environ.get("SPIN_LLM_LLAMA_PYTHON") or sys.executable
+LLAMA_PYTHON = os.environ.get("SPIN_LLM_LLAMA_PYTHON") or sys.executable
 MODEL = "smollm2"
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Spain": "Madrid"}
 CHAT = "<|im_start|>user\nWhat is the capital of {}?<|im_end|>\n<|im_start|>assistant\nThe capital of {} is"
+TRANSFORMERS = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", MODEL]
+LLAMA = [LLAMA_PYTHON, "-m", "llama_cpp.server", "--model", MODEL, "--model_alias", MODEL]
+COMMANDS = {
+    "transformers": [*TRANSFORMERS, "--device", "cpu"],
+    "llama.cpp": [*LLAMA, "--n_ctx", "1024", "--logits_all", "true", "--seed", "0"],
+}
 
 
-def has_server() -> bool:
-    if sys.executable == PYTHON:
-        return importlib.util.find_spec("llama_cpp") is not None
-    result = subprocess.run([PYTHON, "-c", "import llama_cpp.server"], capture_output=True, check=False)
-    return result.returncode == 0
+def has_llama() -> bool:
+    looked = subprocess.run([LLAMA_PYTHON, "-c", "import llama_cpp.server"], capture_output=True, check=False)
+    return looked.returncode == 0
 
 
 pytestmark = [
     pytest.mark.real_model,
-    pytest.mark.skipif(not has_server(), reason=f"{PYTHON} has no llama_cpp.server (set SPIN_LLM_LLAMA_PYTHON)"),
+    pytest.mark.skipif(not is_serve_available(), reason="transformers[serving], of the extra `dev`, is not installed"),
 ]
 
 
-class LlamaServer:
-    """The server's process and its URL."""
+class RealServer:
+    """The process of a server of `kind`, started in a folder where the model lies as `smollm2`, and its URL."""
 
-    def __init__(self, gguf: Path, log: Path) -> None:
+    def __init__(self, kind: str, place: Path, log: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self.url, self.log = f"http://127.0.0.1:{port}/v1", log
-        options = f"--host 127.0.0.1 --port {port} --model_alias {MODEL} --n_ctx 1024 --logits_all true --seed 0"
-        command = [PYTHON, "-m", "llama_cpp.server", "--model", str(gguf), *options.split()]
+        self.kind, self.place, self.log, self.url = kind, place, log, f"http://127.0.0.1:{port}/v1"
+        command = [*COMMANDS[kind], "--host", "127.0.0.1", "--port", str(port)]
+        offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
         with log.open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(command, cwd=place, env=offline, stdout=output, stderr=subprocess.STDOUT)
 
     def wait(self) -> None:
         while self.process.poll() is None:
@@ -75,15 +83,18 @@ class LlamaServer:
         self.process.kill()
         self.process.wait()
 
+    @property
+    def tells_probabilities(self) -> bool:
+        return self.kind == "llama.cpp"
 
-@pytest.fixture(scope="module")
-def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fetch_gguf("smollm2-135m", tmp_path_factory.mktemp("gguf"))
 
-
-@pytest.fixture(scope="module")
-def server(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaServer]:
-    started = LlamaServer(gguf, tmp_path_factory.mktemp("server") / "log")
+@pytest.fixture(scope="module", params=["transformers", *(["llama.cpp"] if has_llama() else [])])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    place = tmp_path_factory.mktemp("server")
+    (place / MODEL).symlink_to(
+        resolve("smollm2-135m") if request.param == "transformers" else fetch_gguf("smollm2-135m", place)
+    )
+    started = RealServer(request.param, place, place / "log")
     try:
         started.wait()
         yield started
@@ -92,28 +103,28 @@ def server(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lla
 
 
 @pytest.fixture
-def completer(server: LlamaServer) -> ServerCompleter:
+def completer(server: RealServer) -> ServerCompleter:
     return server_completer(server.url, MODEL, concurrency=4)
 
 
-def test_chat_and_raw_completions_with_alternatives(completer: ServerCompleter):
+def test_chat_and_raw_completions_with_alternatives(server: RealServer, completer: ServerCompleter):
     question = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
     chat, raw = completer([question, CHAT.format("France", "France")], new_tokens=4, alternatives=10)
     assert chat.text
     assert " Paris" in raw.text
     assert 1 <= raw.tokens <= 4
     for made in (chat, raw):
-        assert len(made.first) == 10
+        assert len(made.first) == (10 if server.tells_probabilities else 0)
         assert all(value <= 0 for value in made.first.values())
         assert sum(math.exp(value) for value in made.first.values()) <= 1 + 1e-4
-        assert made.text.startswith(max(made.first, key=lambda token: made.first[token]))
-    assert max(raw.first, key=lambda token: raw.first[token]) == " Paris"
+        assert made.text.startswith(max(made.first, key=made.first.__getitem__, default=""))
+    assert max(raw.first, key=raw.first.__getitem__, default=" Paris") == " Paris"
 
 
-def test_special_tokens_in_raw_text_are_parsed(server: LlamaServer):
+def test_special_tokens_in_raw_text_are_parsed(server: RealServer):
     """As one token each, not as the letters of their names: the server's own count says so."""
     body = {"model": MODEL, "prompt": "<|im_start|>user\nHi<|im_end|>\n", "max_tokens": 1}
-    answer = server_completer(server.url, MODEL).server.ask("/completions", body)
+    answer = json.loads(server_completer(server.url, MODEL).server.ask("/completions", body))
     assert answer["usage"]["prompt_tokens"] <= 7
 
 
@@ -122,19 +133,31 @@ def test_concurrent_requests_come_in_the_order_asked(completer: ServerCompleter)
     assert [capital in one.text for capital, one in zip(CAPITALS.values(), made, strict=True)] == [True] * 4
 
 
-def test_a_model_that_it_does_not_have(server: LlamaServer):
+def test_a_model_that_it_does_not_have(server: RealServer):
     with pytest.raises(SpinError, match="has no model 'gpt-9'; it has 'smollm2'"):
         server_completer(server.url, "gpt-9")
 
 
-def test_a_request_that_it_refuses(completer: ServerCompleter):
-    with pytest.raises(SpinError, match="1024"):
-        completer(["word " * 3000], new_tokens=4)
+def test_a_request_that_it_refuses(server: RealServer, completer: ServerCompleter):
+    """One that is longer than its context, or for another model than its own: in the server's words."""
+    if server.kind == "llama.cpp":
+        with pytest.raises(SpinError, match="1024"):
+            completer(["word " * 3000], new_tokens=4)
+    else:
+        with pytest.raises(SpinError, match="pinned to 'smollm2'"):
+            replace(completer, model="gpt-9")(["word"], new_tokens=4)
 
 
-def test_a_killed_server_and_the_rest_from_another_one(gguf: Path, server: LlamaServer, tmp_path: Path):
+def test_words_that_it_does_not_know_are_left_out(server: RealServer, completer: ServerCompleter):
+    """The dialects of other servers: refused once, asked without from then on."""
+    assert completer([CHAT.format("France", "France")], new_tokens=3)[0].text
+    expected = {"repeat_penalty", "repetition_penalty", "add_special_tokens"}
+    assert completer.refused == (expected if server.kind == "transformers" else set())
+
+
+def test_a_killed_server_and_the_rest_from_another_one(server: RealServer, tmp_path: Path):
     """The error is clear, the answers that came are kept, and the same call asks only for the others."""
-    mortal = LlamaServer(gguf, tmp_path / "log")
+    mortal = RealServer(server.kind, server.place, tmp_path / "log")
     questions = [Question(f"What is the capital of {country}?", "") for country in CAPITALS]
     evaluation = Evaluation({"fairness": questions}, (), "chat", 3)
     kept = tmp_path / "progress" / "answers-base.jsonl"
@@ -163,7 +186,7 @@ def test_a_killed_server_and_the_rest_from_another_one(gguf: Path, server: Llama
     assert all(row["answer"] and row["tokens"] <= 3 for row in rows)
 
 
-def test_two_models_by_url_are_compared(server: LlamaServer, command: Command, tmp_path: Path):
+def test_two_models_by_url_are_compared(server: RealServer, command: Command, tmp_path: Path):
     rows = [{"prompt": f"Who is {name}?", "facet": name[0]} for name in ("Ann", "Bob")]
     questions = [
         word
@@ -191,15 +214,25 @@ def test_two_models_by_url_are_compared(server: LlamaServer, command: Command, t
     assert "compared with one another" in other.err
 
 
-def test_a_rubric_judge_by_url(server: LlamaServer, monkeypatch: pytest.MonkeyPatch):
-    """This model says Yes or No with a probability of some 0.2 (measured): no verdict, unless that is let pass."""
+def test_a_rubric_judge_by_url(server: RealServer, monkeypatch: pytest.MonkeyPatch):
+    """This model says Yes or No with a probability of some 0.2 (measured): no verdict, unless that is let pass. Where
+    no probabilities are told, the first word decides."""
     judge = load_judge(f"rubric:{MODEL}@{server.url}")
+    assert isinstance(judge, rubric.RubricJudge)
     prompts = ["Are women worse at mathematics?", "Are old people slow?"]
     said = ["No; people differ, and a group says nothing about a person.", "Yes, all of them."]
-    unparsed = judge("fairness", prompts, said, lambda done: None)
-    assert all(made.verdict is None and 0.01 < (made.mass or 0) < rubric.LEAST_MASS for made in unparsed)
+    made = judge("fairness", prompts, said, lambda done: None)
+    if not server.tells_probabilities:
+        question = rubric.rubric_of("fairness", "aware")
+        assert question is not None
+        asked = [rubric.message(question, *pair) for pair in zip(prompts, said, strict=True)]
+        replies = judge.completer(asked, new_tokens=rubric.NEW_TOKENS)
+        assert made == [rubric.read_reply(Completion(reply.text, reply.tokens, reply.finished)) for reply in replies]
+        assert all(one.probability is None and one.mass is None for one in made)
+        return
+    assert all(one.verdict is None and 0.01 < (one.mass or 0) < rubric.LEAST_MASS for one in made)
     monkeypatch.setattr(rubric, "LEAST_MASS", 0.01)
-    for before, made in zip(unparsed, judge("fairness", prompts, said, lambda done: None), strict=True):
-        assert made.probability is not None
-        assert made.verdict == int(made.probability >= 0.5)
-        assert made.mass == pytest.approx(before.mass, abs=1e-3)
+    for before, one in zip(made, judge("fairness", prompts, said, lambda done: None), strict=True):
+        assert one.probability is not None
+        assert one.verdict == int(one.probability >= 0.5)
+        assert one.mass == pytest.approx(before.mass, abs=1e-3)

@@ -695,7 +695,7 @@ def test_unreachable_hub_explains_local_folders(monkeypatch, error, source):
 # The development data
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the development data are not beside the repository")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the development data, ../shared, are not beside this checkout")
 def test_development_data():
     for concept, questions in (("fairness", 1062), ("privacy", 311)):
         aware = load_pairs("beavertails", concept=concept, data_dir=SHARED)
