@@ -28,14 +28,13 @@ from spin_llm.judges.coherence import load_coherence_judge
 from spin_llm.patch.patch import Patch, memory_patch
 from spin_llm.progress import Console
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import score_concept
+from spin_llm.scores import ScoreSet, score_concept
 from spin_llm.search.find import find_edit
 from spin_llm.search.proxy import Reference, measure_proxy, measure_reference
 from spin_llm.search.ranking import ranked
 from spin_llm.search.trial import Trial
 from spin_llm.search.trials import Bench, attempt, edited_model
-from spin_llm.selection import Selection, candidate_entries, random_like
-from spin_llm.selection.rules import select_by
+from spin_llm.selection import Selection, candidate_entries, random_like, select
 from spin_llm.settings import EFFORTS, RunSettings, default_sources
 
 LIMITS = (0.01, 0.02, 0.05)
@@ -78,12 +77,12 @@ def tried_ratios(bench: Bench, rules: tuple[str, ...], keep: float) -> list[Tria
 def rounds(bench: Bench, settings: RunSettings, data: Any, recipe: Recipe, parts: int) -> dict[str, Any]:
     """The same number of weights in `parts` rounds: score, suppress a part, score again with it suppressed."""
     base = measure_reference(bench.loaded, bench.contrasts, bench.general)
-    whole = select_by(recipe, bench.concepts, bench.protected)
+    whole = select(bench.scores, recipe)
     chosen: dict[str, Any] = {}
-    concepts, protected = dict(bench.concepts), dict(bench.protected)
+    scores = bench.scores
     names = list(whole.places)
     for part in range(parts):
-        step = select_by(replace(recipe, ratio=recipe.ratio / parts), concepts, protected)
+        step = select(scores, replace(recipe, ratio=recipe.ratio / parts))
         for name, indices in step.indices.items():
             chosen[name] = indices if name not in chosen else chosen[name].new_tensor(
                 sorted({*chosen[name].tolist(), *indices.tolist()})
@@ -102,6 +101,7 @@ def rounds(bench: Bench, settings: RunSettings, data: Any, recipe: Recipe, parts
                 )
                 for n, rows in data.protect.items()
             }
+            scores = ScoreSet(concepts, protected)
     found = {"weights": sum(map(len, chosen.values())), "rounds": parts}
     for name, selection in (("rounds", replace(whole, indices=chosen)), ("at once", whole)):
         found[name] = measured(bench, selection, base)
@@ -144,14 +144,14 @@ def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]
     from spin_llm.search.trial import trial_of
 
     grid = [trial_of(row) for row in read_json(grid_file)]
-    auto = select_by(recipe, bench.concepts, bench.protected)
+    auto = select(bench.scores, recipe)
     patches: dict[str, tuple[Patch, str]] = {}
     patches[EDITED] = (memory_patch(loaded.model, auto, scale=recipe.scale), recipe.words())
     for limit in limits:
         for rule in rules:
             best = ranked([trial for trial in grid if trial.recipe.rule == rule], CONCEPTS, limit)
             if best:
-                selection = select_by(best[0].recipe, bench.concepts, bench.protected)
+                selection = select(bench.scores, best[0].recipe)
                 name = f"{rule} at {limit:.0%}"
                 patches[name] = (memory_patch(loaded.model, selection), best[0].recipe.words())
     patches["random"] = (memory_patch(loaded.model, random_like(auto, seed), scale=recipe.scale), "as many as auto")

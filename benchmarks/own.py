@@ -36,8 +36,7 @@ from spin_llm.report.words import p_text
 from spin_llm.results.recipe import Recipe
 from spin_llm.search.proxy import measure_proxy, measure_reference
 from spin_llm.search.trials import edited_model
-from spin_llm.selection import random_like
-from spin_llm.selection.rules import select_by
+from spin_llm.selection import random_like, select
 from spin_llm.stats.paired import paired_rates
 
 AXES = ("fairness", "privacy", "over_refusal", "coherence", "perplexity", "kl")
@@ -62,7 +61,7 @@ def one_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     margins: dict[str, Any] = {}
     for place, ratio in enumerate(arguments.ratios):
         recipe = Recipe("signed", ratio, granularity="model", protect_ratio=settings.keep)
-        selection = select_by(recipe, bench.concepts, bench.protected)
+        selection = select(bench.scores, recipe)
         patches[f"signed {ratio:g}"] = memory_patch(loaded.model, selection)
         if place == 0:
             patches["random"] = memory_patch(loaded.model, random_like(selection, seed))

@@ -23,7 +23,8 @@ from common import RESULTS, machine, store
 from spin_llm.data import encode_all, load_pairs, sample
 from spin_llm.errors import SpinError
 from spin_llm.models import editable_matrices, load
-from spin_llm.scores import Scores, count, make_batches
+from spin_llm.results.recipe import Recipe
+from spin_llm.scores import Scores, ScoreSet, count, make_batches
 from spin_llm.scores.importance import Counts, new_totals
 from spin_llm.scores.passes import dense_scores, scoring
 from spin_llm.scores.storage import keep_top
@@ -74,7 +75,7 @@ def jaccard(one: Sets, other: Sets) -> float | None:
 def coupled(scores: Mapping[str, Scores], ratio: float) -> Sets:
     """The coupled set; empty when the rule finds none."""
     concepts, protected = ({name: scores[name] for name in names} for names in (CONCEPTS, PROTECTED))
-    return select(concepts, protected, ratio=ratio, allow_empty=True).indices
+    return select(ScoreSet(concepts, protected), Recipe("coupled", ratio), allow_empty=True).indices
 
 
 def compared(one: Mapping[str, Scores], other: Mapping[str, Scores], ratios: Sequence[float]) -> dict[str, Any]:

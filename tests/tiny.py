@@ -11,7 +11,7 @@ classified).
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -26,8 +26,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 from spin_llm.data import Example
 from spin_llm.models import Matrix, editable_matrices
 from spin_llm.progress import Advance, Console
-from spin_llm.scores import MatrixScores
+from spin_llm.results.recipe import Recipe
+from spin_llm.scores import MatrixScores, Scores, ScoreSet
 from spin_llm.selection import Selection
+from spin_llm.selection import select as selection_of
 
 VOCABULARY = 384
 CHAT = (
@@ -177,8 +179,22 @@ def selection(matrices: Sequence[Matrix], *, per_matrix: int = 7, seed: int = 0)
         m.name: MatrixScores(empty, empty.float(), (m.weight.shape[0], m.weight.shape[1]), m.layer, m.kind)
         for m in matrices
     }
-    weights = sum(matrix.weight.numel() for matrix in matrices)
-    return Selection(indices, "coupled", 0.01, 0.01, "all", len(indices) * per_matrix, 0, weights, places)
+    recipe = Recipe("coupled", 0.01, protect_ratio=0.01, target="all")
+    return Selection(indices, recipe, places, len(indices) * per_matrix)
+
+
+def select(
+    concepts: Mapping[str, Scores],
+    protected: Mapping[str, Scores],
+    *,
+    rule: str = "coupled",
+    allow_empty: bool = False,
+    fractions: Mapping[str, float] | None = None,
+    **options: Any,
+) -> Selection:
+    """`spin_llm.select` with the recipe's options as keywords."""
+    recipe = Recipe(rule, fractions=tuple((fractions or {}).items()), **options)
+    return selection_of(ScoreSet(concepts, protected), recipe, allow_empty=allow_empty)
 
 
 def mlp_selection(model: Any, **options: Any) -> Selection:

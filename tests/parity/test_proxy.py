@@ -15,11 +15,10 @@ from spin_llm.models import editable_matrices
 from spin_llm.models.losses import mean_loss, response_losses
 from spin_llm.patch.patch import memory_patch
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import score_concept
+from spin_llm.scores import ScoreSet, score_concept
 from spin_llm.search.proxy import Contrast, contrast_losses, gains_of, measure_proxy, measure_reference, response_means
 from spin_llm.search.trials import Bench, attempt, edited_model
-from spin_llm.selection import candidate_entries
-from spin_llm.selection.rules import select_by
+from spin_llm.selection import candidate_entries, select
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +70,13 @@ def test_weights_chosen_by_signed_raise_the_margins_they_were_chosen_for(loaded)
     names = [matrix.name for matrix in editable_matrices(loaded.model, "mlp")]
     general = score_concept(loaded, tiny.examples(9), keep=0.2, candidates=candidate_entries(concepts, names))
     contrasts = {name: Contrast(*parts) for name, parts in sets.items()}
-    bench = Bench(loaded, concepts, {"general": general}, contrasts, tiny.examples(8), 9.0)
+    bench = Bench(loaded, ScoreSet(concepts, {"general": general}), contrasts, tiny.examples(8), 9.0)
     before = {name: parameter.clone() for name, parameter in loaded.model.state_dict().items()}
     recipe = Recipe("signed", 5e-4, granularity="model", scale=0.99)
     tried = attempt(bench, 0, recipe, measure_reference(loaded, contrasts, bench.general))
     assert tried.proxy is not None
     assert tried.weights == 6
-    selection = select_by(recipe, concepts, {"general": general})
+    selection = select(bench.scores, recipe)
     for name, scores in concepts.items():
         first_order = 0.01 * sum(
             float(margin)

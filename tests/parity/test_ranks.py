@@ -12,10 +12,10 @@ import torch
 from conftest import TOLERANCE, TinyFolder
 from test_importance import distance
 from test_passes import OPTIONS, environment, run_trials, score_bytes, settings, write_pairs
+from tiny import select
 
 from spin_llm import pipeline
 from spin_llm.scores import Scores, load_scores
-from spin_llm.selection import select
 
 RATIO = 0.02
 

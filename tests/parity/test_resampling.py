@@ -23,11 +23,10 @@ from spin_llm.models import LoadedModel, Matrix, editable_matrices
 from spin_llm.pipeline import control_patches, patch_of, usual_recipe
 from spin_llm.progress import Console
 from spin_llm.results.recipe import PENALTY, Recipe
-from spin_llm.scores import CANDIDATES, Scores, gather, reweighted, score_concept
+from spin_llm.scores import CANDIDATES, Scores, ScoreSet, gather, reweighted, score_concept
 from spin_llm.scores.per_example import gradient_at, load_per_example, save_per_example
-from spin_llm.selection import candidate_entries
-from spin_llm.selection.rules import select_by
-from spin_llm.selection.signed import FLOOR
+from spin_llm.selection import candidate_entries, select
+from spin_llm.selection.rules.signed import FLOOR
 from spin_llm.settings import RunSettings
 
 FLOAT32 = TOLERANCE[torch.float32]
@@ -164,7 +163,8 @@ def job_of(
 ) -> Job:
     concepts, protected = {n: scores[n] for n in ("fairness", "privacy")}, {"general": scores["general"]}
     recipe = Recipe(rule, ratio, protect_ratio=0.03, granularity=granularity, **more)
-    return Job(select_by(recipe, concepts, protected), concepts, protected, recipe)
+    made = ScoreSet(concepts, protected)
+    return Job(select(made, recipe), made)
 
 
 def with_examples(loaded: LoadedModel, job: Job, examples: dict[str, ScoredExamples]) -> Job:
@@ -223,7 +223,7 @@ def textbook(
     found = []
     for name, place in job.selection.places.items():
         gain = torch.full((place.size,), torch.inf)
-        for concept, before in job.concepts.items():
+        for concept, before in job.scores.concepts.items():
             kept = [matrix.others["margin"].values.clamp_min(0) for matrix in before.matrices.values()]
             now = scores[concept].matrices[name].others["margin"]
             margin = torch.empty(place.size)
@@ -233,7 +233,7 @@ def textbook(
             gain = torch.minimum(gain, margin / torch.cat(kept).mean())
         importance = torch.empty(place.size)
         importance[scores["general"].matrices[name].indices] = scores["general"].matrices[name].values
-        level = job.protected["general"].matrices[name].values[int(0.03 * place.size) - 1]
+        level = job.scores.protected["general"].matrices[name].values[int(0.03 * place.size) - 1]
         score = gain / (importance / mean_cost(job) + FLOOR) ** PENALTY
         score[importance >= level] = -torch.inf
         among = range(place.size) if candidates is None else candidates.get(name, torch.empty(0)).tolist()
@@ -246,9 +246,9 @@ def mean_cost(job: Job) -> float:
     """Of the entries with a positive margin that all concepts keep, and that the protected top set has not."""
     total = []
     for name, place in job.selection.places.items():
-        margins = [scores.matrices[name].others["margin"] for scores in job.concepts.values()]
+        margins = [scores.matrices[name].others["margin"] for scores in job.scores.concepts.values()]
         kept = [set(margin.indices[margin.values > 0].tolist()) for margin in margins]
-        general = job.protected["general"].matrices[name]
+        general = job.scores.protected["general"].matrices[name]
         spared = set(general.indices[: int(0.03 * place.size)].tolist())
         cost = dict(
             zip(general.others[CANDIDATES].indices.tolist(), general.others[CANDIDATES].values.tolist(), strict=True)
@@ -375,16 +375,13 @@ def weights_of(loaded: LoadedModel) -> torch.Tensor:
 def test_a_control_that_is_the_edit_or_selects_nothing_is_left_out(tiny_model: TinyModel):
     loaded = tiny_model("gpt2")
     _, scores = scored(loaded)
-    sides = {"concepts": {n: scores[n] for n in ("fairness", "privacy")}, "protect": {"general": scores["general"]}}
-    sides = {
-        role: {n: Scores(s.matrices, {**s.metadata, "data_sha256": n}) for n, s in part.items()}
-        for role, part in sides.items()
-    }
+    named = {n: Scores(s.matrices, {**s.metadata, "data_sha256": n}) for n, s in scores.items()}
+    sides = ScoreSet({n: named[n] for n in ("fairness", "privacy")}, {"general": named["general"]})
     sources = (("fairness", "f.csv"), ("privacy", "p.csv"))
     for rule, left_out in (("coupled", set()), ("released", {"released"})):
         settings = RunSettings("gpt2", concepts=sources, rule=rule, controls=("all",), keep=KEEP, protect_ratio=0.03)
         recipe = usual_recipe(settings, rule, RATIO)
-        selection = select_by(recipe, sides["concepts"], sides["protect"])
+        selection = select(sides, recipe)
         patch = patch_of(settings, loaded.checkpoint, selection, sides, recipe)
         said: list[str] = []
         before = weights_of(loaded)

@@ -11,6 +11,7 @@ import tiny
 import torch
 from conftest import TOLERANCE, TinyModel
 from test_importance import distance, footprint, loss_by_hand
+from tiny import select
 
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
@@ -31,7 +32,6 @@ from spin_llm.scores import (
 )
 from spin_llm.scores.importance import new_totals
 from spin_llm.scores.passes import scoring
-from spin_llm.selection import select
 
 Dense = dict[str, dict[str, torch.Tensor]]  # by statistic, then by matrix
 ALL = tuple(STATISTICS)

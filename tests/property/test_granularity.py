@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from tiny import select
 
 from spin_llm.errors import SpinError
 from spin_llm.models import Matrix
 from spin_llm.scores import Scores, count, load_scores, save_scores
 from spin_llm.scores.storage import keep_top
-from spin_llm.selection import GRANULARITIES, select, top_sets
+from spin_llm.selection import GRANULARITIES, top_sets
 
 # (rows, columns) and layer of each matrix
 PLACES = {"a": ((3, 5), 0), "b": ((4, 3), 0), "c": ((2, 6), 1), "d": ((1, 7), 1), "e": ((5, 1), 2)}

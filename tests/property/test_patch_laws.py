@@ -22,6 +22,7 @@ from spin_llm.models import Checkpoint
 from spin_llm.patch.checkpoint import apply_checkpoint, patch_state, revert_checkpoint
 from spin_llm.patch.file import load_patch, make_patch, save_patch
 from spin_llm.patch.patch import Patch
+from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores
 from spin_llm.selection import Selection
 
@@ -67,7 +68,7 @@ def cases(draw: Any) -> Case:
         indices[name] = torch.tensor(sorted(chosen))
     empty = torch.empty(0, dtype=torch.int64)
     places = {name: MatrixScores(empty, empty.float(), shape, 0, "mlp") for name, shape in SHAPES.items()}
-    selection = Selection(indices, "coupled", 0.1, 0.1, "mlp", 0, 0, 28, places)
+    selection = Selection(indices, Recipe("coupled", 0.1, protect_ratio=0.1), places)
     return Case(tensors, selection, draw(scales), draw(st.booleans()))
 
 

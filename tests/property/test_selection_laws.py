@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tiny import select
 
 from spin_llm.errors import SpinError
-from spin_llm.scores import MatrixScores, Scores, count, top_entries
-from spin_llm.selection import Selection, alone, overlap, random_like, same_magnitude_like, select
+from spin_llm.scores import MatrixScores, Scores, ScoreSet, count, top_entries
+from spin_llm.selection import Selection, alone, overlap, random_like, same_magnitude_like
 
 SIZES = {"model.layers.0.mlp.up_proj.weight": (4, 6), "model.layers.1.mlp.up_proj.weight": (7, 5)}
 KEEP = 0.6
@@ -206,7 +207,7 @@ def test_the_regions_of_the_overlap_divide_the_union_of_the_top_sets(
     named = {f"c{i}": kept(dense) for i, dense in enumerate(concepts)}
     spared = {f"p{i}": kept(dense) for i, dense in enumerate(protected)}
     selection = select(named, spared, ratio=ratio, protect_ratio=protect_ratio, allow_empty=True)
-    found = overlap(selection, named, spared)
+    found = overlap(selection, ScoreSet(named, spared))
     names = [*named, *spared]
     assert (found["concepts"], found["protect"]) == (list(named), list(spared))
     assert len(found["regions"]) == 2 ** len(names) - 1
@@ -236,7 +237,7 @@ def test_controls_of_the_edit_s_size(concepts: list[Dense], protected: list[Dens
         assert not set(like) & set(chosen.tolist())
         assert all(0 <= index < size for index in like)
     for i, concept in enumerate(named):
-        own = alone(selection, concept, named, spared)
+        own = alone(selection, concept, ScoreSet(named, spared))
         assert set(own.indices) <= set(selection.indices)
         for name, chosen in selection.indices.items():
             size = SIZES[name][0] * SIZES[name][1]
@@ -246,5 +247,5 @@ def test_controls_of_the_edit_s_size(concepts: list[Dense], protected: list[Dens
             assert entries(own, name) == sorted(ranked[: len(chosen)])
             assert len(concepts) == 1 or not set(entries(own, name)) & set(chosen.tolist())
     if len(concepts) == 1:
-        same = alone(selection, "c0", named, spared)
+        same = alone(selection, "c0", ScoreSet(named, spared))
         assert all(torch.equal(same.indices[name], chosen) for name, chosen in selection.indices.items())

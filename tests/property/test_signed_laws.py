@@ -9,14 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import select
 
 from spin_llm.errors import SpinError
 from spin_llm.results.recipe import PENALTY, Recipe
-from spin_llm.scores import CANDIDATES, MatrixScores, Scores, count
+from spin_llm.scores import CANDIDATES, MatrixScores, Scores, ScoreSet, count
 from spin_llm.scores.storage import Kept, top_entries
-from spin_llm.selection import candidate_entries, control_selection, intersection, select
-from spin_llm.selection.rules import select_by
-from spin_llm.selection.signed import FLOOR
+from spin_llm.selection import candidate_entries, control_selection, intersection
+from spin_llm.selection import select as selection_of
+from spin_llm.selection.rules.signed import FLOOR
 
 NAMES = ("a", "b")
 SHAPE = (6, 10)
@@ -199,11 +200,12 @@ def test_every_control_stands_beside_a_signed_edit():
     """Chosen over the model, with all that is kept protected: the controls that go by matrix still apply."""
     scores, general = made(11, concepts=2)
     recipe = Recipe("signed", 0.1, protect_ratio=0.02, granularity="model")
-    selection = select_by(recipe, scores, general)
+    made_of = ScoreSet(scores, general)
+    selection = selection_of(made_of, recipe)
     assert selection.weights == 12
 
     def control(name: str):
-        return control_selection(name, selection, recipe, scores, general, lambda matrix: drawn(11, 2)[0][0][matrix])
+        return control_selection(name, selection, made_of, lambda matrix: drawn(11, 2)[0][0][matrix])
 
     chosen = {name: set(indices.tolist()) for name, indices in selection.indices.items()}
     for name in ("random", "same-magnitude"):
@@ -219,4 +221,4 @@ def test_every_control_stands_beside_a_signed_edit():
     for rule in ("coupled", "released"):
         beside = control(rule)
         assert beside.indices.keys() <= set(NAMES)
-        assert (beside.rule, beside.protect_ratio) == (rule, 0.1)
+        assert (beside.recipe.rule, beside.recipe.protect_ratio) == (rule, 0.1)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from test_selection import FAIRNESS, GENERAL, PRIVACY, QUERY, UP, pick, ranked
+from tiny import select
 
 from spin_llm.analysis.resampled import Job, jaccard, resampled_selections, select_again
 from spin_llm.errors import SpinError
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import MatrixScores, PerExample, Scores
-from spin_llm.selection import alone, control_selection, overlap, same_magnitude_like, select
-from spin_llm.selection.rules import select_by
+from spin_llm.scores import MatrixScores, PerExample, Scores, ScoreSet
+from spin_llm.selection import alone, control_selection, overlap, same_magnitude_like
+from spin_llm.selection import select as selection_of
 from spin_llm.settings import RunSettings
 
 CONCEPTS, PROTECTED = {"fairness": FAIRNESS, "privacy": PRIVACY}, {"general": GENERAL}
+SCORES = ScoreSet(CONCEPTS, PROTECTED)
 
 
 def stored(values: list[float]) -> Any:
@@ -25,8 +28,9 @@ def stored(values: list[float]) -> Any:
 
 def control(name: str, values: list[float] | None = None, seed: int = 0, **options: Any) -> list[int]:
     """The entries of one control beside the selection [2, 4] of tests/unit/test_selection.py."""
-    recipe = Recipe("coupled", 0.4, protect_ratio=0.4, **options)
-    made = control_selection(name, pick(), recipe, CONCEPTS, PROTECTED, stored(values or [1.0] * 10), seed=seed)
+    edit = pick()
+    edit = replace(edit, recipe=replace(edit.recipe, **options))
+    made = control_selection(name, edit, SCORES, stored(values or [1.0] * 10), seed=seed)
     return made.indices[UP].tolist()
 
 
@@ -34,11 +38,13 @@ def test_one_concept_alone_has_the_edit_s_size_and_spares_the_protected():
     """Fairness ranks 7 2 9 4 | 0 1 3 5 6 8, privacy 4 9 1 2 | 0 3 5 ...; 9, 8, 0, 3 are protected."""
     assert control("fairness-alone") == [5, 7]
     assert control("privacy-alone") == [1, 5]
-    made = alone(pick(protect_ratio=0.01), "privacy", CONCEPTS, {})
+    made = alone(pick(protect_ratio=0.01), "privacy", ScoreSet(CONCEPTS))
     assert made.indices[UP].tolist() == [0, 1, 3], "three weights, and nothing is protected"
-    assert (made.rule, made.ratio) == ("privacy-alone", 0.4)
+    assert (made.recipe.rule, made.recipe.ratio) == ("privacy-alone", 0.4)
     single = pick({"fairness": FAIRNESS})
-    assert alone(single, "fairness", {"fairness": FAIRNESS}, PROTECTED).indices[UP].tolist() == [2, 4, 7], "the edit"
+    assert alone(single, "fairness", ScoreSet({"fairness": FAIRNESS}, PROTECTED)).indices[UP].tolist() == [2, 4, 7], (
+        "the edit"
+    )
 
 
 def test_one_concept_alone_by_the_signed_rule_takes_favourable_weights():
@@ -52,12 +58,13 @@ def test_one_concept_alone_by_the_signed_rule_takes_favourable_weights():
         signed[name] = Scores({UP: with_margin}, {**scores.metadata, "selector": "taylor"})
     selection = select(signed, {}, rule="coupled-signed", ratio=0.4)
     assert selection.indices[UP].tolist() == [2, 4, 9]
-    assert alone(selection, "fairness", signed, {}).indices[UP].tolist() == [5, 6, 7], "0 and 3 are not favourable"
-    beside = control_selection(
-        "coupled-signed", select(signed, {}, ratio=0.4), Recipe("coupled", 0.4), signed, {}, stored([1.0] * 10)
+    assert alone(selection, "fairness", ScoreSet(signed)).indices[UP].tolist() == [5, 6, 7], (
+        "0 and 3 are not favourable"
     )
+    edit = select(signed, {}, ratio=0.4)
+    beside = control_selection("coupled-signed", edit, ScoreSet(signed), stored([1.0] * 10))
     assert beside.indices[UP].tolist() == [2, 4, 9]
-    assert beside.rule == "coupled-signed"
+    assert beside.recipe.rule == "coupled-signed"
 
 
 def test_the_signed_control_asks_for_the_margin_and_is_not_one_of_all():
@@ -68,14 +75,14 @@ def test_the_signed_control_asks_for_the_margin_and_is_not_one_of_all():
     assert "coupled-signed" not in everything.wanted_controls
     unsigned = {name: Scores(part.matrices, {**part.metadata, "selector": "taylor"}) for name, part in CONCEPTS.items()}
     with pytest.raises(SpinError, match="hold no margin"):
-        control_selection("coupled-signed", pick(), Recipe("coupled", 0.4), unsigned, {}, stored([1.0] * 10))
+        control_selection("coupled-signed", pick(), ScoreSet(unsigned), stored([1.0] * 10))
 
 
 def test_a_concept_with_too_few_unprotected_weights_gives_fewer():
     few = {"fairness": ranked([7, 2], keep=0.2)}
     selection = pick({"fairness": ranked([7, 2, 4])}, {}, ratio=0.3)
     assert selection.weights == 3
-    assert alone(selection, "fairness", few, {}).indices[UP].tolist() == [2, 7]
+    assert alone(selection, "fairness", ScoreSet(few)).indices[UP].tolist() == [2, 7]
 
 
 def test_unprotected_and_released_are_rules_at_the_edit_s_ratio():
@@ -116,7 +123,7 @@ def test_a_matrix_without_enough_other_weights():
 
 def test_the_overlap_by_hand():
     """Tops [2 4 7 9], [1 2 4 9], [0 3 8 9]."""
-    found = overlap(pick(), CONCEPTS, PROTECTED)
+    found = overlap(pick(), SCORES)
     assert (found["concepts"], found["protect"]) == (["fairness", "privacy"], ["general"])
     assert found["regions"] == {
         **{"fairness": 1, "privacy": 1, "general": 3},
@@ -124,8 +131,8 @@ def test_the_overlap_by_hand():
     }
     both = {"fairness": ranked([1], [3], names=(UP, QUERY)), "privacy": ranked([1], [4], names=(UP, QUERY))}
     two = select(both, {}, ratio=0.1, target="all")
-    assert overlap(two, both, {})["regions"] == {"fairness": 1, "privacy": 1, "fairness&privacy": 1}
-    assert overlap(pick(protect_ratio=0.1), CONCEPTS, PROTECTED)["regions"]["general"] == 0
+    assert overlap(two, ScoreSet(both))["regions"] == {"fairness": 1, "privacy": 1, "fairness&privacy": 1}
+    assert overlap(pick(protect_ratio=0.1), SCORES)["regions"]["general"] == 0
 
 
 # Names of controls
@@ -162,8 +169,8 @@ def job(importance: dict[str, list[list[float]]], ratio: float = 0.2, multiple: 
         parts[name] = PerExample({UP: torch.arange(10)}, {UP: values})
     concepts = {name: part for name, part in scores.items() if name != "general"}
     protected = {name: part for name, part in scores.items() if name == "general"}
-    recipe = Recipe("coupled", ratio)
-    return Job(select_by(recipe, concepts, protected), concepts, protected, recipe, parts, multiple)
+    made = ScoreSet(concepts, protected)
+    return Job(selection_of(made, Recipe("coupled", ratio)), made, parts, multiple)
 
 
 STEADY = [[float(10 - entry) for entry in range(10)]] * 8

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import select
 
 from spin_llm.analysis.location import agreement, by_statistic, gini, location_report, matrix_column, selection_grid
 from spin_llm.errors import SpinError
@@ -18,10 +19,10 @@ from spin_llm.paper.experiments import Arm
 from spin_llm.paper.selections import others
 from spin_llm.report.sections import location as place
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import MatrixScores, Scores
+from spin_llm.scores import MatrixScores, Scores, ScoreSet
 from spin_llm.scores.storage import keep_top
-from spin_llm.selection import Selection, random_like, select
-from spin_llm.selection.rules import select_by
+from spin_llm.selection import Selection, random_like
+from spin_llm.selection import select as selection_of
 
 UP, DOWN = ((f"model.layers.{{}}.mlp.{name}.weight", shape) for name, shape in (("up", (6, 4)), ("down", (4, 6))))
 LAYERS = 5
@@ -39,7 +40,7 @@ def chosen(entries: dict[tuple[int, str], list[tuple[int, int]]], rule: str = "c
     for (layer, kind), cells in entries.items():
         name, shape = UP if kind == "up" else DOWN
         indices[name.format(layer)] = torch.tensor(sorted(row * shape[1] + column for row, column in cells))
-    return Selection(indices, rule, 0.1, 0.1, "mlp", 0, 0, 24 * 2 * LAYERS, places)
+    return Selection(indices, Recipe(rule, 0.1, protect_ratio=0.1), places)
 
 
 # input dimension 2 of `up` in layers 0, 1 and 3; output dimension 2 of `down` in layer 4
@@ -87,7 +88,7 @@ def test_experts_of_a_layer_are_added_up_and_layers_may_differ_in_size():
     names = {at: f"model.layers.{at[0]}.mlp.experts.{at[1]}.up.weight" for at in shapes}
     places = {names[at]: MatrixScores(empty, empty.float(), shape, at[0], "mlp") for at, shape in shapes.items()}
     indices = {name: torch.tensor([1, 9]) for name in names.values()}  # entries (0, 1) and (2, 1)
-    selection = Selection(indices, "coupled", 0.1, 0.1, "mlp", 0, 0, 44, places)
+    selection = Selection(indices, Recipe("coupled", 0.1, protect_ratio=0.1), places)
     found = location_report({"edit": selection})["selections"]["edit"]
     assert found["matrices"] == {"mlp.experts.*.up": [4, 2]}
     sides = found["dimensions"]["mlp.experts.*.up"]
@@ -133,7 +134,8 @@ def scores(seed: int) -> Scores:
 
 def test_a_grid_of_rules_and_ratios():
     concepts, protected = {"fairness": scores(0), "privacy": scores(1)}, {"general": scores(2)}
-    grid = selection_grid(concepts, protected, ratios=(0.001, 0.3, 0.5))
+    recipes = [Recipe(rule, ratio) for rule in ("coupled", "released") for ratio in (0.001, 0.3, 0.5)]
+    grid = selection_grid(ScoreSet(concepts, protected), recipes)
     assert list(grid) == [f"{rule}@{ratio}" for rule in ("coupled", "released") for ratio in ("0.001", "0.3", "0.5")]
     assert grid["coupled@0.001"].weights == 0
     alone = select(concepts, protected, ratio=0.3)
@@ -145,12 +147,12 @@ def test_a_grid_of_rules_and_ratios():
 @pytest.mark.parametrize(("given", "protect_ratio"), [(None, None), (0.2, None), (0.05, 0.05)])
 def test_other_ratios_protect_as_the_edit_does(given: float | None, protect_ratio: float | None):
     """A protect ratio that follows the ratio does so at another one too, also where the patch names it."""
-    by_role = {"concepts": {"fairness": scores(0), "privacy": scores(1)}, "protect": {"general": scores(2)}}
+    made = ScoreSet({"fairness": scores(0), "privacy": scores(1)}, {"general": scores(2)})
     recipe = Recipe("coupled", 0.2, protect_ratio=given)
-    work, edit = SimpleNamespace(settings=SimpleNamespace(seed=0)), select_by(recipe, *by_role.values())
-    rows = islice(others(work, Arm("SPIN", "edit"), recipe, edit, by_role), 4)  # type: ignore[arg-type]
+    work, edit = SimpleNamespace(settings=SimpleNamespace(seed=0)), selection_of(made, recipe)
+    rows = islice(others(work, Arm("SPIN", "edit"), recipe, edit, made), 4)  # type: ignore[arg-type]
     found = {name: selection for name, selection, _ in rows}["2 x the ratio"]
-    wanted = select(*by_role.values(), ratio=0.4, protect_ratio=protect_ratio)
+    wanted = select(made.concepts, made.protected, ratio=0.4, protect_ratio=protect_ratio)
     assert found is not None
     assert wanted.weights > 0
     assert {name: kept.tolist() for name, kept in found.indices.items()} == {

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from tiny import select
 
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel
 from spin_llm.models.losses import mean_loss
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import Scores, count, score_concept
+from spin_llm.scores import Scores, ScoreSet, count, score_concept
 from spin_llm.search import ratio as ratio_module
 from spin_llm.search.ratio import GRID, choose_ratio
-from spin_llm.selection import select
 
 KEEP = 0.05
 OPTIONS: dict[str, Any] = {"recipe": Recipe("coupled", 1e-4)}
@@ -76,7 +76,7 @@ def test_the_largest_allowed_ratio_is_chosen(loaded: LoadedModel, scores, genera
     limit = max(rises[effective[-1 - place]][1], 0.0) + 1e-9
     expected = max(ratio for ratio in effective if rises[ratio][1] <= limit)
     before = copy.deepcopy(loaded.model.state_dict())
-    ratio, table = choose_ratio(loaded, *scores, general, **OPTIONS, max_increase=limit)
+    ratio, table = choose_ratio(loaded, ScoreSet(*scores), general, **OPTIONS, max_increase=limit)
     assert ratio == expected
     after = loaded.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before), "every trial was taken back"
@@ -99,7 +99,7 @@ def test_the_largest_allowed_ratio_is_chosen(loaded: LoadedModel, scores, genera
 
 def test_only_ratios_that_the_scores_keep_are_tried(loaded: LoadedModel, general):
     kept = {name: score_concept(loaded, tiny.examples(1), keep=0.01) for name in ("fairness", "privacy")}
-    ratio, table = choose_ratio(loaded, kept, {}, general, **OPTIONS, max_increase=math.inf)
+    ratio, table = choose_ratio(loaded, ScoreSet(kept), general, **OPTIONS, max_increase=math.inf)
     assert ratio == table[-1]["ratio"] == 0.01
 
 
@@ -108,7 +108,7 @@ def test_no_allowed_ratio_shows_the_table(loaded: LoadedModel, scores, general, 
     effective = {ratio for ratio, (weights, rise) in rises.items() if weights and rise > 0}
     assert effective
     with pytest.raises(SpinError, match="No ratio on the grid") as caught:
-        choose_ratio(loaded, *scores, general, **OPTIONS, max_increase=-0.99)
+        choose_ratio(loaded, ScoreSet(*scores), general, **OPTIONS, max_increase=-0.99)
     assert "--max-perplexity-increase" in caught.value.change
     for ratio in effective:
         assert f"{ratio:.0e}" in caught.value.what
@@ -118,5 +118,5 @@ def test_no_allowed_ratio_shows_the_table(loaded: LoadedModel, scores, general, 
 def test_nothing_selected_at_any_ratio(loaded: LoadedModel, scores, general):
     concepts, _ = scores
     with pytest.raises(SpinError, match="No ratio on the grid") as caught:
-        choose_ratio(loaded, concepts, {"same": concepts["fairness"]}, general, **OPTIONS)
+        choose_ratio(loaded, ScoreSet(concepts, {"same": concepts["fairness"]}), general, **OPTIONS)
     assert "select nothing" in caught.value.cause

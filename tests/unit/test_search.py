@@ -13,7 +13,7 @@ from spin_llm.data import Question
 from spin_llm.errors import SpinError
 from spin_llm.pipeline import split_questions
 from spin_llm.results.recipe import Recipe, recipe_of
-from spin_llm.scores import MatrixScores, Scores
+from spin_llm.scores import MatrixScores, Scores, ScoreSet
 from spin_llm.search import ranking, study
 from spin_llm.search import trials as searching
 from spin_llm.search.answered import Answered, added, better_half, pick_answered, unbeaten
@@ -187,7 +187,7 @@ def bench() -> Bench:
 
     matrix = MatrixScores(torch.arange(3), torch.ones(3), (1000, 1000), 4, "mlp")
     scores = Scores({"a": matrix}, {"keep": 0.01})
-    return Bench(None, dict.fromkeys(CONCEPTS, scores), {"general": scores}, {}, [], 0.01)  # type: ignore[arg-type]
+    return Bench(None, ScoreSet(dict.fromkeys(CONCEPTS, scores), {"general": scores}), {}, [], 0.01)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -257,7 +257,8 @@ def test_trials_and_recipes_survive_json():
 
 def test_a_journal_of_another_search_is_refused(bench: Bench, made_up: list[int], tmp_path: Path):
     search(bench, USUAL, trials=1, journal=tmp_path / "journal.log")
-    three = replace(bench, concepts={**bench.concepts, "third": bench.concepts["privacy"]})
+    kept = bench.scores.concepts
+    three = replace(bench, scores=ScoreSet({**kept, "third": kept["privacy"]}, bench.scores.protected))
     with pytest.raises(SpinError, match="other concepts"):
         search(three, USUAL, trials=1, journal=tmp_path / "journal.log")
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import select
 
 from spin_llm.errors import SpinError
+from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, Scores, top_entries
-from spin_llm.selection import random_like, select
+from spin_llm.selection import random_like
 
 UP, QUERY = "model.layers.0.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.weight"
 
@@ -42,7 +44,7 @@ def test_coupled_is_the_rule_of_the_paper():
     chosen = pick()
     assert {name: indices.tolist() for name, indices in chosen.indices.items()} == {UP: [2, 4]}
     assert (chosen.weights, chosen.candidates, chosen.shared, chosen.targeted_weights) == (2, 4, 3, 10)
-    assert (chosen.rule, chosen.ratio, chosen.protect_ratio, chosen.target) == ("coupled", 0.4, 0.4, "mlp")
+    assert chosen.recipe == Recipe("coupled", 0.4, protect_ratio=0.4)
 
 
 def test_nothing_protected():
@@ -117,7 +119,12 @@ def test_a_ratio_above_what_is_kept():
 def test_what_is_kept_is_checked_also_where_a_concept_is_protected():
     kept = ranked([7, 2], keep=0.2)
     with pytest.raises(SpinError, match="'fairness' keep the top"):
-        pick({"fairness": kept}, {"fairness": kept}, protect_ratio=0.2)
+        pick({"fairness": kept}, {"as a cost": kept}, protect_ratio=0.2)
+
+
+def test_a_protected_set_has_a_name_of_its_own():
+    with pytest.raises(SpinError, match="'fairness' is a concept, and protected too"):
+        pick(protected={"fairness": FAIRNESS})
 
 
 @pytest.mark.parametrize(("key", "value"), [("model", "4567"), ("target", "mlp")])
@@ -156,7 +163,7 @@ def test_random_weights_like_a_selection():
     both = ranked([1, 2, 3], [4, 5, 6], names=(UP, QUERY))
     chosen = pick({"fairness": both}, {}, ratio=0.3, target="all")
     one, same, other = random_like(chosen, 0), random_like(chosen, 0), random_like(chosen, 1)
-    assert (one.rule, one.weights, one.targeted_weights) == ("random", chosen.weights, chosen.targeted_weights)
+    assert (one.recipe.rule, one.weights, one.targeted_weights) == ("random", chosen.weights, chosen.targeted_weights)
     assert all(torch.equal(one.indices[name], same.indices[name]) for name in one.indices)
     assert any(not torch.equal(one.indices[name], other.indices[name]) for name in one.indices)
 

@@ -10,7 +10,7 @@ beside the mean of as many weights put at random. Left out: drawing; why weights
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from spin_llm.errors import SpinError
-from spin_llm.scores import MatrixScores, Scores
+from spin_llm.results.recipe import Recipe
+from spin_llm.scores import MatrixScores, Scores, ScoreSet
 from spin_llm.scores.storage import Kept
 from spin_llm.selection import Selection, select
 
@@ -48,22 +49,9 @@ def location_report(
     }
 
 
-def selection_grid(
-    concepts: Mapping[str, Scores],
-    protected: Mapping[str, Scores],
-    *,
-    rules: Sequence[str] = ("coupled", "released"),
-    ratios: Sequence[float],
-    protect_ratio: float | None = None,
-    target: str = "mlp",
-) -> dict[str, Selection]:
-    """`RULE@RATIO` -> what the rule selects at the ratio, which may be nothing. Raises as `select` does."""
-    options: dict[str, Any] = {"protect_ratio": protect_ratio, "target": target, "allow_empty": True}
-    return {
-        f"{rule}@{ratio:g}": select(concepts, protected, rule=rule, ratio=ratio, **options)
-        for rule in rules
-        for ratio in ratios
-    }
+def selection_grid(scores: ScoreSet, recipes: Iterable[Recipe]) -> dict[str, Selection]:
+    """`RULE@RATIO` -> what a recipe selects, which may be nothing. Raises as `select` does."""
+    return {f"{recipe.rule}@{recipe.ratio:g}": select(scores, recipe, allow_empty=True) for recipe in recipes}
 
 
 def by_statistic(scores: Scores, statistic: str) -> Scores:
@@ -160,8 +148,8 @@ def _location(selection: Selection, draws: int, most: int, transposed: bool, see
     return {
         "weights": selection.weights,
         "of": int(sizes.sum()),
-        "rule": selection.rule,
-        "ratio": selection.ratio,
+        "rule": selection.recipe.rule,
+        "ratio": selection.recipe.ratio,
         "layers": _sums(layer_of, counts, layers).tolist(),
         "matrices": {column: per_layer.tolist() for column, per_layer in table.items()},
         "gini_layers": _beside_chance(*(_sums(layer_of, row, layers) for row in (counts, *random))),

@@ -27,13 +27,11 @@ from typing import Any
 import torch
 
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import MatrixScores, Scores, count
+from spin_llm.scores import MatrixScores, Scores, ScoreSet
 from spin_llm.scores.per_example import PerExample, reweighted
-from spin_llm.selection.rules import Selection, choose, concept_ratios, sorted_tops, spared_entries, top_sets
-from spin_llm.selection.signed import Means, Tops, candidate_entries, means_of, outside, signed_scores
-from spin_llm.settings import BY_MARGIN
+from spin_llm.selection import KNOWN, Rule, Selection, Tops, top_sets
+from spin_llm.selection.rules.rule import Rankings
 
-Rankings = dict[str, tuple[Scores, float]]  # what a rule takes a top set of, and the ratio, by name
 MULTIPLE = 8.0  # of the ratio, for candidates
 MOST = 95  # percent of the resamples
 Counts = dict[str, tuple[torch.Tensor, torch.Tensor]]  # how often each aware and each unaware example of a set counts
@@ -41,13 +39,11 @@ Counts = dict[str, tuple[torch.Tensor, torch.Tensor]]  # how often each aware an
 
 @dataclass(frozen=True)
 class Job:
-    """A selection, what it was made from and how, and the importances per example of every concept and protected
-    set."""
+    """A selection, what it was made from (what the rule spares alone), and the importances per example of every concept
+    and protected set."""
 
     selection: Selection
-    concepts: Mapping[str, Scores]
-    protected: Mapping[str, Scores]
-    recipe: Recipe
+    scores: ScoreSet
     per_example: Mapping[str, PerExample] = field(default_factory=dict)
     multiple: float = MULTIPLE
 
@@ -56,44 +52,22 @@ class Job:
         return list(self.selection.places)
 
     @property
-    def scores(self) -> dict[str, Scores]:
-        return {**self.concepts, **self.protected}
+    def recipe(self) -> Recipe:
+        return self.selection.recipe
+
+    @property
+    def rule(self) -> Rule:
+        return KNOWN[self.recipe.rule]
 
     @cached_property
-    def means(self) -> Means:
-        """What `signed` divides by."""
-        spared = spared_entries(self.protected, self.names, self.selection.protect_ratio)
-        entries = outside(candidate_entries(self.concepts, self.names, self.recipe.at_least), spared)
-        return means_of(self.concepts, self.protected, entries)
+    def held(self) -> Any:
+        """What the rule keeps of all examples."""
+        return self.rule.held(self.scores, self.names, self.recipe)
 
     @cached_property
     def rankings(self) -> Rankings:
         """Those of all examples; `signed` has its candidates among what it spares too, as a resample may not."""
-        return self.rankings_of(self.scores, {})
-
-    def rankings_of(self, scores: Mapping[str, Scores], spared: Tops) -> Rankings:
-        """Of other `scores` of the same sets; `spared` is for `signed`."""
-        recipe, fractions = self.recipe, dict(self.recipe.fractions)
-        concepts, protected = ({name: scores[name] for name in side} for side in (self.concepts, self.protected))
-        if recipe.rule == BY_MARGIN:
-            options: dict[str, Any] = {"penalty": recipe.penalty, "at_least": recipe.at_least, "means": self.means}
-            options |= {"spared": spared, "fractions": fractions}
-            return {recipe.rule: (signed_scores(concepts, protected, self.names, **options), recipe.ratio)}
-        ratios = concept_ratios(concepts, recipe.ratio, fractions)
-        ratios |= dict.fromkeys(protected, self.selection.protect_ratio)
-        return {name: (scores[name], ratio) for name, ratio in ratios.items()}
-
-    def spared_again(self, scores: Mapping[str, Scores]) -> Tops:
-        """The candidates whose resampled importance for a protected set is one of its top set on all examples."""
-        found: Tops = {}
-        for concept, before in self.protected.items():
-            for name in self.names:
-                most = count(self.selection.protect_ratio, before.matrices[name].size)
-                matrix = scores[concept].matrices[name]
-                least = before.matrices[name].values[most - 1] if most else torch.inf
-                inside = matrix.indices[(matrix.values >= least) & (matrix.values > 0)]
-                found[name] = torch.cat([found.get(name, inside[:0]), inside])
-        return found
+        return self.rule.rankings(self.scores, self.names, self.recipe, held=self.held, spare=False)
 
 
 @dataclass(frozen=True)
@@ -102,7 +76,7 @@ class Draw:
 
     chosen: Tops
     tops: Mapping[str, Tops]
-    scores: Mapping[str, Scores]
+    rankings: Rankings
 
 
 def candidates(
@@ -121,20 +95,13 @@ def _wide_top(scores: Scores, ratio: float, names: Sequence[str], granularity: s
 
 def select_again(job: Job, counts: Counts) -> Draw:
     """The selection with each example counted so often."""
-    scores = {name: reweighted(old, job.per_example[name], *counts[name]) for name, old in job.scores.items()}
-    by_margin = job.recipe.rule == BY_MARGIN
-    rankings = job.rankings_of(scores, job.spared_again(scores) if by_margin else {})
-    tops = {
-        name: top_sets(ranked, job.names, ratio, job.recipe.granularity, decided=False)
-        for name, (ranked, ratio) in rankings.items()
-    }
-    ranked = {name: ranking for name, (ranking, _) in rankings.items()}
-    if by_margin:
-        return Draw(sorted_tops(tops[BY_MARGIN]), tops, ranked)
-    concepts = {name: scores[name] for name in job.concepts}
-    protected = [tops[name] for name in job.protected]
-    chosen = choose(job.recipe.rule, [tops[name] for name in concepts], protected, concepts, job.recipe.at_least)
-    return Draw(chosen, tops, ranked)
+    concepts, protected = (
+        {name: reweighted(old, job.per_example[name], *counts[name]) for name, old in side.items()}
+        for side in (job.scores.concepts, job.scores.protected)
+    )
+    again = ScoreSet(concepts, protected)
+    ranked = job.rule.ranked(again, job.names, job.recipe, held=job.held, decided=False)
+    return Draw(job.rule.choose(ranked), ranked.tops, ranked.rankings)
 
 
 def all_examples(job: Job) -> Counts:
@@ -245,7 +212,7 @@ def _edge(job: Job, draw: Draw, limits: Mapping[str, tuple[torch.Tensor, torch.T
     than the limit of their unit; fraction of their entries that were not in the better half of the candidates)."""
     reached = units = outer = entries = 0
     for name, (level, inner) in limits.items():
-        threshold = _smallest(job, draw.scores[name], draw.tops[name])
+        threshold = _smallest(job, draw.rankings[name][0], draw.tops[name])
         filled = threshold.isfinite()
         units += int(filled.sum())
         reached += int((threshold <= level)[filled].sum())

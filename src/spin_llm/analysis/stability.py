@@ -66,7 +66,7 @@ def measure_stability(
     )
     matrices = editable_matrices(loaded.model, target)
     found: dict[str, PerExample] = {}
-    for name, scores in job.scores.items():
+    for name, scores in job.scores.everything.items():
         part = examples[name]
         key = sha256_json(
             [
@@ -91,9 +91,9 @@ def measure_stability(
         result = resampled_selections(job, resamples=resamples, seed=seed, progress=advance)
     return {
         **result,
-        "rule": job.selection.rule,
-        "ratio": job.selection.ratio,
-        "protect_ratio": job.selection.protect_ratio,
+        "rule": job.recipe.rule,
+        "ratio": job.recipe.ratio,
+        "protect_ratio": job.recipe.protect_ratio,
         "granularity": job.recipe.granularity,
         "examples": {name: len(part.aware) for name, part in examples.items()},
     }

@@ -32,9 +32,9 @@ from spin_llm.progress import SILENT, Console
 from spin_llm.results.paper import ArmRecord
 from spin_llm.results.recipe import Recipe, recipe_of
 from spin_llm.results.rows import read_verdicts
+from spin_llm.scores import ScoreSet
 from spin_llm.search.ratio import choose_ratio
-from spin_llm.selection import Selection
-from spin_llm.selection.rules import select_by
+from spin_llm.selection import Selection, select
 from spin_llm.settings import SEARCHED, RunSettings, scope_of
 from spin_llm.settings import training as baselines
 
@@ -128,7 +128,7 @@ def scored_data(work: Work, settings: RunSettings) -> pipeline.RunData:
     return pipeline.with_own_answers(settings, score_folder(work, settings), work.loaded, data, work.console)
 
 
-def make_scores(work: Work, settings: RunSettings, data: pipeline.RunData) -> pipeline.ScoresByRole:
+def make_scores(work: Work, settings: RunSettings, data: pipeline.RunData) -> ScoreSet:
     """The scores by role; read when they are there."""
     folder = score_folder(work, settings)
     files = {name: pipeline.score_file(folder, name) for name in (*data.concepts, *data.protect)}
@@ -137,7 +137,7 @@ def make_scores(work: Work, settings: RunSettings, data: pipeline.RunData) -> pi
     return pipeline.stored_scores(settings, folder)
 
 
-def make_selection(work: Work, arm: Arm) -> tuple[Recipe, Selection, pipeline.ScoresByRole]:
+def make_selection(work: Work, arm: Arm) -> tuple[Recipe, Selection, ScoreSet]:
     """(recipe, selection, scores by role) of an edit, from scores that arms with the same data share."""
     settings = work.settings_of(arm)
     data = scored_data(work, settings)
@@ -153,15 +153,14 @@ def make_selection(work: Work, arm: Arm) -> tuple[Recipe, Selection, pipeline.Sc
             examples = pipeline.encode(settings, work.loaded, data.choose)
             ratio, _ = choose_ratio(
                 work.loaded,
-                scores["concepts"],
-                scores["protect"],
+                scores,
                 examples,
                 recipe=recipe,
                 max_increase=settings.max_perplexity_increase,
                 console=work.console,
             )
             recipe = replace(recipe, ratio=ratio)
-    return recipe, select_by(recipe, scores["concepts"], scores["protect"]), scores
+    return recipe, select(scores, recipe), scores
 
 
 def trained_view(work: Work, arm: Arm) -> tuple[View, dict[str, Any]]:

@@ -19,6 +19,7 @@ from spin_llm.paper.experiments import Arm
 from spin_llm.paper.selections import location_results
 from spin_llm.results.paper import ArmRecord
 from spin_llm.results.recipe import Recipe
+from spin_llm.scores import ScoreSet
 from spin_llm.search.proxy import measure_proxy, measure_reference
 from spin_llm.selection import Selection, random_like
 
@@ -56,7 +57,7 @@ def margin_results(work: Work, arm: Arm) -> dict[str, Any]:
     if view is not None:
         settings = replace(work.settings_of(arm), rule="auto", ratio=None)
         data = pipeline.fitting(settings, pipeline.read_data(settings), work.loaded)
-        bench = pipeline.bench_of(settings, work.loaded, data, {"concepts": {}, "protect": {}})
+        bench = pipeline.bench_of(settings, work.loaded, data, ScoreSet({}))
         base = measure_reference(work.loaded, bench.contrasts, bench.general)
         with view() as edited:
             found |= measure_proxy(edited, bench.contrasts, bench.general, base).as_json()

@@ -17,8 +17,8 @@ from spin_llm.models import editable_matrices
 from spin_llm.paper.arms import Work, make_scores, scored_data
 from spin_llm.paper.experiments import SELECTORS, SPIN_SHOTS, Arm
 from spin_llm.results.recipe import Recipe
-from spin_llm.selection import Selection, random_like
-from spin_llm.selection.rules import select_by
+from spin_llm.scores import ScoreSet
+from spin_llm.selection import Selection, random_like, select
 
 FACTORS = (0.5, 2, 10)  # of SPIN's ratio
 EMPTY = "selects nothing"
@@ -36,9 +36,7 @@ def located(arm: Arm, work: Work) -> list[Arm]:
     return [replace(arm, name=name, options={**arm.options, **change}) for name, change in changes.items()]
 
 
-def location_results(
-    work: Work, arm: Arm, recipe: Recipe, selection: Selection, scores: pipeline.ScoresByRole
-) -> dict[str, Any]:
+def location_results(work: Work, arm: Arm, recipe: Recipe, selection: Selection, scores: ScoreSet) -> dict[str, Any]:
     """`location_report` of SPIN's and the other selections, and `about`: {name: what it is, or why it is empty}."""
     selections, about = {arm.name: selection}, {arm.name: f"{recipe.rule}, the edit"}
     for name, other, what in others(work, arm, recipe, selection, scores):
@@ -54,18 +52,17 @@ def location_results(
 
 
 def others(
-    work: Work, arm: Arm, recipe: Recipe, selection: Selection, scores: pipeline.ScoresByRole
+    work: Work, arm: Arm, recipe: Recipe, selection: Selection, scores: ScoreSet
 ) -> Iterator[tuple[str, Selection | None, str]]:
     """(name, selection or None where the scores do not reach so far, what it is)."""
     yield "random", random_like(selection, work.settings.seed), "as many weights in each matrix, at random"
     yield "released", chosen(replace(recipe, rule="released"), scores), "the published code's rule"
-    keep = min(part.metadata["keep"] for parts in scores.values() for part in parts.values())
     # a stored patch names what is protected also where that follows the ratio
     protect_ratio = None if recipe.protect_ratio == recipe.ratio else recipe.protect_ratio
     for factor in FACTORS:
         ratio = factor * recipe.ratio
-        name, kept = f"{factor:g} x the ratio", ratio <= keep
-        why = "" if kept else f": not kept, the scores hold the top {keep:g}"
+        name, kept = f"{factor:g} x the ratio", ratio <= scores.keep
+        why = "" if kept else f": not kept, the scores hold the top {scores.keep:g}"
         found = chosen(replace(recipe, ratio=ratio, protect_ratio=protect_ratio), scores) if kept else None
         yield name, found, f"ratio {ratio:.3g}{why}"
     own = scored_data(work, work.settings_of(arm))
@@ -76,8 +73,8 @@ def others(
         yield other.name, found, described(other.name, own, data)
 
 
-def chosen(recipe: Recipe, scores: pipeline.ScoresByRole) -> Selection:
-    return select_by(recipe, scores["concepts"], scores["protect"], allow_empty=True)
+def chosen(recipe: Recipe, scores: ScoreSet) -> Selection:
+    return select(scores, recipe, allow_empty=True)
 
 
 def described(name: str, own: pipeline.RunData, data: pipeline.RunData) -> str:

@@ -14,7 +14,7 @@ from spin_llm.pipeline.inputs import RunData, read_data, split_questions, with_r
 from spin_llm.pipeline.own_stage import with_own_answers
 from spin_llm.pipeline.resuming import usual_recipe
 from spin_llm.pipeline.run import run, sweep
-from spin_llm.pipeline.score_stage import ALONE, ScoresByRole, score, score_file, score_missing, stored_scores
+from spin_llm.pipeline.score_stage import ALONE, score, score_file, score_missing, stored_scores
 from spin_llm.pipeline.select_stage import bench_of, patch_of, search_stage, select_from_folder
 from spin_llm.pipeline.stability_stage import stability
 from spin_llm.records import settings_from_json
@@ -23,7 +23,6 @@ __all__ = [
     "ALONE",
     "PACKAGES",
     "RunData",
-    "ScoresByRole",
     "bench_of",
     "capability_results",
     "check_capabilities",

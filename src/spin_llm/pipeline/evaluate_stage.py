@@ -35,10 +35,9 @@ from spin_llm.results.edited import StabilityRecord
 from spin_llm.results.recipe import recipe_of
 from spin_llm.results.rows import hashes_of, read_answers
 from spin_llm.results.searched import SearchRecord
-from spin_llm.scores import Scores
-from spin_llm.selection import Selection, control_selection, overlap, spared_by
-from spin_llm.selection.rules import select_by
-from spin_llm.settings import BY_MARGIN, OWN, RunSettings
+from spin_llm.scores import ScoreSet
+from spin_llm.selection import KNOWN, Selection, control_selection, overlap, select
+from spin_llm.settings import OWN, RunSettings
 
 
 def evaluate_stage(
@@ -46,13 +45,13 @@ def evaluate_stage(
     folder: Path,
     loaded: LoadedModel,
     data: RunData,
-    scores: Mapping[str, Mapping[str, Scores]],
+    scores: ScoreSet,
     patch: Patch,
     console: Console,
 ) -> dict[str, Any]:
     """Answers, verdicts, results.json."""
     recipe = recipe_of(patch.metadata)
-    selection = select_by(recipe, scores["concepts"], scores["protect"])
+    selection = select(scores, recipe)
     controls, left_out = control_patches(settings, loaded.checkpoint, scores, selection, patch, console)
     patches = {EDITED: patch, **controls}
     views: dict[str, View] = {BASE: lambda: nullcontext(loaded)}
@@ -66,10 +65,8 @@ def evaluate_stage(
     results["files"] |= hashes_of(folder, "patch.safetensors")
     if settings.asks_own:
         results["edit"]["own_answers"] = own_answers_record(settings, folder)
-    if recipe.rule != BY_MARGIN:
-        results["overlap"] = overlap(
-            selection, scores["concepts"], spared_by(recipe.rule, scores["protect"]), recipe.granularity
-        )
+    if not (rule := KNOWN[recipe.rule]).weighs:
+        results["overlap"] = overlap(selection, rule.spared(scores))
     if (folder / "search.json").is_file():
         results["search"] = read_checked(folder / "search.json", SearchRecord)
     if left_out:
@@ -92,7 +89,7 @@ def own_answers_record(settings: RunSettings, folder: Path) -> dict[str, Any]:
 def control_patches(
     settings: RunSettings,
     checkpoint: Checkpoint,
-    scores: Mapping[str, Mapping[str, Scores]],
+    scores: ScoreSet,
     selection: Selection,
     patch: Patch,
     console: Console,
@@ -108,9 +105,7 @@ def control_patches(
     recipe = recipe_of(patch.metadata)
     for name in settings.wanted_controls:
         try:
-            control = control_selection(
-                name, selection, recipe, scores["concepts"], scores["protect"], stored, seed=settings.seed
-            )
+            control = control_selection(name, selection, scores, stored, seed=settings.seed)
             made[name] = patch_of(settings, checkpoint, control, scores, recipe)
         except SpinError as error:
             left_out[name] = error.what

@@ -33,7 +33,7 @@ from spin_llm.records import PATCH, RESULTS
 from spin_llm.report import write_report
 from spin_llm.results.file import read_results
 from spin_llm.results.searched import SearchRecord
-from spin_llm.scores import Scores
+from spin_llm.scores import ScoreSet
 from spin_llm.settings import SEARCHED, STAGES, RunSettings
 
 
@@ -96,9 +96,7 @@ def prepared(
     return data, open_folder(settings, folder, checkpoint, rows, stages=stages, overwrite=overwrite, console=console)
 
 
-def edit_stages(
-    opened: Opened, data: RunData, console: Console
-) -> tuple[LoadedModel, RunData, dict[str, dict[str, Scores]], Patch]:
+def edit_stages(opened: Opened, data: RunData, console: Console) -> tuple[LoadedModel, RunData, ScoreSet, Patch]:
     """From the model to its patch: (model, the data that were scored, scores, patch)."""
     settings, folder = opened.settings, opened.folder
     loaded = load_model(settings, console)

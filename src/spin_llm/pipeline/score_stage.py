@@ -26,13 +26,12 @@ from spin_llm.pipeline.own_stage import with_own_answers
 from spin_llm.pipeline.resuming import open_folder
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import RECORD, read_record
-from spin_llm.scores import STATISTICS, Ranks, Scores, load_scores, save_scores, score_concept
+from spin_llm.scores import STATISTICS, Ranks, ScoreSet, load_scores, save_scores, score_concept
 from spin_llm.scores import ranks as joined_ranks
 from spin_llm.selection import candidate_entries
 from spin_llm.settings import OWN, RunSettings
 
 ALONE = Ranks()
-ScoresByRole = Mapping[str, Mapping[str, Scores]]  # `concepts` and `protect`, then by name
 
 
 def score(
@@ -73,7 +72,7 @@ def score(
 
 def score_stage(
     settings: RunSettings, folder: Path, loaded: LoadedModel, data: RunData, console: Console, ranks: Ranks = ALONE
-) -> dict[str, dict[str, Scores]]:
+) -> ScoreSet:
     """Score every concept and protected set into scores/NAME.safetensors; those that are there are read."""
     files = {name: score_file(folder, name) for name in (*data.concepts, *data.protect)}
     missing = {name: path for name, path in files.items() if not path.is_file()}
@@ -98,11 +97,11 @@ def score_file(folder: Path, name: str) -> Path:
     return folder / "scores" / f"{name}.safetensors"
 
 
-def stored_scores(settings: RunSettings, folder: Path) -> dict[str, dict[str, Scores]]:
-    """The score files of a run, by role (`concepts`, `protect`) and name; `protect` has OWN where it was scored."""
-    names = {role: [name for name, _ in getattr(settings, role)] for role in ("concepts", "protect")}
-    names["protect"] += [OWN] if score_file(folder, OWN).is_file() else []
-    return {role: {name: load_scores(score_file(folder, name)) for name in part} for role, part in names.items()}
+def stored_scores(settings: RunSettings, folder: Path) -> ScoreSet:
+    """The score files of a run; OWN is protected where it was scored."""
+    protected = [name for name, _ in settings.protect] + ([OWN] if score_file(folder, OWN).is_file() else [])
+    sides = ([name for name, _ in settings.concepts], protected)
+    return ScoreSet(*({name: load_scores(score_file(folder, name)) for name in side} for side in sides))
 
 
 def score_missing(

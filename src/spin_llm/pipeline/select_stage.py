@@ -32,13 +32,12 @@ from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RunRecord, read_record
 from spin_llm.results.recipe import Recipe, recipe_of
 from spin_llm.results.searched import SearchRecord
-from spin_llm.scores import Scores
+from spin_llm.scores import ScoreSet
 from spin_llm.search.find import find_edit
 from spin_llm.search.proxy import Contrast
 from spin_llm.search.ratio import choose_ratio
 from spin_llm.search.trials import Bench
-from spin_llm.selection import Selection
-from spin_llm.selection.rules import select_by
+from spin_llm.selection import Selection, select
 from spin_llm.settings import OWN, SEARCHED, RunSettings
 
 
@@ -47,7 +46,7 @@ def select_stage(
     folder: Path,
     loaded: LoadedModel,
     data: RunData,
-    scores: Mapping[str, Mapping[str, Scores]],
+    scores: ScoreSet,
     console: Console,
 ) -> Patch:
     """Choose the ratio where it is to be chosen, select, and write patch.safetensors; read it when it is there."""
@@ -60,8 +59,7 @@ def select_stage(
     elif settings.ratio is None:
         ratio, table = choose_ratio(
             loaded,
-            scores["concepts"],
-            scores["protect"],
+            scores,
             encode(settings, loaded, data.choose),
             recipe=usual_recipe(settings, settings.rule, 0.5),
             max_increase=settings.max_perplexity_increase,
@@ -70,7 +68,7 @@ def select_stage(
         recipe = usual_recipe(settings, settings.rule, ratio)
     else:
         recipe = usual_recipe(settings, settings.rule, settings.ratio)
-    selection = select_by(recipe, scores["concepts"], scores["protect"])
+    selection = select(scores, recipe)
     patch = patch_of(settings, loaded.checkpoint, selection, scores, recipe, table)
     save_patch(path, patch)
     console.say(f"{patch.weights:,} weights in {len(patch.edits)} matrices, ratio {recipe.ratio:g}; patch {path}")
@@ -82,7 +80,7 @@ def search_stage(
     folder: Path,
     loaded: LoadedModel,
     data: RunData,
-    scores: Mapping[str, Mapping[str, Scores]],
+    scores: ScoreSet,
     console: Console,
 ) -> Recipe:
     """Search an edit into search.json; the pick of an earlier search is read."""
@@ -110,16 +108,14 @@ def search_stage(
     return recipe
 
 
-def bench_of(
-    settings: RunSettings, loaded: LoadedModel, data: RunData, scores: Mapping[str, Mapping[str, Scores]]
-) -> Bench:
+def bench_of(settings: RunSettings, loaded: LoadedModel, data: RunData, scores: ScoreSet) -> Bench:
     """What edits are tried on."""
     contrasts = {
         name: Contrast(encode(settings, loaded, aware), encode(settings, loaded, unaware))
         for name, (aware, unaware) in data.contrasts.items()
     }
     general = encode(settings, loaded, data.choose[: 2 * settings.budget.pairs])
-    return Bench(loaded, scores["concepts"], scores["protect"], contrasts, general, settings.max_perplexity_increase)
+    return Bench(loaded, scores, contrasts, general, settings.max_perplexity_increase)
 
 
 def patch_of_run(settings: RunSettings, path: Path) -> Patch:
@@ -134,15 +130,14 @@ def patch_of(
     settings: RunSettings,
     checkpoint: Checkpoint,
     selection: Selection,
-    scores: Mapping[str, Mapping[str, Scores]],
+    scores: ScoreSet,
     recipe: Recipe,
     table: Sequence[Mapping[str, Any]] = (),
 ) -> Patch:
     """A patch whose metadata says where it is from, by which recipe, and where its weights lie."""
-    everything = {**scores["concepts"], **scores["protect"]}
     about = {
         "base_model": settings.model,
-        "data_sha256": {name: part.metadata.get("data_sha256") for name, part in everything.items()},
+        "data_sha256": {name: part.metadata.get("data_sha256") for name, part in scores.everything.items()},
         "candidates": selection.candidates,
         "shared": selection.shared,
         "targeted_weights": selection.targeted_weights,
@@ -187,7 +182,7 @@ def select_from_folder(
         scores = stored_scores(settings, folder)
         recipe = replace(recipe, granularity=recipe.granularity or settings.granularity)
         checkpoint = Checkpoint(resolve(model)) if model else recorded_checkpoint(record, folder)
-        selection = select_by(recipe, scores["concepts"], scores["protect"])
+        selection = select(scores, recipe)
         if model:
             check_same_shapes(checkpoint, selection, record.model.name)
         settings = replace(settings, model=model or record.model.name, rule=recipe.rule, ratio=recipe.ratio)  # type: ignore[arg-type] # a recipe names a known rule

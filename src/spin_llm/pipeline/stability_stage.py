@@ -34,10 +34,9 @@ from spin_llm.report import write_report
 from spin_llm.results.edited import StabilityRecord
 from spin_llm.results.file import read_results
 from spin_llm.results.recipe import recipe_of
-from spin_llm.scores import Scores, parse_bytes
-from spin_llm.selection import spared_by
-from spin_llm.selection.rules import select_by
-from spin_llm.settings import BY_MARGIN, SIGNED, RunSettings
+from spin_llm.scores import ScoreSet, parse_bytes
+from spin_llm.selection import KNOWN, select
+from spin_llm.settings import RunSettings
 
 
 def stability_stage(
@@ -45,7 +44,7 @@ def stability_stage(
     folder: Path,
     loaded: LoadedModel,
     data: RunData,
-    scores: Mapping[str, Mapping[str, Scores]],
+    scores: ScoreSet,
     patch: Patch,
     console: Console,
     *,
@@ -61,18 +60,18 @@ def stability_stage(
         if (before["resamples"], before["seed"]) == (resamples, seed):
             return before
     recipe = recipe_of(patch.metadata)
-    spared = spared_by(recipe.rule, scores["protect"])
-    unaware = data.unaware if recipe.rule in (SIGNED, BY_MARGIN) else {}
+    rule = KNOWN[recipe.rule]
+    spared = rule.spared(scores)
+    unaware = data.unaware if "margin" in rule.needs else {}
     examples = {
         name: ScoredExamples(encode(settings, loaded, pairs), encode(settings, loaded, unaware.get(name, ())))
         for name, pairs in {**data.concepts, **data.protect}.items()
-        if name in data.concepts or name in spared
+        if name in spared.everything
     }
-    selection = select_by(recipe, scores["concepts"], scores["protect"])
     result = measure_stability(
         loaded,
         examples,
-        Job(selection, scores["concepts"], spared, recipe),
+        Job(select(scores, recipe), spared),
         target=settings.target,
         resamples=resamples,
         seed=seed,

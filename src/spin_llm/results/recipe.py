@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from spin_llm.settings import BY_MARGIN
-
 PENALTY = 2.0
 Layers = tuple[int, int]  # the first and the last
 
@@ -31,6 +29,11 @@ class Recipe:
     fractions: tuple[tuple[str, float], ...] = ()
     scale: float = 0.0
 
+    @property
+    def spares(self) -> float:
+        """The ratio of the protected sets' top sets."""
+        return self.ratio if self.protect_ratio is None else self.protect_ratio
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -43,7 +46,7 @@ class Recipe:
             parts.append(f"layers {self.layers[0]} to {self.layers[1]}")
         if self.at_least is not None:
             parts.append(f"at least {self.at_least} concepts")
-        parts += [f"penalty {self.penalty:g}"] if self.rule == BY_MARGIN and self.penalty != PENALTY else []
+        parts += [f"penalty {self.penalty:g}"] if self.penalty != PENALTY else []
         parts += [f"{name} x {part:.3g}" for name, part in self.fractions if part != 1]
         parts += [f"scale {self.scale:g}"] if self.scale else []
         return ", ".join([*parts, self.target])

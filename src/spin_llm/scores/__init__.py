@@ -15,7 +15,17 @@ from spin_llm.scores.per_example import (
     save_per_example,
 )
 from spin_llm.scores.plan import Plan, make_plan, parse_bytes
-from spin_llm.scores.storage import CANDIDATES, KEEP, MatrixScores, Scores, count, load_scores, save_scores, top_entries
+from spin_llm.scores.storage import (
+    CANDIDATES,
+    KEEP,
+    MatrixScores,
+    Scores,
+    ScoreSet,
+    count,
+    load_scores,
+    save_scores,
+    top_entries,
+)
 
 __all__ = [
     "CANDIDATES",
@@ -26,6 +36,7 @@ __all__ = [
     "PerExample",
     "Plan",
     "Ranks",
+    "ScoreSet",
     "Scores",
     "accumulators",
     "count",

@@ -67,6 +67,35 @@ class Scores:
     matrices: Mapping[str, MatrixScores]
     metadata: Mapping[str, Any]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        return {name: matrix.shape for name, matrix in self.matrices.items()}
+
+
+@dataclass(frozen=True)
+class ScoreSet:
+    """The scores of the concepts and of what is protected, by name; a protected set has another name than a concept."""
+
+    concepts: Mapping[str, Scores]
+    protected: Mapping[str, Scores] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if both := self.concepts.keys() & self.protected.keys():
+            raise SpinError(f"{min(both)!r} is a concept, and protected too.", change="name what is protected apart.")
+
+    @property
+    def everything(self) -> dict[str, Scores]:
+        return {**self.concepts, **self.protected}
+
+    @property
+    def first(self) -> Scores:
+        return next(iter(self.concepts.values()))
+
+    @property
+    def keep(self) -> float:
+        """The fraction of each matrix that every set keeps."""
+        return min(part.metadata["keep"] for part in self.everything.values())
+
 
 def count(ratio: float, size: int) -> int:
     """Floor(ratio * size), exact for decimal ratios (0.29 of 100 is 29; the float product is 28.999...)."""

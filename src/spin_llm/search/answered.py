@@ -26,7 +26,7 @@ from spin_llm.progress import Console
 from spin_llm.search.ranking import MAX_INCOHERENCE, MAX_REFUSAL, MAX_SILENCE, shares
 from spin_llm.search.trial import Trial
 from spin_llm.search.trials import Bench, edited_model
-from spin_llm.selection.rules import select_by
+from spin_llm.selection import select
 
 LIMITS = {  # axis: (the sign of what is worse, by how much it may be)
     "over_refusal": (1, MAX_REFUSAL),
@@ -94,7 +94,7 @@ def answer(
     rows, dropped = [Answered(trial, {}) for trial in trials], []
     for rung, asked in (("1", first), ("2", second)):
         if rung == "2":
-            every, rows = rows, better_half(rows, list(bench.concepts))
+            every, rows = rows, better_half(rows, bench.concepts)
             dropped = [row for row in every if row not in rows]
         if not asked:
             break
@@ -114,7 +114,7 @@ def answer(
 
 def trial_view(bench: Bench, trial: Trial) -> View:
     """The model with a trial's edit in it while it is looked at."""
-    selection = select_by(trial.recipe, bench.concepts, bench.protected)
+    selection = select(bench.scores, trial.recipe)
     patch = memory_patch(bench.loaded.model, selection, scale=trial.recipe.scale)
 
     def view() -> AbstractContextManager[LoadedModel]:

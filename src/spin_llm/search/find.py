@@ -44,8 +44,8 @@ def find_edit(
     `judges` gives the judge and that of coherence when they are needed. What is done is kept under `folder`. Raises
     SpinError, with what was tried, when no recipe stays within the allowed perplexity.
     """
-    concepts = list(bench.concepts)
-    targeted(bench.concepts, usual.target, usual.layers)
+    concepts = bench.concepts
+    targeted(bench.scores, usual.target, usual.layers)
     trials = search(bench, usual, trials=effort.trials, journal=folder / "journal.jsonl", seed=seed, console=console)
     order = ranked(trials, concepts, bench.max_increase)
     if not order:

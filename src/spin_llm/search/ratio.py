@@ -9,7 +9,7 @@ the questions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,9 +20,8 @@ from spin_llm.models.losses import mean_loss
 from spin_llm.patch.patch import memory_patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import Scores
-from spin_llm.selection import Selection
-from spin_llm.selection.rules import select_by
+from spin_llm.scores import ScoreSet
+from spin_llm.selection import Selection, select
 
 GRID = tuple(float(f"{step}e-{power}") for power in range(7, 1, -1) for step in (1, 2, 5))
 MAX_PERPLEXITY_INCREASE = 0.01
@@ -48,8 +47,7 @@ class RatioTrial:
 
 def choose_ratio(
     loaded: LoadedModel,
-    concepts: Mapping[str, Scores],
-    protected: Mapping[str, Scores],
+    scores: ScoreSet,
     examples: Sequence[Example],
     *,
     recipe: Recipe,
@@ -61,9 +59,8 @@ def choose_ratio(
     Ratios are tried from the largest down, until one is allowed; hopeless ones are measured on a few pairs. Raises
     SpinError, with the table in the message, when no ratio that selects anything is allowed.
     """
-    keep = min(scores.metadata["keep"] for scores in (*concepts.values(), *protected.values()))
-    ratios = [ratio for ratio in GRID if ratio <= keep]
-    selections = [select_by(replace(recipe, ratio=ratio), concepts, protected, allow_empty=True) for ratio in ratios]
+    ratios = [ratio for ratio in GRID if ratio <= scores.keep]
+    selections = [select(scores, replace(recipe, ratio=ratio), allow_empty=True) for ratio in ratios]
     screen = examples[:SCREEN_PAIRS]
     base, base_screen = _perplexity(loaded, examples), _perplexity(loaded, screen)
     trials: list[RatioTrial] = []
@@ -78,7 +75,7 @@ def choose_ratio(
                     if trial.allowed:
                         trial = _trial(selection, _perplexity(loaded, examples), base, max_increase, len(examples))
             if trial.allowed and chosen is None:
-                chosen = selection.ratio
+                chosen = selection.recipe.ratio
             trials.insert(0, trial)
             advance(1 if selection.weights else 0)
     if chosen is None:
@@ -98,7 +95,7 @@ def _trial(selection: Selection, perplexity: float | None, base: float, max_incr
     increase = None if perplexity is None else perplexity / base - 1
     allowed = increase is not None and increase <= max_increase
     counts = (selection.candidates, selection.shared, selection.weights)
-    return RatioTrial(selection.ratio, *counts, perplexity, increase, allowed, pairs)
+    return RatioTrial(selection.recipe.ratio, *counts, perplexity, increase, allowed, pairs)
 
 
 def table_text(trials: Sequence[RatioTrial]) -> str:

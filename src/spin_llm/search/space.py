@@ -11,26 +11,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from spin_llm.results.recipe import PENALTY, Recipe
-from spin_llm.settings import BY_MARGIN, SIGNED
+from spin_llm.selection import KNOWN
 
+RULES = ("coupled", "coupled-signed", "signed")  # those that are searched
 OPENING = (  # rule, ratio, penalty
-    *((BY_MARGIN, ratio, PENALTY) for ratio in (5e-5, 1e-4, 2e-5)),
-    *((BY_MARGIN, ratio, 3.0) for ratio in (1e-4, 2e-4)),  # the same margin at less perplexity, from more weights
-    *((BY_MARGIN, ratio, PENALTY) for ratio in (2e-4, 1e-5)),
-    *((SIGNED, ratio, PENALTY) for ratio in (1e-4, 1e-5, 1e-3)),
+    *(("signed", ratio, PENALTY) for ratio in (5e-5, 1e-4, 2e-5)),
+    *(("signed", ratio, 3.0) for ratio in (1e-4, 2e-4)),  # the same margin at less perplexity, from more weights
+    *(("signed", ratio, PENALTY) for ratio in (2e-4, 1e-5)),
+    *(("coupled-signed", ratio, PENALTY) for ratio in (1e-4, 1e-5, 1e-3)),
     *(("coupled", ratio, PENALTY) for ratio in (1e-5, 1e-4)),
 )
-
-
 SMALLEST, LARGEST = 1e-6, 2e-3  # ratios that are searched
-
-
 SCALES = (0.0, 0.25, 0.5, 0.75)
-
-
 BALANCES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of two concepts: the first's fraction, the other's being 1
-
-
 PENALTIES = (1.0, 1.5, 2.0, 3.0)
 
 
@@ -56,14 +49,15 @@ def opening(usual: Recipe, space: Space) -> list[Recipe]:
 
     `signed` chooses over the whole model and spares the general set's whole kept top, the others as in the paper.
     """
-    by_row, keep = usual.granularity == "row", space.keep
     made = []
     for rule, small, penalty in OPENING:
         ratio = small * space.wider
-        if ratio > keep or (rule == BY_MARGIN and by_row):
+        if ratio > space.keep or usual.granularity not in KNOWN[rule].granularities:
             continue
-        more: dict[str, Any] = {"granularity": "model", "protect_ratio": keep} if rule == BY_MARGIN else {}
-        made.append(replace(usual, rule=rule, ratio=ratio, penalty=penalty, **more))
+        recipe = replace(usual, rule=rule, ratio=ratio, penalty=penalty)
+        if KNOWN[rule].weighs:
+            recipe = replace(recipe, granularity="model", protect_ratio=space.keep)
+        made.append(recipe)
     return made
 
 
@@ -72,7 +66,7 @@ def distributions(space: Space, usual: Recipe) -> dict[str, Any]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     by_row = usual.granularity == "row"
-    rules = ("coupled", SIGNED) if by_row else ("coupled", SIGNED, BY_MARGIN)
+    rules = tuple(rule for rule in RULES if usual.granularity in KNOWN[rule].granularities)
     targets = ("all", "mlp", "attention") if usual.target == "all" else (usual.target,)
     return {
         "rule": CategoricalDistribution(rules),
@@ -114,7 +108,7 @@ def recipe_from(chosen: Mapping[str, Any], usual: Recipe, space: Space) -> Recip
         **{name: chosen[name] for name in ("rule", "ratio", "granularity", "scale", "target")},
         fractions=((space.concepts[0], chosen["balance"]),) if chosen["balance"] != 1 else (),
         protect_ratio=space.keep if chosen["protect"] == "all kept" else None,
-        penalty=chosen["penalty"] if chosen["rule"] == BY_MARGIN else PENALTY,
+        penalty=chosen["penalty"] if KNOWN[chosen["rule"]].weighs else PENALTY,
         layers=usual.layers if everything or usual.layers else (first, last),
     )
 
@@ -126,6 +120,6 @@ def described(recipe: Recipe) -> dict[str, str]:
     return {
         **{"rule": recipe.rule, "protected": protected, "granularity": recipe.granularity},
         **{"target": recipe.target, "balance": f"{dict(recipe.fractions) or 1}"},
-        **{"penalty": f"{recipe.penalty:g}" if recipe.rule == BY_MARGIN else "none"},
+        **{"penalty": f"{recipe.penalty:g}" if KNOWN[recipe.rule].weighs else "none"},
         **{"scale": f"{recipe.scale:g}", "layers": span},
     }

@@ -21,7 +21,7 @@ from spin_llm.patch.patch import Patch, memory_patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import JournalRow
-from spin_llm.scores import Scores
+from spin_llm.scores import ScoreSet
 from spin_llm.search.proxy import (
     Contrast,
     Reference,
@@ -33,7 +33,7 @@ from spin_llm.search.proxy import (
 from spin_llm.search.space import Space, opening, parameters, recipe_from
 from spin_llm.search.study import Study, objectives
 from spin_llm.search.trial import Trial, trial_of
-from spin_llm.selection.rules import select_by
+from spin_llm.selection import select
 
 SCREEN_PAIRS = 8  # a recipe that is hopeless on the first general pairs is not measured on all of them
 HOPELESS, HOPELESS_MARGIN = 3.0, 0.02  # hopeless: 3 times the allowed increase, and 2% on top
@@ -44,19 +44,20 @@ class Bench:
     """What every recipe is tried on: a model, its scores, held-back responses by concept, general pairs."""
 
     loaded: LoadedModel
-    concepts: Mapping[str, Scores]
-    protected: Mapping[str, Scores]
+    scores: ScoreSet
     contrasts: Mapping[str, Contrast]
     general: Sequence[Example]
     max_increase: float
 
     @property
     def space(self) -> Space:
-        scores = [*self.concepts.values(), *self.protected.values()]
-        places = [place for part in scores for place in part.matrices.values()]
+        places = [place for part in self.scores.everything.values() for place in part.matrices.values()]
         wider = max(1.0, 1e5 / min(place.size for place in places))
-        keep = min(part.metadata["keep"] for part in scores)
-        return Space(keep, 1 + max(place.layer for place in places), wider, tuple(self.concepts))
+        return Space(self.scores.keep, 1 + max(place.layer for place in places), wider, tuple(self.concepts))
+
+    @property
+    def concepts(self) -> list[str]:
+        return list(self.scores.concepts)
 
 
 def search(
@@ -67,18 +68,18 @@ def search(
     Raises SpinError on a journal of another kind.
     """
     start = opening(usual, bench.space)
-    study = Study(list(bench.concepts), bench.space, usual)
+    study = Study(bench.concepts, bench.space, usual)
     done: list[Trial] = []
     for row in read_progress(journal, JournalRow):
         done.append(trial_of(row))
         concepts = list(row["proxy"]["gains"] if row["proxy"] else bench.concepts)
-        if concepts != list(bench.concepts) or set(row["parameters"]) != set(study.distributions):
+        if concepts != bench.concepts or set(row["parameters"]) != set(study.distributions):
             raise SpinError(
                 f"{journal} is of a search with other concepts or settings.",
                 cause="it was made with other data, or by another version.",
                 change="start anew with --overwrite.",
             )
-        study.tell(row["parameters"], objectives(done[-1], list(bench.concepts)))
+        study.tell(row["parameters"], objectives(done[-1], bench.concepts))
     base = None
     journal.parent.mkdir(parents=True, exist_ok=True)
     with console.bar("trying edits", trials) as advance:
@@ -88,7 +89,7 @@ def search(
             chosen = parameters(start[number], bench.space) if number < len(start) else study.ask(1000 * seed + number)
             trial = attempt(bench, number, recipe_from(chosen, usual, bench.space), base)
             sync_append(journal, [{**trial.as_json(), "parameters": chosen}])
-            study.tell(chosen, objectives(trial, list(bench.concepts)))
+            study.tell(chosen, objectives(trial, bench.concepts))
             done.append(trial)
             advance(1)
     return done[:trials]
@@ -97,7 +98,7 @@ def search(
 def attempt(bench: Bench, number: int, recipe: Recipe, base: Reference) -> Trial:
     """Select, suppress in memory, measure, restore."""
     try:
-        selection = select_by(recipe, bench.concepts, bench.protected, allow_empty=True)
+        selection = select(bench.scores, recipe, allow_empty=True)
     except SpinError as error:
         return Trial(number, recipe, 0, None, None, error.what)
     if not selection.weights:

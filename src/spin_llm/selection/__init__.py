@@ -4,34 +4,26 @@ from __future__ import annotations
 
 from spin_llm.selection.controls import alone, control_selection, random_like, same_magnitude_like
 from spin_llm.selection.overlap import overlap
-from spin_llm.selection.rules import (
-    GRANULARITIES,
-    RULES,
-    Selection,
-    choose,
-    intersection,
-    select,
-    spared_by,
-    targeted,
-    top_sets,
-)
-from spin_llm.selection.signed import Tops, candidate_entries
+from spin_llm.selection.rules import KNOWN, Rule
+from spin_llm.selection.rules.coupled import intersection
+from spin_llm.selection.rules.signed import candidate_entries
+from spin_llm.selection.select import Selection, select
+from spin_llm.selection.tops import GRANULARITIES, Tops, targeted, top_sets
 
 __all__ = [
     "GRANULARITIES",
-    "RULES",
+    "KNOWN",
+    "Rule",
     "Selection",
     "Tops",
     "alone",
     "candidate_entries",
-    "choose",
     "control_selection",
     "intersection",
     "overlap",
     "random_like",
     "same_magnitude_like",
     "select",
-    "spared_by",
     "targeted",
     "top_sets",
 ]

@@ -9,47 +9,40 @@ Left out: what a control does to the model (evaluate).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
-from spin_llm.results.recipe import Recipe
-from spin_llm.scores import Scores
-from spin_llm.selection.rules import Selection, coupled, favourable, select_by, top_sets
-from spin_llm.selection.signed import Tops, largest_margins
-from spin_llm.settings import BY_MARGIN, RULES, SIGNED
+from spin_llm.scores import ScoreSet
+from spin_llm.selection.rules import KNOWN
+from spin_llm.selection.select import Selection, select
+from spin_llm.selection.tops import Tops, sorted_tops
 
 NEAREST = 16  # a weight of like magnitude is drawn from this many
 Stored = Callable[[str], torch.Tensor]
 
 
 def control_selection(
-    control: str,
-    selection: Selection,
-    recipe: Recipe,
-    concepts: Mapping[str, Scores],
-    protected: Mapping[str, Scores],
-    stored: Stored,
-    *,
-    seed: int = 0,
+    control: str, selection: Selection, scores: ScoreSet, stored: Stored, *, seed: int = 0
 ) -> Selection:
-    """The control of that name beside the edit's `selection`, which `recipe` made: `random`, `same-magnitude`,
-    `NAME-alone` for a concept, `unprotected` (the edit's rule with nothing protected), or another rule.
+    """The control of that name beside the edit's `selection`: `random`, `same-magnitude`, `NAME-alone` for a concept,
+    `unprotected` (the edit's rule with nothing protected), or another rule.
 
     `stored(NAME)` gives a matrix's values. Raises SpinError when a rule selects nothing, or does not apply.
     """
+    recipe = selection.recipe
     if control == "random":
         return random_like(selection, seed)
     if control == "same-magnitude":
         return same_magnitude_like(selection, stored, seed)
     if control == "unprotected":
-        return select_by(recipe, concepts, {})
-    if control in RULES:
-        if recipe.rule == BY_MARGIN:  # the others are defined by matrix, and protect as much as they choose from
+        return select(ScoreSet(scores.concepts), recipe)
+    if control in KNOWN:
+        if KNOWN[recipe.rule].weighs:  # the others are defined by matrix, and protect as much as they choose from
             recipe = replace(recipe, granularity="matrix", protect_ratio=None)
-        return select_by(replace(recipe, rule=control), concepts, protected)
-    return alone(selection, control.removesuffix("-alone"), concepts, protected, recipe.granularity)
+        return select(scores, replace(recipe, rule=control))
+    return alone(selection, control.removesuffix("-alone"), scores)
 
 
 def random_like(selection: Selection, seed: int) -> Selection:
@@ -59,7 +52,7 @@ def random_like(selection: Selection, seed: int) -> Selection:
         name: torch.randperm(selection.places[name].size, generator=generator)[: chosen.numel()].sort().values
         for name, chosen in selection.indices.items()
     }
-    return replace(selection, indices=indices, rule="random")
+    return made(selection, indices, "random")
 
 
 def same_magnitude_like(selection: Selection, stored: Stored, seed: int) -> Selection:
@@ -75,7 +68,7 @@ def same_magnitude_like(selection: Selection, stored: Stored, seed: int) -> Sele
         for name, chosen in selection.indices.items()
         if (found := _like_magnitudes(stored(name).flatten().float().abs(), chosen, generator)).numel()
     }
-    return replace(selection, indices=indices, rule="same-magnitude")
+    return made(selection, indices, "same-magnitude")
 
 
 def _like_magnitudes(magnitudes: torch.Tensor, chosen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -106,13 +99,7 @@ def _nearest_free(free: torch.Tensor, place: int) -> torch.Tensor:
         reach *= 2
 
 
-def alone(
-    selection: Selection,
-    concept: str,
-    concepts: Mapping[str, Scores],
-    protected: Mapping[str, Scores],
-    granularity: str = "matrix",
-) -> Selection:
+def alone(selection: Selection, concept: str, scores: ScoreSet) -> Selection:
     """One concept alone: its most important weights that are in no other concept's top set and not protected, in each
     matrix as many as `selection` has there.
 
@@ -121,39 +108,12 @@ def alone(
     concept. `coupled-signed` takes only weights that are favourable to the concept; `signed` the concept's largest
     margins that are not among those that another concept keeps.
     """
-    scores, names = concepts[concept], list(selection.places)
-    if selection.rule == BY_MARGIN:
-        return _alone_by_margin(selection, concept, concepts, protected)
-    spared = [top_sets(other, names, selection.protect_ratio, granularity) for other in protected.values()]
-    spared += [top_sets(other, names, selection.ratio, granularity) for n, other in concepts.items() if n != concept]
-    indices: Tops = {}
-    for name, chosen in selection.indices.items():
-        kept = scores.matrices[name].indices  # largest first
-        open_to_choice = coupled([kept], [top[name] for top in spared])
-        if selection.rule == SIGNED:
-            open_to_choice = favourable(open_to_choice, name, {concept: scores})
-        taken = kept[torch.isin(kept, open_to_choice)][: chosen.numel()]
-        if taken.numel():
-            indices[name] = taken.sort().values
-    return replace(selection, indices=indices, rule=f"{concept}-alone")
+    recipe = selection.recipe
+    own = KNOWN[recipe.rule].apart(scores, list(selection.places), recipe, concept)
+    taken = {name: own[name][: chosen.numel()] for name, chosen in selection.indices.items()}
+    return made(selection, sorted_tops(taken), f"{concept}-alone")
 
 
-def _alone_by_margin(
-    selection: Selection,
-    concept: str,
-    concepts: Mapping[str, Scores],
-    protected: Mapping[str, Scores],
-) -> Selection:
-    names = list(selection.places)
-    spared = [top_sets(other, names, selection.protect_ratio) for other in protected.values()]
-    others = {name: scores for name, scores in concepts.items() if name != concept}
-    indices: Tops = {}
-    for name, chosen in selection.indices.items():
-        own, margins = largest_margins(concept, concepts[concept], name)
-        kept = [top[name] for top in spared]
-        kept += [largest_margins(other, scores, name)[0] for other, scores in others.items()]
-        open_to_choice = coupled([own[margins > 0]], kept)
-        taken = own[torch.isin(own, open_to_choice)][: chosen.numel()]
-        if taken.numel():
-            indices[name] = taken.sort().values
-    return replace(selection, indices=indices, rule=f"{concept}-alone")
+def made(selection: Selection, indices: Tops, name: str) -> Selection:
+    """Other `indices` in the place of the selection's, and the name of what chose them."""
+    return replace(selection, indices=indices, recipe=replace(selection.recipe, rule=name))

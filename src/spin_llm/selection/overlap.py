@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from spin_llm.scores import Scores
-from spin_llm.selection.rules import Selection, top_sets
-from spin_llm.selection.signed import Tops
+from spin_llm.scores import ScoreSet
+from spin_llm.selection.select import Selection
+from spin_llm.selection.tops import Tops, top_sets
 
 
 def regions(sets: Mapping[str, Tops]) -> dict[str, int]:
@@ -37,14 +37,12 @@ def regions(sets: Mapping[str, Tops]) -> dict[str, int]:
     }
 
 
-def overlap(
-    selection: Selection, concepts: Mapping[str, Scores], protected: Mapping[str, Scores], granularity: str = "matrix"
-) -> dict[str, Any]:
+def overlap(selection: Selection, scores: ScoreSet) -> dict[str, Any]:
     """The regions of the top sets that `selection` was made from: names of the concepts and protected sets, sizes."""
-    sides = ((concepts, selection.ratio), (protected, selection.protect_ratio))
+    recipe = selection.recipe
     sets = {
-        name: top_sets(scores, list(selection.places), ratio, granularity)
-        for side, ratio in sides
-        for name, scores in side.items()
+        name: top_sets(part, list(selection.places), ratio, recipe.granularity)
+        for side, ratio in ((scores.concepts, recipe.ratio), (scores.protected, recipe.spares))
+        for name, part in side.items()
     }
-    return {"concepts": list(concepts), "protect": list(protected), "regions": regions(sets)}
+    return {"concepts": list(scores.concepts), "protect": list(scores.protected), "regions": regions(sets)}

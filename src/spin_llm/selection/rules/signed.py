@@ -7,10 +7,10 @@ matrix, sorted. For the entries that are among the largest margins of at least M
     cost(i)  = the sum over the protected P of importance_P(i) / its mean over the candidates
     score(i) = gain(i) / (cost(i) + 0.2) ** penalty
 
-The edit takes the largest scores (rules.py). The gain is a first-order change in nats (scores/importance.py), the cost
+The edit takes the largest scores. The gain is a first-order change in nats (scores/importance.py), the cost
 the mean size of the first-order change of the general loss; the quotient is what a budget of the second buys of the
 first (docs/method.md). The means are units of measure, which selecting again from resampled examples keeps (`Means`).
-Left out: top sets by importance (rules.py), which look at sizes and not at signs.
+Left out: top sets by importance (coupled.py), which look at sizes and not at signs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from dataclasses import dataclass
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.results.recipe import PENALTY
-from spin_llm.scores import CANDIDATES, MatrixScores, Scores
+from spin_llm.results.recipe import PENALTY, Recipe
+from spin_llm.scores import CANDIDATES, MatrixScores, Scores, ScoreSet, count
+from spin_llm.selection.rules.rule import Ranked, Rankings, Rule
+from spin_llm.selection.tops import Tops, at_entries, outside, sorted_tops, top_sets
 
-Tops = dict[str, torch.Tensor]  # flat indices (int64) by matrix name
 FLOOR = 0.2  # of the mean cost: entries that cost nothing measurable are not infinitely good
 
 
@@ -62,18 +63,16 @@ def largest_margins(concept: str, scores: Scores, name: str) -> tuple[torch.Tens
     return matrix.others["margin"].indices, matrix.others["margin"].values
 
 
-def means_of(concepts: Mapping[str, Scores], protected: Mapping[str, Scores], entries: Tops) -> Means:
+def means_of(scores: ScoreSet, entries: Tops) -> Means:
     """The means over what the concepts keep in the matrices of `entries`, negative margins as 0, and over the `entries`
     themselves."""
     margin = {
-        concept: torch.cat([largest_margins(concept, scores, name)[1].clamp_min(0) for name in entries])
-        for concept, scores in concepts.items()
+        concept: torch.cat([largest_margins(concept, part, name)[1].clamp_min(0) for name in entries])
+        for concept, part in scores.concepts.items()
     }
     importance = {
-        name: torch.cat(
-            [stored_importance(name, scores.matrices[matrix], wanted) for matrix, wanted in entries.items()]
-        )
-        for name, scores in protected.items()
+        name: torch.cat([stored_importance(name, part.matrices[matrix], wanted) for matrix, wanted in entries.items()])
+        for name, part in scores.protected.items()
     }
 
     def mean(values: torch.Tensor) -> float:
@@ -130,53 +129,106 @@ def stored_importance(concept: str, matrix: MatrixScores, wanted: torch.Tensor) 
     return found
 
 
-def at_entries(indices: torch.Tensor, values: torch.Tensor, wanted: torch.Tensor, absent: float) -> torch.Tensor:
-    """`values` of the entries `wanted` (sorted or not), `absent` where an entry is not among `indices`."""
-    if not len(indices):
-        return torch.full(wanted.shape, absent)
-    order = indices.argsort()
-    place = torch.searchsorted(indices[order], wanted).clamp_max(len(indices) - 1)
-    found = order[place]
-    return torch.where(indices[found] == wanted, values[found], absent)
-
-
 def signed(gain: torch.Tensor, cost: torch.Tensor, penalty: float = PENALTY) -> torch.Tensor:
     """score(i), shape as `gain` and `cost` (n,)."""
     return gain / (cost + FLOOR) ** penalty
 
 
-def outside(entries: Tops, spared: Mapping[str, torch.Tensor]) -> Tops:
+def protected_tops(scores: ScoreSet, names: Sequence[str], recipe: Recipe) -> Tops:
+    """What is spared, by matrix, whatever the rule chooses over: the protected sets' top sets of each matrix."""
+    tops = [top_sets(part, names, recipe.spares) for part in scores.protected.values()]
+    return {name: torch.cat([top[name] for top in tops]) for name in names} if tops else {}
+
+
+@dataclass(frozen=True)
+class Held:
+    """What stays as it is on all examples where examples are resampled: the means, and by protected set and matrix the
+    smallest importance in its top set (infinite where that is empty)."""
+
+    means: Means
+    least: Mapping[str, Mapping[str, float]]
+
+    def spared(self, scores: ScoreSet) -> Tops:
+        """The entries whose resampled importance for a protected set is one of its top set on all examples."""
+        found: Tops = {}
+        for concept, smallest in self.least.items():
+            for name, least in smallest.items():
+                matrix = scores.protected[concept].matrices[name]
+                inside = matrix.indices[(matrix.values >= least) & (matrix.values > 0)]
+                found[name] = torch.cat([found.get(name, inside[:0]), inside])
+        return found
+
+
+def held(scores: ScoreSet, names: Sequence[str], recipe: Recipe) -> Held:
+    """Of the scores of all examples."""
+    entries = without(candidate_entries(scores.concepts, names, recipe.at_least), protected_tops(scores, names, recipe))
+    least: dict[str, dict[str, float]] = {}
+    for concept, part in scores.protected.items():
+        for name in names:
+            most = count(recipe.spares, part.matrices[name].size)
+            value = float(part.matrices[name].values[most - 1]) if most else torch.inf
+            least.setdefault(concept, {})[name] = value
+    return Held(means_of(scores, entries), least)
+
+
+def without(entries: Tops, spared: Mapping[str, torch.Tensor]) -> Tops:
     """The `entries` that are not `spared`; matrices that are not named there keep theirs."""
-    return {
-        name: found[~torch.isin(found, spared[name])] if name in spared else found for name, found in entries.items()
-    }
+    return {name: outside(found, [spared[name]] if name in spared else []) for name, found in entries.items()}
 
 
-def signed_scores(
-    concepts: Mapping[str, Scores],
-    protected: Mapping[str, Scores],
-    names: Sequence[str],
-    *,
-    penalty: float = PENALTY,
-    at_least: int | None = None,
-    spared: Mapping[str, torch.Tensor] | None = None,
-    fractions: Mapping[str, float] | None = None,
-    means: Means | None = None,
-) -> Scores:
-    """score(i) of every candidate outside `spared`, as scores are kept: largest first, ties by the lower index. Their
-    `keep` is the fraction of the weights that are candidates.
+def rankings(
+    scores: ScoreSet, names: Sequence[str], recipe: Recipe, *, held: Held | None = None, spare: bool = True
+) -> Rankings:
+    """score(i) of every candidate that is not protected, as scores are kept: largest first, ties by the lower index.
+    Their `keep` is the fraction of the weights that are candidates.
 
-    `means` None are those of the candidates themselves. Raises SpinError on scores without margins.
+    The means are those of the candidates themselves, or `held`. Raises SpinError on scores without margins.
     """
-    entries = outside(candidate_entries(concepts, names, at_least), spared or {})
-    means = means or means_of(concepts, protected, entries)
-    gain = gains(concepts, entries, means.margin, at_least, fractions)
-    cost = costs(protected, entries, means.importance)
-    places = next(iter(concepts.values())).matrices
+    at_least, spared = recipe.at_least, {}
+    if spare:
+        spared = held.spared(scores) if held else protected_tops(scores, names, recipe)
+    entries = without(candidate_entries(scores.concepts, names, at_least), spared)
+    means = held.means if held else means_of(scores, entries)
+    gain = gains(scores.concepts, entries, means.margin, at_least, dict(recipe.fractions))
+    cost = costs(scores.protected, entries, means.importance)
+    places = scores.first.matrices
     matrices = {}
     for name, wanted in entries.items():
-        score, place = signed(gain[name], cost[name], penalty), places[name]
+        score, place = signed(gain[name], cost[name], recipe.penalty), places[name]
         order = score.argsort(descending=True, stable=True)
         matrices[name] = MatrixScores(wanted[order], score[order], place.shape, place.layer, place.kind)
     keep = sum(map(len, entries.values())) / sum(places[name].size for name in names)
-    return Scores(matrices, {"keep": keep})
+    return {"signed": (Scores(matrices, {"keep": keep}), recipe.ratio)}
+
+
+def counts(ranked: Ranked) -> tuple[int, int]:
+    """(the first concept's kept margins, the candidates that are not protected)."""
+    kept = sum(len(largest_margins("", ranked.scores.first, name)[0]) for name in ranked.names)
+    return kept, sum(len(matrix.indices) for matrix in ranked.rankings["signed"][0].matrices.values())
+
+
+def apart(scores: ScoreSet, names: Sequence[str], recipe: Recipe, concept: str) -> Tops:
+    """One concept's positive kept margins, without what others keep and the protected top sets of each matrix."""
+    spared = [top_sets(part, names, recipe.spares) for part in scores.protected.values()]
+    others = {name: part for name, part in scores.concepts.items() if name != concept}
+    found: Tops = {}
+    for name in names:
+        own, margins = largest_margins(concept, scores.concepts[concept], name)
+        kept = [top[name] for top in spared]
+        kept += [largest_margins(other, part, name)[0] for other, part in others.items()]
+        found[name] = outside(own[margins > 0], kept)
+    return found
+
+
+SIGNED = Rule(
+    "signed",
+    rankings,
+    lambda ranked: sorted_tops(ranked.tops["signed"]),
+    counts,
+    apart,
+    held,
+    needs=("margin",),
+    granularities=("model", "layer", "matrix"),
+    spares_own=True,
+    weighs=True,
+)
