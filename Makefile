@@ -8,7 +8,7 @@ MUTANTS ?= 10000
 # Processes that share the tests out, on one thread each; 1.5 GB of memory for each.
 WORKERS ?= 2
 
-.PHONY: setup check format test wheel demo fuzz kills bench bench-precision bench-judge clean
+.PHONY: setup check format test wheel demo docs fuzz kills bench bench-precision bench-judge clean
 
 setup: $(VENV)/.ready
 
@@ -35,6 +35,10 @@ wheel: setup
 
 demo: setup
 	$(BIN)/spin-llm run smollm2-135m --effort quick --output runs/demo
+
+# Pages that are made from the code. `docs/picture.py` makes the picture of the example report.
+docs: setup
+	$(BIN)/python docs/generate.py
 
 # Ten thousand damaged files a reader; MUTANTS=N for fewer.
 fuzz: setup
