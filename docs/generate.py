@@ -1,15 +1,27 @@
 """Pages that say what the code says, made from it: `make docs`.
 
-In: the docstrings of the package. Out: docs/map.md. A test holds the committed pages against these
-(tests/unit/test_docs.py). Left out: every page that a person writes.
+In: the docstrings of the package, the groups of settings, the types of results.json. Out: docs/map.md, options.md and
+results.md. A test holds the committed pages against
+these (tests/unit/test_docs.py). Left out: every page that a person writes.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from textwrap import wrap
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from spin_llm.cli.options import helps
+from spin_llm.results.file import Results
+from spin_llm.settings import GROUPS, flag_of
+from spin_llm.settings.training import BaselineSettings
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
@@ -78,7 +90,86 @@ def map_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"map.md": map_page}
+SCOPES = {  # what a change of a group's options does to a run that is taken up again
+    "all": "Another value is another run: scores depend on it.",
+    "edit": "With another value the scores stay; the edit and all after it are made again.",
+    "answers": "With another value scores and edit stay; the answers and all after them are made again.",
+    "verdicts": "With another value the answers stay; they are judged again.",
+    "extras": "With another value answers and verdicts stay; what is measured beside them is made again.",
+    "volatile": "May change at any time: it decides how, not what, is computed.",
+}
+
+
+def takes(kind: Any) -> str:
+    """What an option takes, from the type of its field."""
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(takes(part) for part in get_args(kind) if part is not NoneType)
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{word}`" for word in get_args(kind))
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return {int: "FIRST-LAST", str: "text; repeat it"}.get(inner, "NAME=VALUE; repeat it")
+    return {str: "text", int: "integer", float: "number", bool: "a flag"}[kind]
+
+
+def option_rows(group: type) -> list[tuple[str, str, str, str]]:
+    kinds, texts = get_type_hints(group), helps(group)
+    rows = []
+    for one in fields(group):
+        if one.name in ("model", "method"):  # what the command is given first
+            continue
+        default = "" if one.default is None or one.default is False or one.default == () else f"`{one.default}`"
+        text = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", texts[one.name])
+        rows.append((f"`{flag_of(one.name)}`", takes(kinds[one.name]), default, text))
+    return rows
+
+
+def options_page() -> str:
+    """Every option of the settings by group, then those of `baseline`."""
+    head = ("option", "takes", "default", "what")
+    lines = ["# Options", "", NOTICE, ""]
+    lines += ["The options of `run`, by group; other commands take the groups that they need.", ""]
+    for group, scope in GROUPS.items():
+        lines += [f"## {group.__doc__}", "", SCOPES[scope], "", *table(head, option_rows(group)), ""]
+    lines += ["## Training: the options of `baseline`", "", *table(head, option_rows(BaselineSettings))]
+    return "\n".join(lines) + "\n"
+
+
+def told(schema: Mapping[str, Any]) -> str:
+    """A JSON Schema in words."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(told(part) for part in schema["anyOf"])
+    if "enum" in schema:
+        return " or ".join("null" if word is None else f'`"{word}"`' for word in schema["enum"])
+    if schema.get("type") == "array":
+        parts = schema.get("prefixItems")
+        return f"[{', '.join(map(told, parts))}]" if parts else f"list of {told(schema['items'])}"
+    if schema.get("type") == "object":
+        inner = schema.get("additionalProperties")
+        return f"by name: {told(inner)}" if isinstance(inner, dict) and inner else "object"
+    return str(schema.get("type", "any"))
+
+
+def results_page() -> str:
+    """Every field of results.json, type by type, `Results` first."""
+    _, types = msgspec.json.schema_components([Results], ref_template="#/$defs/{name}")
+    lines = ["# results.json, field by field", "", NOTICE, ""]
+    lines += prose('Fields without "may be left out" are always there. What the numbers mean: axes.md, statistics.md.')
+    for name, kind in sorted(types.items(), key=lambda item: (item[0] != Results.__name__, item[0])):
+        about = " ".join(kind.get("description", "").split())
+        lines += ["", f"## {name}", "", *([*prose(about), ""] if about else [])]
+        needed, rows = kind.get("required", ()), []
+        for key, schema in kind["properties"].items():
+            extra = [schema.get("description", ""), "" if key in needed else "may be left out"]
+            rows.append((f"`{key}`", told(schema), "; ".join(filter(None, extra))))
+        lines += table(("field", "type", "what"), rows)
+    return "\n".join(lines) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {"map.md": map_page, "options.md": options_page, "results.md": results_page}
 
 
 def main() -> None:
