@@ -139,10 +139,9 @@ def made_from(folder: Path) -> dict[str, str]:
     return {RECORD: digest(read_record(folder))}
 
 
-def check_belongs(folder: Path, results: Mapping[str, Any]) -> None:
-    """SpinError when the results do not belong to the run.json, or to the patch, beside them. Those of 0.1.0, and of
-    other programs, do not say what they belong to."""
-    carried, files = results.get(MADE_FROM) or {}, results.get("files") or {}
+def check_belongs(folder: Path, carried: Mapping[str, str], files: Mapping[str, str]) -> None:
+    """SpinError when the results (`carried`: their `made_from`, and their `files`) do not belong to the run.json, or to
+    the patch, beside them. Those of 0.1.0, and of other programs, do not say what they belong to."""
     other = [RECORD] if carried and carried != made_from(folder) else []
     patch = folder / PATCH
     if PATCH in files and (not patch.is_file() or sha256_file(patch) != files[PATCH]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import driver
 import pytest
+
+from spin_llm.results.file import read_results, results_schema, written
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 DRIVER = Path(__file__).with_name("driver.py")
@@ -45,6 +48,15 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+
+
+def check_results(folder: Path) -> None:
+    """results.json is as its schema says, and the types know all that is in it."""
+    jsonschema = pytest.importorskip("jsonschema")
+    found = json.loads((folder / "results.json").read_text())
+    jsonschema.validate(found, results_schema(), jsonschema.Draft202012Validator)
+    if json.loads(json.dumps(written(read_results(folder)))) != found:
+        raise ValueError(f"{folder / 'results.json'} has parts that the types do not know")
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import Command, Setting
+from harness import Command, Setting, check_results
 
 from spin_llm.files import read_jsonl
-from spin_llm.results.file import check_results
 
 pytest_plugins = ["harness"]
 
@@ -40,12 +39,11 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 
 def test_a_run_s_results_are_as_the_schema_says(command: Command, setting: Setting, tmp_path: Path):
-    pytest.importorskip("jsonschema")
     folder = tmp_path / "run"
     outcome = command("run", *setting.run, "-o", folder, "--control", "random", "--resamples", "2")
     assert outcome.code == 0, outcome.err
     results = results_of(folder)
-    check_results(results)
+    check_results(folder)
     judged = ["fairness", "privacy", "over_refusal", "coherence"]
     assert list(results["axes"]) == [*judged, "answered", "perplexity", "kl"]
     assert "coherence" in results["controls"]["random"]["axes"]
@@ -67,7 +65,6 @@ def test_a_run_s_results_are_as_the_schema_says(command: Command, setting: Setti
 def test_two_models_with_a_local_task(
     command: Command, setting: Setting, tiny_folder, task_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    pytest.importorskip("jsonschema")
     for name in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)  # lists the machine, for seconds
@@ -79,7 +76,7 @@ def test_two_models_with_a_local_task(
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
     results = results_of(folder)
-    check_results(results)
+    check_results(folder)
     assert results["capabilities"]["odd"]["n"] == 6
     assert results["capabilities"]["odd"]["metric"] == "acc"
     assert len(read_jsonl(folder / "capabilities.jsonl")) == 12

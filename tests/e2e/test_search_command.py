@@ -9,9 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Command, Setting, contrast_words, finished, process, write_rows
-
-from spin_llm.results.file import check_results
+from harness import Command, Setting, check_results, contrast_words, finished, process, write_rows
 
 pytest_plugins = ["harness"]
 
@@ -28,7 +26,7 @@ def test_a_run_with_its_defaults_searches(words: list[str], command: Command, tm
     outcome = command("run", *words, "-o", tmp_path / "run", "--control", "random", "--control", "coupled")
     assert outcome.code == 0, outcome.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    check_results(results)
+    check_results(tmp_path / "run")
     search = results["search"]
     assert len(search["trials"]) == 16
     picked = search["trials"][search["pick"]]
@@ -69,7 +67,7 @@ def test_a_searched_run_says_whether_its_edit_holds(words: list[str], command: C
     outcome = command("run", *words, "--resamples", "6", "-o", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    check_results(results)
+    check_results(tmp_path / "run")
     measured = json.loads((tmp_path / "run" / "stability.json").read_text())
     assert (measured["rule"], measured["reproduced"]) == (results["edit"]["rule"], 1.0)
     assert results["stability"]["weights"] == results["edit"]["weights"]

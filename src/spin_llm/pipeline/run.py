@@ -31,7 +31,7 @@ from spin_llm.pipeline.stability_stage import stability_stage
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RESULTS
 from spin_llm.report import write_report
-from spin_llm.results.file import read_results
+from spin_llm.results.file import read_results_json
 from spin_llm.results.searched import SearchRecord
 from spin_llm.scores import ScoreSet
 from spin_llm.settings import SEARCHED, STAGES, RunSettings
@@ -50,7 +50,7 @@ def run(
         if not (overwrite or opened.stale) and (folder / RESULTS).is_file() and (folder / PATCH).is_file():
             console.say(f"{folder} is complete; writing its report again")
             write_report(folder)
-            return read_results(folder)
+            return read_results_json(folder)
         loaded, data, scores, patch = edit_stages(opened, data, console)
         if settings.resamples:
             options: dict[str, Any] = {"resamples": settings.resamples, "seed": settings.seed}

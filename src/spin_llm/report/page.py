@@ -44,7 +44,7 @@ from spin_llm.report.words import (
     number,
     verdict,
 )
-from spin_llm.results.file import read_results as read_stored
+from spin_llm.results.file import read_results_json as read_stored
 from spin_llm.results.rows import read_answers, read_verdicts
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def read_results(folder: Path, needed: tuple[str, ...] = INPUTS[:2]) -> tuple[di
     results = read_stored(folder)
     read_record(folder)  # damage is one message
     run = {"started": "", **read_json(folder / "run.json")}
-    check_belongs(folder, results)
+    check_belongs(folder, results.get("made_from") or {}, results.get("files") or {})
     results = {**OPTIONAL, **results}
     results["judge"] = {"label": "", **results["judge"]}
     results["edit"] = {**OPTIONAL_OF_EDIT, **results["edit"]} if results["edit"] else {}

@@ -12,20 +12,20 @@ from typing import Annotated
 from msgspec import Meta
 
 from spin_llm.results.judged import OwnAnswers
-from spin_llm.results.measured import Count, Layer, Name, Number
+from spin_llm.results.measured import Count, Layer, Name, Number, Positive
 
 
 @dataclass(frozen=True)
 class Edit:
-    """{} when two models were compared without a patch."""
+    """What was chosen, by which rule, and where it lies; {} when two models were compared without a patch."""
 
     rule: str | None = None
     ratio: Number | None = None
     protect_ratio: Number | None = None
     target: str | None = None
     scale: Number | None = None
-    weights: Count | None = None
-    matrices: Count | None = None
+    weights: Positive | None = None
+    matrices: Positive | None = None
     share: Number | None = None
     candidates: Count | None = None
     shared: Count | None = None
@@ -34,6 +34,11 @@ class Edit:
     layers: dict[str, Layer] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
     own_answers: OwnAnswers | None = None
+
+    @property
+    def always(self) -> tuple[str, ...]:
+        fields = ("rule", "ratio", "protect_ratio", "target", "scale", "candidates", "shared", "share")
+        return (*fields, "per_matrix", "shapes", "layers", "kinds") if self.weights is not None else ()
 
     def __post_init__(self) -> None:
         if self.per_matrix and (self.weights is None or self.matrices is None or self.target is None):
@@ -44,6 +49,8 @@ class Edit:
 
 @dataclass(frozen=True)
 class RatioTried:
+    """One ratio that was tried."""
+
     ratio: Annotated[float, Meta(gt=0, le=1)]
     weights: Count
     perplexity: Number | None
@@ -52,6 +59,8 @@ class RatioTried:
     chosen: bool
     both: Count | None = None
     candidates: Count | None = None
+
+    always = ("both", "candidates")
 
 
 @dataclass(frozen=True)
@@ -71,17 +80,22 @@ class Stability:
     size: Spread
     in_half: Count
     in_most: Count
+    others_in_half: Count | None = None
+    split_half: Spread | None = None
+    seed: Count = 0
+
+    always = ("seed",)
 
 
 @dataclass(frozen=True)
 class StabilityRecord(Stability):
     """stability.json."""
 
-    seed: Count = 0
-
 
 @dataclass(frozen=True)
 class Regions:
+    """The top sets at the edit's ratios; a region A&B has the entries in A and B and in no other set."""
+
     concepts: list[Name]
     protect: list[Name]
     regions: dict[str, Count]

@@ -6,8 +6,9 @@ In: nothing. Out: frozen dataclasses of the `judge` part of results.json. Left o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from spin_llm.results.measured import Count, Interval, Name, Number, Pair
+from spin_llm.results.measured import Count, Interval, Name, Number, Pair, told
 
 
 @dataclass(frozen=True)
@@ -18,36 +19,60 @@ class Confusion:
     rejected: Count
 
 
-@dataclass(frozen=True)
-class JudgeQuality:
-    auc: Number | None
-    measurable: bool
-    accuracy: Number | None
-    n: Count
-    auc_ci95: Interval | None = None
-    source: str | None = None
-    brier: Number | None = None
-    calibration_error: Number | None = None
-    positive_rate: tuple[Number | None, Number | None] | None = None
-    sensitivity: Pair | None = None
-    specificity: Pair | None = None
-    confusion: Confusion | None = None
-    facets: dict[str, Confusion] = field(default_factory=dict)
-    auc_bound: Number | None = None
-    prompts: Pair | None = None
-    family: str | None = None
-    questions: str | None = None
-    model: str | None = None
-    given: bool = False
-    human: bool = False
-    groups: list[JudgeQuality] = field(default_factory=list)  # by family and question source: files of `judge check`
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kappa:
-    n: Count
+    """Cohen's kappa of two judges, or of a judge and the labels; `agree`: the share of equal verdicts."""
+
+    between: tuple[str, str] | None = None
     kappa: Number | None
     ci95: Interval | None = None
+    agree: Number | None = None
+    n: Count
+
+    always = ("ci95", "agree")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeQuality:
+    """How good a judge is on labelled answers of a model family to questions of a source."""
+
+    label: str | None = None
+    family: Annotated[str | None, told("of the model that answered; empty: not named")] = None
+    questions: Annotated[str | None, told("the source of the questions; empty: not named")] = None
+    auc: Number | None
+    auc_ci95: Interval | None = None
+    prompts: Annotated[Pair | None, told("[prompts with a positive label, with a negative one]")] = None
+    auc_bound: Annotated[Number | None, told("lower bound of the AUC, for the few prompts of the rarer label too")] = (
+        None
+    )
+    measurable: Annotated[bool, told("whether it suffices for a reading")]
+    accuracy: Number | None
+    positive_rate: Annotated[tuple[Number | None, Number | None] | None, told("[labelled, judged]")] = None
+    sensitivity: Annotated[Pair | None, told("[found, positives]")] = None
+    specificity: Annotated[Pair | None, told("[rejected, negatives]")] = None
+    n: Count
+    sensitivity_ci95: Interval | None = None
+    specificity_ci95: Interval | None = None
+    brier: Number | None = None
+    calibration_error: Number | None = None
+    reliability: list[dict[str, int | float]] | None = None  # bins: from, to, n, probability, labelled
+    confusion: Confusion | None = None
+    facets: dict[str, Confusion] = field(default_factory=dict)
+    labels: Kappa | None = None
+    unparsed: Count | None = None
+    bounds: dict[str, tuple[Number | None, Number | None]] | None = None
+    source: str | None = None
+    model: str | None = None
+    given: Annotated[bool, told("by the user, with --judge-quality")] = False
+    human: Annotated[bool, told("a human read the answers")] = False
+    groups: list[JudgeQuality] = field(default_factory=list)  # by family and question source: files of `judge check`
+    by_concept: dict[str, JudgeQuality] = field(default_factory=dict)  # of coherence: the heads of its concepts
+
+    @property
+    def always(self) -> tuple[str, ...]:
+        ranked = ("auc_bound",) if self.prompts is not None else ()
+        checked = ("brier", "calibration_error", "facets", "sensitivity_ci95", "specificity_ci95")
+        return ("auc_ci95", *ranked, *(checked if self.reliability is not None else ()))
 
 
 @dataclass(frozen=True)
@@ -60,6 +85,9 @@ class AnswersOf:
 
 @dataclass(frozen=True)
 class JudgeSummary:
+    """The judge, and by axis its quality on answers like these: an axis without one is not read. `elsewhere`: on which
+    other answers it was measured. `label`: what a verdict of 1 means on a concept."""
+
     name: Name
     quality: dict[str, JudgeQuality]
     label: str | None = None
@@ -67,6 +95,8 @@ class JudgeSummary:
     agreement: dict[str, dict[str, Kappa]] = field(default_factory=dict)
     answers: AnswersOf | None = None
     elsewhere: dict[str, list[str]] = field(default_factory=dict)
+
+    always = ("label", "limits", "elsewhere")
 
 
 @dataclass(frozen=True)

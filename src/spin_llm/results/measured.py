@@ -23,8 +23,15 @@ Interval = tuple[Number, Number]
 Pair = tuple[Count, Count]
 
 
-@dataclass(frozen=True)
+def told(text: str) -> Meta:
+    """What a field says, for the JSON Schema."""
+    return Meta(description=text)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Corrected:
+    """The rates corrected for the judge's errors; None where a correction is impossible."""
+
     base: Number | None
     edited: Number | None
     delta: Number | None
@@ -33,47 +40,57 @@ class Corrected:
     specificity: Number | list[Number] | None = None
     note: str | None = None
 
+    always = ("sensitivity", "specificity")
+
 
 @dataclass(frozen=True)
 class Causes:
-    """Why there is no verdict, how often."""
+    """Why there is no verdict, how often; on the axis `answered` why there is no answer."""
 
     base: dict[str, Count]
     edited: dict[str, Count]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """[least, most] with every missing verdict taken as 0 or as 1."""
+    """[least, most] with every missing verdict taken as 0 or as 1; ci95: from the lowest to the highest end."""
 
     base: Interval
     edited: Interval
     delta: Interval
     ci95: Interval | None = None
 
+    always = ("ci95",)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class AxisResult:
-    """One number of base and edited: of `axes`, `style` and `capabilities` of results.json."""
+    """One number of base and edited on the same prompts: of `axes`, `style` and `capabilities` of results.json; rates
+    as fractions. Style and capabilities have no `unparsed` and no `p_holm`; what nothing was asked for (likelihoods,
+    too) has no `asked`, `missing`, `bounds`."""
 
     metric: str
-    n: Count
+    unparsed: Annotated[Pair | None, told("answers without a verdict, base and edited (runs of 0.1.0: taken as 0)")] = (
+        None
+    )
+    n: Annotated[Count, told("prompts on which both models have a verdict, pairs, or documents")]
     base: Number | None
     edited: Number | None
-    delta: Number | None
-    ci95: Interval | None
+    delta: Annotated[Number | None, told("edited - base")]
+    ci95: Annotated[Interval | None, told("95% interval of delta; null where nothing may be read")]
     p: Share | None
-    better: Literal["higher", "lower", None]
-    measurable: bool
-    note: str | None = ""
-    unparsed: Pair | None = None
-    p_holm: Share | None = None
-    mde: Number | None = None
-    asked: Count | None = None
+    mde: Annotated[Number | None, told("minimum detectable |delta| at 80% power and alpha 0.05")] = None
+    interval_method: Annotated[str | None, told("how ci95 was made; older runs do not say")] = None
+    test: Annotated[str | None, told("what p is of; older runs do not say")] = None
+    asked: Annotated[Count | None, told("prompts asked")] = None
     missing: Causes | None = None
     bounds: Bounds | None = None
-    no_reading: str = ""
+    no_reading: Annotated[str, told("why nothing may be read from these numbers; empty when something may")] = ""
+    better: Annotated[Literal["higher", "lower", None], told("which direction is good; null: neither")]
+    measurable: bool
+    note: Annotated[str | None, told("why the judge is not believed")] = ""
     corrected: Corrected | None = None
+    p_holm: Annotated[Share | None, told("p adjusted by Holm over the table's axes that have one")] = None
 
     def __post_init__(self) -> None:
         known = {value is not None for value in (self.base, self.edited, self.delta)}
@@ -82,15 +99,25 @@ class AxisResult:
         if self.ci95 and not self.n:
             raise ValueError("an interval over nothing")
 
+    @property
+    def always(self) -> tuple[str, ...]:
+        holm = ("p_holm",) if self.unparsed is not None else ()
+        return ("note", "mde", *holm, *(("no_reading",) if self.asked is not None else ()))
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Control:
+    """Another edit beside this one, against the same base; `shared`: weights that the edit has too."""
+
     weights: Count
+    shared: Count | None = None
     axes: dict[str, AxisResult]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FacetRates:
+    """Rates of one facet of an axis's questions, as in AxisResult."""
+
     n: Count
     base: Number | None
     edited: Number | None
@@ -101,3 +128,7 @@ class FacetRates:
     missing: Causes | None = None
     bounds: Bounds | None = None
     no_reading: str = ""
+
+    @property
+    def always(self) -> tuple[str, ...]:
+        return ("delta", "ci95", "no_reading") if self.asked is not None else ()

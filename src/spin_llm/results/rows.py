@@ -222,7 +222,7 @@ def hashes_of(folder: Path, *names: str) -> dict[str, str]:
 def check_unchanged(path: Path) -> None:
     """SpinError when the results beside `path` were measured on other bytes of it; older results do not say."""
     results = path.with_name(RESULTS)
-    known = read_results(path.parent).get("files", {}) if results.is_file() and path.is_file() else {}
+    known = read_results(path.parent).files if results.is_file() and path.is_file() else {}
     if path.name in known and sha256_file(path) != known[path.name]:
         raise SpinError(
             f"{path} was changed after {results} was measured on it.",

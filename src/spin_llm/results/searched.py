@@ -40,6 +40,8 @@ class RecipeRecord:
     at_least: Positive | None = None
     fractions: list[tuple[Name, Number]] = field(default_factory=list)
 
+    always = ("protect_ratio", "target", "penalty", "layers", "at_least", "fractions")
+
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -69,7 +71,8 @@ class Rates:
 class SurvivorRecord:
     number: Count
     rates: dict[str, Rates]
-    sound: bool
+    sound: bool  # within the limits on over-refusal, coherence and questions answered
+    front: bool | None = None  # no survivor is as good on concepts, refusal and perplexity
     unread: list[str] = field(default_factory=list)
 
 
@@ -89,6 +92,8 @@ class SearchRecord:
     questions: dict[str, Count] = field(default_factory=dict)
     responses: str | None = None
     unmeasured: dict[str, str] = field(default_factory=dict)
+
+    always = ("questions", "unmeasured")
 
     def __post_init__(self) -> None:
         if self.pick not in {trial.number for trial in self.trials}:
