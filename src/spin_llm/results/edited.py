@@ -59,6 +59,7 @@ class RatioTried:
     chosen: bool
     both: Count | None = None
     candidates: Count | None = None
+    pairs: Count | None = None  # that perplexity is over
 
     always = ("both", "candidates")
 
