@@ -94,3 +94,16 @@ def test_modules_that_pages_name_exist(path: Path):
     """`room/name.py` in backquotes, and files of tests/ and benchmarks/. LOG.md tells of what was, and is left out."""
     named = re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.py)`", path.read_text(encoding="utf-8"))
     assert not [name for name in named if not ((PACKAGE / name).exists() or (REPOSITORY / name).exists())]
+
+
+def test_the_readme_is_short_and_begins_with_two_commands():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert len(text.split("\n")) <= 131
+    commands = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)[0].split("\n")
+    assert [line.partition("#")[0].strip() for line in commands] == ["make demo", "make test", ""]
+
+
+def test_the_pictures_are_small():
+    pictures = sorted((DOCS / "example").glob("*.png"))
+    assert len(pictures) == 2
+    assert not [picture.name for picture in pictures if picture.stat().st_size > 250_000]
