@@ -35,7 +35,6 @@ BESIDE = {  # files that have no docstring: by folder of the package
     "paper/printed.json": "the numbers that the paper prints",
     "py.typed": "says that the package has types",
     "report/templates/": "the pages' templates, style (light and dark) and script (filter, search, lazy transcripts)",
-    "results.schema.json": "the JSON schema of results.json",
 }
 AROUND = {  # the rest of the repository
     ".ci/run": "what the checks on a fresh machine run",
@@ -157,16 +156,17 @@ def results_page() -> str:
     """Every field of results.json, type by type, `Results` first."""
     _, types = msgspec.json.schema_components([Results], ref_template="#/$defs/{name}")
     lines = ["# results.json, field by field", "", NOTICE, ""]
-    lines += prose('Fields without "may be left out" are always there. What the numbers mean: axes.md, statistics.md.')
+    lines += ["Fields with a mark (x) are always there, the others where there is something to say."]
+    lines += ["What the numbers mean: [axes](axes.md), [statistics](statistics.md), [judge](judge.md).", ""]
     for name, kind in sorted(types.items(), key=lambda item: (item[0] != Results.__name__, item[0])):
         about = " ".join(kind.get("description", "").split())
-        lines += ["", f"## {name}", "", *([*prose(about), ""] if about else [])]
-        needed, rows = kind.get("required", ()), []
+        lines += [f"## {name}", "", *([*prose(about), ""] if about else [])]
+        rows = []
         for key, schema in kind["properties"].items():
-            extra = [schema.get("description", ""), "" if key in needed else "may be left out"]
-            rows.append((f"`{key}`", told(schema), "; ".join(filter(None, extra))))
-        lines += table(("field", "type", "what"), rows)
-    return "\n".join(lines) + "\n"
+            mark = "x" if key in kind.get("required", ()) else ""
+            rows.append((f"`{key}`", mark, told(schema), schema.get("description", "")))
+        lines += [*table(("field", "", "type", "what"), rows), ""]
+    return "\n".join(lines)
 
 
 PAGES: dict[str, Callable[[], str]] = {"map.md": map_page, "options.md": options_page, "results.md": results_page}
