@@ -37,10 +37,9 @@ class Section:
 def write_record(
     folder: Path, experiment: Experiment, results: Sequence[Mapping[str, Any]], model: str, differs: Sequence[str]
 ) -> None:
-    """EXPERIMENT.json, and the figure as EXPERIMENT.png and .svg."""
+    """The figure as EXPERIMENT.png and .svg, then EXPERIMENT.json, which says that the experiment is done."""
     base = folder / experiment.name
     record = {"experiment": asdict(experiment), "results": list(results), "model": model, "differs": list(differs)}
-    write_json(base.with_suffix(".json"), record)
     drawn = figure(experiment, results)
     for suffix in (".png", ".svg"):
         if drawn is None:
@@ -49,6 +48,7 @@ def write_record(
         with writing(base.with_suffix(".png")) as part:
             part.write_bytes(png_bytes(drawn))
         write_text(base.with_suffix(".svg"), svg_text(drawn, experiment.name))
+    write_json(base.with_suffix(".json"), record)  # last: what it stands for is whole
 
 
 def write_failure(folder: Path, experiment: Experiment, why: str) -> None:
