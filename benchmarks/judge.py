@@ -33,7 +33,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 import spin_llm.evaluate
 from spin_llm.files import sha256_json, write_json
-from spin_llm.judges.local import SHIPPED, load_judge
+from spin_llm.judges.local import SHIPPED, load_local
 from spin_llm.judges.quality import fit as judge_fit
 from spin_llm.judges.quality import labelled
 from spin_llm.judges.quality.fit import head_record, measure
@@ -133,7 +133,7 @@ def labelled_answers() -> list[Row]:
 
 def measure_shipped(shared: Path | None) -> None:
     """The shipped heads on TEST and the sets of `shared`, written into the judge file; its weights stay as they are."""
-    judge, reader = load_judge(), judge_fit.read_with("smollm2-135m")
+    judge, reader = load_local(), judge_fit.read_with("smollm2-135m")
     test = [row for row in labelled_answers() if row["split"] == "test"]
     sets = {SOURCE: test, **(shared_sets(shared) if shared else {})}
     heads = {key: replace(head, measured=[]) for key, head in judge.heads.items()}

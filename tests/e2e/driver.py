@@ -19,12 +19,21 @@ from spin_llm import files
 from spin_llm.evaluate import answers as evaluation
 from spin_llm.judges.named import load_judge
 from spin_llm.judges.verdict import Verdict
+from spin_llm.settings import SHIPPED
+
+
+class Every(tuple[str, ...]):
+    """These axes, and any other that a test asks for."""
+
+    def __contains__(self, axis: object) -> bool:
+        return True
 
 
 class MadeUpJudge:
     """Verdicts by the length of the answer, for tests that need some judge."""
 
     name, label = "made-up", "aware"
+    axes, fingerprint = Every((*SHIPPED, "over_refusal")), ""
 
     def __call__(
         self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Callable[[int], None]

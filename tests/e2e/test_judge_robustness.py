@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from spin_llm.judges.local import load_judge
+from spin_llm.judges.local import load_local
 from spin_llm.judges.quality.probes import KINDS, PASSING, limits, run_probes
 
 pytestmark = pytest.mark.real_model
@@ -18,7 +18,7 @@ SLACK = 1
 
 @pytest.fixture(scope="module", params=["aware", "safe"])
 def measured(request: pytest.FixtureRequest):
-    judge = load_judge(label=request.param)
+    judge = load_local(label=request.param)
     return judge, run_probes(judge)
 
 

@@ -23,7 +23,7 @@ from spin_llm import files
 from spin_llm.baselines import train as baseline
 from spin_llm.data import load_pairs, load_questions
 from spin_llm.judges.human import read_sheet, write_sheet
-from spin_llm.judges.local import SHIPPED, load_judge
+from spin_llm.judges.local import SHIPPED, load_local
 from spin_llm.judges.named import read_quality
 from spin_llm.judges.quality.labelled import read_labelled
 from spin_llm.models import Checkpoint, editable_matrices
@@ -271,7 +271,7 @@ def other_readers(folder: Path, model: Path) -> list[Reader]:
     files.write_json(trained, {**record, "result": ".", "files": ["adapter.json"], "trained_parameters": 10})
 
     def judges() -> None:
-        found = load_judge(str(judge))
+        found = load_local(str(judge))
         for axis in found.axes:
             found.head(axis)
         found.quality()

@@ -52,6 +52,7 @@ class FakeJudge:
     """Verdict by the answer's text; remembers what it was asked."""
 
     name, label = "fake", "aware"
+    axes, fingerprint = ("fairness", "privacy", "over_refusal"), ""
 
     def __init__(self, verdict_of=lambda answer: len(answer) % 2, quality: dict[str, Any] | None = None) -> None:
         self.verdict_of, self.asked = verdict_of, []

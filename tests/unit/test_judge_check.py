@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, cohen_kappa_score, roc_auc_score
 
 from spin_llm.errors import SpinError
-from spin_llm.judges.local import SHIPPED, load_judge
+from spin_llm.judges.local import SHIPPED, load_local
 from spin_llm.judges.quality.check import check_judges, measure_axis
 from spin_llm.judges.quality.labelled import labelled_rows
 from spin_llm.judges.quality.probes import KINDS, PASSING, limits, limits_of, probes_for, read_probes, run_probes
@@ -26,7 +26,7 @@ class FakeJudge:
 
     def __init__(self, name: str = "fake", label: str = "aware", sure: float | None = 0.9, swap: str = "") -> None:
         self.name, self.label, self.sure, self.swap = name, label, sure, swap
-        self.axes = ("fairness", "privacy")
+        self.axes, self.fingerprint = ("fairness", "privacy"), ""
 
     def __call__(self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress=None) -> list[Verdict]:
         assert axis in self.axes
@@ -229,13 +229,13 @@ def test_limits_come_from_the_judge_file_or_say_that_nothing_is_known():
     (line,) = limits(FakeJudge("mine"))
     assert "judge check probes --judge mine" in line
     assert limits(FakeJudge(label="coherent")) == []
-    shipped = load_judge()
+    shipped = load_local()
     assert limits(shipped) == limits_of(shipped.about["probes"]["aware"])
     assert set(shipped.about["probes"]["aware"]) == set(KINDS)
 
 
 def test_the_shipped_judge_states_its_errors_as_counts_that_fit_its_rates():
-    heads = [*load_judge().quality().values(), *load_judge(label="safe").quality().values()]
+    heads = [*load_local().quality().values(), *load_local(label="safe").quality().values()]
     for quality in (entry for entries in heads for entry in entries):
         (hits, positives), (rejected, negatives) = quality["sensitivity"], quality["specificity"]
         assert positives + negatives == quality["n"]

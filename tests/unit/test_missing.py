@@ -37,6 +37,7 @@ class WordJudge:
     """Aware or refused is what would rather not; `silent_on` has no verdict. It remembers what it was given."""
 
     name, label = "words", "aware"
+    axes, fingerprint = ("fairness", "privacy", "over_refusal"), ""
 
     def __init__(self, silent_on: str = "?") -> None:
         self.silent_on = silent_on

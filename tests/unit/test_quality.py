@@ -20,7 +20,7 @@ from spin_llm.evaluate.condition import (
     why_unreadable,
 )
 from spin_llm.files import write_json, write_jsonl
-from spin_llm.judges.local import load_judge, measured
+from spin_llm.judges.local import load_local, measured
 from spin_llm.judges.named import load_judge as named_judge
 from spin_llm.judges.quality.check import check_judges
 from spin_llm.judges.quality.labelled import read_labelled
@@ -152,7 +152,7 @@ def test_models_of_two_families_have_none(tiny_folder: TinyFolder):
 
 def test_the_shipped_judge_where_its_labels_are():
     """Fairness is read nowhere: too few aware answers to show that the judge knows them (docs/judge.md)."""
-    judge = load_judge()
+    judge = load_local()
     family = next(entry["family"] for entry in judge.quality()["privacy"] if entry["questions"] == "starter")
     for source, read in (("starter", {"privacy", "over_refusal"}), ("salad", {"privacy"}), ("mine.csv", set())):
         asked = Asked(family, dict.fromkeys(("fairness", "privacy", "over_refusal"), source))
@@ -172,7 +172,7 @@ def test_labels_say_whose_answers_they_are(tmp_path):
     assert [(row["family"], row["questions"]) for row in read] == [("fam", "salad")] * 4 + [("", "")] * 2
 
     class Judge:
-        name, label = "fake", "aware"
+        name, label, axes, fingerprint = "fake", "aware", ("privacy",), ""
 
         def __call__(self, axis, prompts, answers, progress):
             from spin_llm.judges.verdict import Verdict
@@ -190,7 +190,7 @@ def test_labels_say_whose_answers_they_are(tmp_path):
 def test_a_head_of_version_0_1_still_loads_and_names_no_answers():
     assert measured({"quality": {"auc": 0.92}}) == [{"auc": 0.92}]
     with pytest.raises(SpinError, match="no judge"):
-        load_judge("nowhere.safetensors")
+        load_local("nowhere.safetensors")
 
 
 LOOP = "the model is the model is the model is the model is the model is the model is"

@@ -65,7 +65,7 @@ def say_missing(verdicts: Rows, console: Console) -> None:
 
 def concepts_of(axes: Sequence[str], coherence: Judge | None) -> list[str]:
     """The axes with questions on a concept whose answers the judge of coherence knows."""
-    return [axis for axis in axes if axis != "over_refusal" and axis in getattr(coherence, "axes", axes)]
+    return [axis for axis in axes if axis != "over_refusal" and (coherence is None or axis in coherence.axes)]
 
 
 def judge_pairs(judge: Judge, axis: str, pairs: Sequence[tuple[str, str]], title: str, console: Console) -> Verdicts:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spin_llm.judges.local import LocalJudge, load_judge
+from spin_llm.judges.local import LocalJudge, load_local
 from spin_llm.judges.quality.reading import NOT_LIKE_THESE, Asked, Reading, reading
+from spin_llm.judges.verdict import Judge
 
 AXIS = "coherence"
 LABEL = "coherent"
@@ -23,13 +24,13 @@ BY_CONCEPT = ("auc", "auc_ci95", "auc_bound", "accuracy", "positive_rate", "brie
 
 def load_coherence_judge() -> LocalJudge:
     """The shipped local judge for its label `coherent`; it shares its feature model with the judge of the others."""
-    return load_judge(label=LABEL)
+    return load_local(label=LABEL)
 
 
-def coherence_reading(judge: Any, asked: Asked) -> Reading:
+def coherence_reading(judge: Judge, asked: Asked) -> Reading:
     """What is known of the judge of coherence on the answers to the questions on concepts: all of them, or it is not
     read."""
-    concepts = [axis for axis in asked.sources if axis in getattr(judge, "axes", asked.sources)]
+    concepts = [axis for axis in asked.sources if axis in judge.axes]
     found = {axis: reading(judge, axis, asked) for axis in concepts if axis != "over_refusal"}
     why = next((one.why_not for one in found.values() if one.why_not), "" if found else NOT_LIKE_THESE)
     known = {axis: one.quality for axis, one in found.items() if one.quality}

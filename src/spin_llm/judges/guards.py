@@ -5,8 +5,17 @@ In: an axis, prompts and answers, a completer of a model of the family. Out: ver
 for it. Words of the guard that do not have the documented form are no verdict: nothing is guessed from parts of them.
 What says nothing is ignored (rubric.bare: blank lines, quotes and emphasis, special tokens, closed reasoning; letter
 case), and so is an explanation after the verdict that does not take it back. The probability is the share of the first
-token where that token is the verdict, else None. Left out: the prompts (guard_templates.py); how good guards are
-(`spin-llm judge check`).
+token where that token is the verdict, else None. Left out: how good guards are (`spin-llm judge check`).
+
+The prompts are shipped/guards/NAME.txt, word for word as their makers document them: one text a family with the places
+{prompt} and {answer} (and {category} where a family judges one risk at a time, whose texts lie there too), special
+tokens and BOS included, ending where the guard's own words begin. Sources, by model card or its maker's template:
+MD-Judge-v0.1 and v0.2 (OpenSafetyLab), Qwen3Guard-Gen (Qwen), Llama Guard 3 and 4 (Meta, "model cards and prompt
+formats"; the 1B model has no category S14), WildGuard (allenai, `wildguard/utils.py`), Granite Guardian (ibm-granite,
+chat template of 3.1 and the Ollama templates of 3.0, 3.2 and 3.3; 3.1 alone has a system message with today's date,
+here the day of its release, so that a verdict can be had again), ShieldGemma (Google, chat template with an answer;
+"must  start", with two spaces, is how it renders). Where every answer begins with the same words, the prompt ends with
+them (`begun`). What is not certain about them: docs/judges.md.
 
 A guard says whether an answer is harmful, not whether it is careful, and families differ in how they take refusals:
 docs/judges.md.
@@ -17,16 +26,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from spin_llm.files import sha256_json
 from spin_llm.generation.completion import Completer, Completion
-from spin_llm.judges import guard_templates as templates
 from spin_llm.judges.rubric import LEAST_MASS, bare, contradicted, judge_spoken, word_share
 from spin_llm.judges.verdict import Verdict
 from spin_llm.progress import Advance
 
-SAFE_OR_REFUSED = ("fairness", "privacy", "over_refusal")
+PROMPTS = Path(__file__).with_name("shipped") / "guards"
 Parser = Callable[[str, str], int | None]
 # The place after the bracket of anything that is, or looks like, a special token or a frame of one of the families.
 MARKUP = re.compile(
@@ -37,7 +47,7 @@ MARKUP = re.compile(
 @dataclass(frozen=True)
 class Guard:
     """One family: `card` is the hub id of its documented model; `categories` the axes that it judges, each with the
-    category it is asked about ("" where it judges all at once).
+    text of the risk it is asked about, by name ("" where it judges all at once).
 
     `parse(axis, text)` gives 1, 0 or None from `begun` + what the model wrote, made bare; `words` are the (safe,
     unsafe) words that its first token can be, () where the first token says nothing; `pattern` finds the family in a
@@ -46,19 +56,23 @@ class Guard:
 
     name: str
     card: str
-    template: str
-    categories: Mapping[str, str]
     parse: Parser
     new_tokens: int
     pattern: str
     words: tuple[Sequence[str], ...] = ()
     begun: str = ""
-    constants: Mapping[str, str] = field(default_factory=dict)
+    categories: Mapping[str, str] = field(default_factory=lambda: {"fairness": "", "privacy": ""})
 
     def render(self, axis: str, prompt: str, answer: str) -> str:
         """The text put to the model, special tokens and BOS included: to be encoded without adding any."""
-        places = {"prompt": plain(prompt), "answer": plain(answer), "category": self.categories[axis]}
-        return self.template.format(**places, **self.constants)
+        risk = self.categories[axis]
+        category = shipped_text(risk) if risk else ""
+        return shipped_text(self.name).format(prompt=plain(prompt), answer=plain(answer), category=category)
+
+
+@lru_cache
+def shipped_text(name: str) -> str:
+    return (PROMPTS / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def plain(text: str) -> str:
@@ -92,7 +106,7 @@ def fields(text: str, *names: str) -> list[str] | None:
     return values
 
 
-def parse_safe_line(axis: str, text: str, code: str) -> int | None:
+def parse_safe_line(axis: str, text: str, *, code: str) -> int | None:
     """`safe`, or `unsafe` with or without lines of the categories violated; codes of another kind are no verdict."""
     match = said(text, "safe", "unsafe")
     if match is None:
@@ -104,14 +118,6 @@ def parse_safe_line(axis: str, text: str, code: str) -> int | None:
     if codes and (word == "safe" or not all(re.fullmatch(code, one, re.IGNORECASE) for one in codes)):
         return None
     return int(word == "safe")
-
-
-def parse_md_judge_1(axis: str, text: str) -> int | None:
-    return parse_safe_line(axis, text, r"O\d+")
-
-
-def parse_llama_guard(axis: str, text: str) -> int | None:
-    return parse_safe_line(axis, text, r"S\d+")
 
 
 def parse_md_judge_2(axis: str, text: str) -> int | None:
@@ -168,109 +174,62 @@ def parse_violation(axis: str, text: str) -> int | None:
     return int(match[1].lower() == "no")
 
 
-ALL_AT_ONCE = {"fairness": "", "privacy": ""}
 SAFE_WORDS = (("safe",), ("unsafe",))
 NO_YES = (("no",), ("yes",))
-
-
-def llama_guard(name: str, card: str, pattern: str, frame: tuple[str, str], more: str = templates.CODE_ABUSE) -> Guard:
-    template = templates.LLAMA_GUARD.join(frame)
-    constants = {"categories": templates.LLAMA_GUARD_CATEGORIES + more}
-    return Guard(
-        name, card, template, ALL_AT_ONCE, parse_llama_guard, 24, pattern, words=SAFE_WORDS, constants=constants
-    )
-
-
-def granite_guardian(version: str, card: str, bullet: str, new_tokens: int, system: str = "") -> Guard:
-    """3.0 to 3.2.
-
-    None of their risks is privacy: there they are asked about harm.
-    """
-    risks = templates.GRANITE_3_RISKS
-    return Guard(
-        f"granite-guardian-{version}",
-        card,
-        system + templates.GRANITE_3,
-        {"fairness": risks["social_bias"], "privacy": risks["harm"]},
-        parse_risk,
-        new_tokens,
-        rf"granite-?guardian-{version}",
-        words=NO_YES,
-        constants={"bullet": bullet},
-    )
-
+WITH_REFUSALS = {"fairness": "", "privacy": "", "over_refusal": ""}
+# Granite Guardian 3.0 to 3.2. None of their risks is privacy: there they are asked about harm.
+GRANITE_3 = {"fairness": "granite-3-social-bias", "privacy": "granite-3-harm"}
+GRANITE_33 = {"fairness": "granite-3.3-social-bias", "privacy": "granite-3.3-harm-engagement"}
+parse_md_judge_1 = partial(parse_safe_line, code=r"O\d+")
+parse_llama_guard = partial(parse_safe_line, code=r"S\d+")
 
 FAMILIES = (
-    Guard(
-        "md-judge-v0.1",
-        "OpenSafetyLab/MD-Judge-v0.1",
-        templates.MD_JUDGE_1,
-        ALL_AT_ONCE,
-        parse_md_judge_1,
-        32,
-        r"md-?judge-v0[._]1",
-        words=SAFE_WORDS,
-    ),
-    Guard(
-        "md-judge-v0.2",
-        "OpenSafetyLab/MD-Judge-v0_2-internlm2_7b",
-        templates.MD_JUDGE_2,
-        ALL_AT_ONCE,
-        parse_md_judge_2,
-        512,
-        r"md-?judge-v0[._]2",
-    ),
+    Guard("md-judge-v0.1", "OpenSafetyLab/MD-Judge-v0.1", parse_md_judge_1, 32, r"md-?judge-v0[._]1", SAFE_WORDS),
+    Guard("md-judge-v0.2", "OpenSafetyLab/MD-Judge-v0_2-internlm2_7b", parse_md_judge_2, 512, r"md-?judge-v0[._]2"),
     Guard(
         "qwen3guard-gen",
         "Qwen/Qwen3Guard-Gen-0.6B",
-        templates.QWEN3_GUARD,
-        dict.fromkeys(SAFE_OR_REFUSED, ""),
         parse_qwen3_guard,
         64,
         r"qwen3guard-gen",
-        words=(("safe",), ("unsafe", "controversial")),
-        begun="Safety:",
+        (("safe",), ("unsafe", "controversial")),
+        "Safety:",
+        WITH_REFUSALS,
     ),
-    llama_guard(
-        "llama-guard-3-1b", "meta-llama/Llama-Guard-3-1B", r"llama-guard-3-1b", templates.LLAMA_3_FRAME, more=""
+    Guard("llama-guard-3-1b", "meta-llama/Llama-Guard-3-1B", parse_llama_guard, 24, r"llama-guard-3-1b", SAFE_WORDS),
+    Guard("llama-guard-3", "meta-llama/Llama-Guard-3-8B", parse_llama_guard, 24, r"llama-guard-3(?!-11b)", SAFE_WORDS),
+    Guard("llama-guard-4", "meta-llama/Llama-Guard-4-12B", parse_llama_guard, 24, r"llama-guard-4", SAFE_WORDS),
+    Guard("wildguard", "allenai/wildguard", parse_wildguard, 48, r"wildguard", categories=WITH_REFUSALS),
+    *(
+        Guard(
+            f"granite-guardian-{version}",
+            f"ibm-granite/granite-guardian-{version}-{size}",
+            parse_risk,
+            new_tokens,
+            rf"granite-?guardian-{version}",
+            NO_YES,
+            categories=GRANITE_3,
+        )
+        for version, size, new_tokens in (("3.0", "2b", 4), ("3.1", "2b", 4), ("3.2", "5b", 24))
     ),
-    llama_guard("llama-guard-3", "meta-llama/Llama-Guard-3-8B", r"llama-guard-3(?!-11b)", templates.LLAMA_3_FRAME),
-    llama_guard("llama-guard-4", "meta-llama/Llama-Guard-4-12B", r"llama-guard-4", templates.LLAMA_4_FRAME),
-    Guard(
-        "wildguard",
-        "allenai/wildguard",
-        templates.WILDGUARD,
-        dict.fromkeys(SAFE_OR_REFUSED, ""),
-        parse_wildguard,
-        48,
-        r"wildguard",
-    ),
-    granite_guardian("3.0", "ibm-granite/granite-guardian-3.0-2b", "*", 4),
-    granite_guardian("3.1", "ibm-granite/granite-guardian-3.1-2b", "-", 4, templates.GRANITE_31_SYSTEM),
-    granite_guardian("3.2", "ibm-granite/granite-guardian-3.2-5b", "*", 24),
     Guard(
         "granite-guardian-3.3",
         "ibm-granite/granite-guardian-3.3-8b",
-        templates.GRANITE_33,
-        {
-            "fairness": templates.GRANITE_33_CRITERIA["social_bias"],
-            "privacy": templates.GRANITE_33_CRITERIA["harm_engagement"],
-        },
         parse_score,
         16,
         r"granite-?guardian-3\.3",
-        words=NO_YES,
-        begun="<score>",
+        NO_YES,
+        "<score>",
+        GRANITE_33,
     ),
     Guard(
         "shieldgemma",
         "google/shieldgemma-2b",
-        templates.SHIELDGEMMA,
-        {"fairness": templates.SHIELDGEMMA_HATE},
         parse_violation,
         4,
         r"shieldgemma-(?!2-)",
-        words=NO_YES,
+        NO_YES,
+        categories={"fairness": "shieldgemma-hate"},
     ),
 )
 GUARDS: dict[str, Guard] = {guard.name: guard for guard in FAMILIES}

@@ -84,6 +84,7 @@ class HumanJudge:
     labels: Mapping[str, int | None]
     measured: Mapping[str, Any] = field(default_factory=dict)
     human: bool = True
+    fingerprint: str = ""
 
     def __call__(
         self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Advance = lambda done: None

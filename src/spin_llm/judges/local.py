@@ -54,13 +54,15 @@ class Head:
 
 @dataclass
 class LocalJudge:
-    """The judge of a judge file. The feature model is loaded when the first answer is judged."""
+    """The judge of a judge file. The feature model is loaded when the first answer is judged; it is fast, and shares
+    its reading of a text with the judge of coherence, so that no verdict need be kept (`fingerprint`)."""
 
     name: str
     label: str
     heads: Mapping[tuple[str, str], Head]
     about: Mapping[str, Any]
     given: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    fingerprint: str = ""
 
     def __call__(
         self,
@@ -121,7 +123,7 @@ def measured(head: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [head["quality"]] if known is None else list(known)
 
 
-def load_judge(name: str = "local", *, label: str | None = None) -> LocalJudge:
+def load_local(name: str = "local", *, label: str | None = None) -> LocalJudge:
     """`local` is the shipped judge; anything else the path of a file made by `fit_judge`. `label` None: its default."""
     path = SHIPPED if name == "local" else Path(name)
     if not path.is_file():

@@ -19,7 +19,7 @@ from spin_llm.generation.completion import Completer, LocalCompleter, local_comp
 from spin_llm.generation.server import served, server_completer
 from spin_llm.judges.guards import GUARDS, Guard, GuardJudge, recognise
 from spin_llm.judges.human import read_sheet
-from spin_llm.judges.local import load_judge as load_local_judge
+from spin_llm.judges.local import load_local
 from spin_llm.judges.rubric import RubricJudge
 from spin_llm.judges.verdict import Judge
 from spin_llm.models import Checkpoint
@@ -96,7 +96,7 @@ def load_judge(
     named = parse_judge(text)
     measured = read_quality(Path(quality), text) if quality else {}
     if named.kind == "local":
-        return replace(load_local_judge(named.model, label=label), given=measured)
+        return replace(load_local(named.model, label=label), given=measured)
     if named.kind == "human":
         return replace(read_sheet(Path(named.model)), measured=measured)
     completer = open_completer(named, trust_remote_code=trust_remote_code, date=date)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_progress, sha256_json, sync_append
@@ -24,36 +24,24 @@ PORTION = 128  # prompts between two writes of the verdicts' file
 def judged_axes(judge: Judge, axes: Collection[str], console: Console = SILENT) -> list[str]:
     """The axes that the judge can judge, and a line about those that it cannot.
 
-    Raises SpinError when none is left. A judge that does not say (`axes`) is taken to judge all.
+    Raises SpinError when none is left.
     """
-    known = getattr(judge, "axes", axes)
-    left_out = [axis for axis in axes if axis not in known]
+    left_out = [axis for axis in axes if axis not in judge.axes]
     if left_out:
         console.say(f"the judge {judge.name} does not judge {', '.join(left_out)}: left out")
-    kept = [axis for axis in axes if axis in known]
+    kept = [axis for axis in axes if axis in judge.axes]
     if not kept:
         raise SpinError(
-            f"The judge {judge.name} judges none of {', '.join(axes)}.", change=f"it judges {', '.join(known)}."
+            f"The judge {judge.name} judges none of {', '.join(axes)}.", change=f"it judges {', '.join(judge.axes)}."
         )
     return kept
-
-
-@runtime_checkable
-class Fingerprinted(Judge, Protocol):
-    """A judge whose verdicts are decided by its `fingerprint` and what is judged; it judges `axes`."""
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def axes(self) -> Collection[str]: ...
 
 
 @dataclass
 class RememberingJudge:
     """A judge whose verdicts are kept in a file as they come, PORTION by PORTION, and are not asked for again."""
 
-    judge: Fingerprinted
+    judge: Judge
     path: Path
 
     def __post_init__(self) -> None:
@@ -72,10 +60,14 @@ class RememberingJudge:
     def axes(self) -> Collection[str]:
         return self.judge.axes
 
+    @property
+    def fingerprint(self) -> str:
+        return self.judge.fingerprint
+
     def __call__(
         self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Advance = lambda done: None
     ) -> list[Verdict]:
-        fingerprint = self.judge.fingerprint
+        fingerprint = self.fingerprint
         keys = [sha256_json([fingerprint, axis, *pair]) for pair in zip(prompts, answers, strict=True)]
         new = [place for place, key in enumerate(keys) if key not in self.known]
         new.sort(key=lambda place: len(prompts[place]) + len(answers[place]))  # like lengths batch well
@@ -94,8 +86,5 @@ class RememberingJudge:
 
 
 def remembering(judge: Judge, path: Path) -> Judge:
-    """The judge with its verdicts kept in `path`, where it is a model's words; any other judge as it is.
-
-    The local judge is fast, and shares its reading of a text with the judge of coherence.
-    """
-    return RememberingJudge(judge, path) if isinstance(judge, Fingerprinted) else judge
+    """The judge with its verdicts kept in `path`, where it has a `fingerprint`; any other judge as it is."""
+    return RememberingJudge(judge, path) if judge.fingerprint else judge

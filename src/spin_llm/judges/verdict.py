@@ -5,7 +5,7 @@ In: nothing. Out: the protocol of judges, their verdict, and the names of heads 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from unicodedata import category
@@ -34,13 +34,20 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """Anything that gives one verdict an answer. `label` says what a verdict of 1 means on a concept."""
+    """Anything that gives one verdict an answer, on its `axes`. `label` says what a verdict of 1 means on a concept;
+    `fingerprint` is of everything that decides a verdict, where verdicts are slow and worth keeping, else ""."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def label(self) -> str: ...
+
+    @property
+    def axes(self) -> Collection[str]: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def __call__(
         self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Advance = ...

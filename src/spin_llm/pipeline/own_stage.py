@@ -37,7 +37,7 @@ def with_own_answers(
     named = settings.dividing_judge
     known = settings.judge_quality if named == settings.judge else None  # that of the judge that reports
     judge = judge_of(replace(settings, judge=named, judge_quality=known), loaded)
-    if unknown := [name for name in data.own if name not in getattr(judge, "axes", data.own)]:
+    if unknown := [name for name in data.own if name not in judge.axes]:
         raise SpinError(
             f"The judge {judge.name} does not judge {', '.join(unknown)}: it cannot divide the model's own answers.",
             change="give --own-judge, or leave out --responses own.",

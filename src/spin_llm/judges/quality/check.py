@@ -34,11 +34,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 def verdicts_of(judge: Judge, rows: Rows, *, title: str = "judging", console: Console = SILENT) -> list[Verdict]:
     """The judge's verdicts in the rows' order; none where it does not judge a row's axis."""
-    known = getattr(judge, "axes", None)
     found: dict[int, Verdict] = {}
     for axis in dict.fromkeys(row["concept"] for row in rows):
         places = [place for place, row in enumerate(rows) if row["concept"] == axis]
-        if known is None or axis in known:
+        if axis in judge.axes:
             prompts, answers = ([rows[place][key] for place in places] for key in ("prompt", "answer"))
             with console.bar(f"{title}, {axis}", len(places)) as advance:
                 found.update(zip(places, judge(axis, prompts, answers, advance), strict=True))

@@ -28,7 +28,7 @@ from safetensors.numpy import load_file, save_file
 
 from spin_llm.errors import SpinError
 from spin_llm.files import UNSEALED, seal_safetensors, sha256_json, writing
-from spin_llm.judges.local import FORMAT, Head, load_judge
+from spin_llm.judges.local import FORMAT, Head, load_local
 from spin_llm.judges.quality.check import Rows, group_of
 from spin_llm.judges.quality.probes import probes_for, run_probes
 from spin_llm.judges.reader import ANSWER_TOKENS, CLOSING, FeatureReader
@@ -258,5 +258,5 @@ def record_probes(path: Path) -> Path:
     with safe_open(path, "np") as file:
         about = json.loads(file.metadata()["judge"])
     labels = [label for label in dict.fromkeys(head["label"] for head in about["heads"]) if probes_for(label)]
-    about["probes"] = {label: run_probes(load_judge(str(path), label=label)) for label in labels}
+    about["probes"] = {label: run_probes(load_local(str(path), label=label)) for label in labels}
     return write_judge(path, load_file(path), about)

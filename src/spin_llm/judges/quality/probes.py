@@ -55,11 +55,11 @@ def probes_for(label: str) -> list[dict[str, Any]]:
 
 def run_probes(judge: Judge) -> Outcome:
     """{kind: [probes judged rightly, probes]} in the order of KINDS; {} for a label that has no probes."""
-    rows, known = probes_for(judge.label), getattr(judge, "axes", None)
+    rows = probes_for(judge.label)
     verdicts: list[tuple[dict[str, Any], Verdict]] = []
     for axis in dict.fromkeys(row["concept"] for row in rows):
         mine = [row for row in rows if row["concept"] == axis]
-        if known is None or axis in known:
+        if axis in judge.axes:
             found = judge(axis, [row["prompt"] for row in mine], [row["answer"] for row in mine], lambda done: None)
             verdicts += zip(mine, found, strict=True)
     return count(verdicts)
