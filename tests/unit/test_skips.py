@@ -60,7 +60,7 @@ def test_a_test_that_hangs_ends_and_the_others_go_on(tmp_path: Path):
     (tmp_path / "test_hang.py").write_text(
         "import time\n\ndef test_hangs(): time.sleep(60)\n\ndef test_after(): pass\n"
     )
-    hang = ["-n", "1", "-o", "faulthandler_timeout=1", "-o", "faulthandler_exit_on_timeout=true"]
+    hang = ["-n", "1", "-o", "faulthandler_timeout=2", "-o", "faulthandler_exit_on_timeout=true"]
     status, lines = closing_lines(tmp_path, [], hang)
     assert status == 1
     assert any("crashed while running" in line and "test_hangs" in line for line in lines)
