@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -83,7 +83,7 @@ def is_vacant(folder: Path) -> bool:
 
 def this_process() -> Owner:
     words = " ".join(["spin-llm", *sys.argv[1:2]]) if Path(sys.argv[0]).stem == "spin-llm" else Path(sys.argv[0]).name
-    return Owner(os.getpid(), socket.gethostname(), words, datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    return Owner(os.getpid(), socket.gethostname(), words, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def occupied(folder: Path) -> SpinError:

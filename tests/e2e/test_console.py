@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 from harness import Command, environment, finished, process
-from typer.testing import CliRunner
 
-from spin_llm.cli.main import app
 from spin_llm.errors import visible
 
 pytest_plugins = ["harness"]
 PRINTED = "\u2013 \u4e2d\u6587 \U0001f642 \u00e9 \udcc3\udca9 end"
-CALL = "import sys; from spin_llm.cli import main as cli; cli.app = lambda: {call}; sys.argv = ['spin-llm']; cli.main()"
+CALL = (
+    "import sys; from spin_llm.cli import main, terminal; "
+    "main.app = lambda _: {call}; sys.argv = ['spin-llm', 'run']; main.main()"
+)
 
 
 def called(call: str, *, shell: str = "", **more: str) -> subprocess.CompletedProcess[bytes]:
@@ -32,23 +33,23 @@ def called(call: str, *, shell: str = "", **more: str) -> subprocess.CompletedPr
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8", "latin-1", "cp437"])
 def test_what_a_console_cannot_print_is_spelt(encoding: str):
     """Lines, JSON and tables, whatever their characters; JSON stays JSON with the same value."""
-    table = f"cli.draw([({PRINTED!a}, ['a'], [[{PRINTED!a}]])], [{PRINTED!a}])"
-    lines = called(f"(cli.show(0, [{PRINTED!a}], as_json=False), {table})", PYTHONIOENCODING=encoding)
+    table = f"terminal.draw([({PRINTED!a}, ['a'], [[{PRINTED!a}]])], [{PRINTED!a}])"
+    lines = called(f"(terminal.show(0, [{PRINTED!a}], as_json=False), {table})", PYTHONIOENCODING=encoding)
     assert (lines.returncode, lines.stderr) == (0, b"")
     assert b" end" in lines.stdout
     assert b"\xc3\xa9 end" in lines.stdout, "the bytes of a path, as they came in"
     value = PRINTED.replace("\udcc3\udca9 ", "")
-    found = called(f"cli.show([{value!a}], [], as_json=True)", PYTHONIOENCODING=encoding)
+    found = called(f"terminal.show([{value!a}], [], as_json=True)", PYTHONIOENCODING=encoding)
     assert (found.returncode, json.loads(found.stdout.decode(encoding))) == (0, [value])
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        "cli.show(0, ['x' * 99] * 9999, as_json=False)",
-        "cli.show(['x' * 99] * 9999, [], as_json=True)",
-        "cli.draw([('t', ['a'], [['x' * 99]] * 999)], [])",
-        "cli.show(0, ['short'], as_json=False)",
+        "terminal.show(0, ['x' * 99] * 9999, as_json=False)",
+        "terminal.show(['x' * 99] * 9999, [], as_json=True)",
+        "terminal.draw([('t', ['a'], [['x' * 99]] * 999)], [])",
+        "terminal.show(0, ['short'], as_json=False)",
     ],
 )
 def test_a_reader_that_leaves_is_no_mistake(call: str):
@@ -59,10 +60,10 @@ def test_a_reader_that_leaves_is_no_mistake(call: str):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full, a device without space, is Linux's")
 def test_a_result_that_cannot_be_printed_is_said():
-    full = called("cli.show(0, ['short'], as_json=False)", shell="> /dev/full")
+    full = called("terminal.show(0, ['short'], as_json=False)", shell="> /dev/full")
     assert full.returncode == 2
     assert full.stderr.startswith(b"spin-llm: The result could not be printed")
-    closed = called("cli.show(0, ['short'], as_json=False)", shell=">&-")
+    closed = called("terminal.show(0, ['short'], as_json=False)", shell=">&-")
     assert (closed.returncode, closed.stderr) == (0, b"")
 
 
@@ -74,8 +75,9 @@ def test_a_message_shows_what_a_terminal_would_obey():
 
 
 @pytest.mark.parametrize("verb", ["run", "sweep", "score", "select", "apply", "eval", "baseline", "paper", "judge fit"])
-def test_the_help_says_where_the_result_is_written(verb: str):
-    shown = CliRunner().invoke(app, [*verb.split(), "--help"], env={"COLUMNS": "200"}).output
+def test_the_help_says_where_the_result_is_written(verb: str, command: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = command(*verb.split(), "--help").out
     line = next(line for line in shown.splitlines() if "--output" in line)
     assert "default" in line
 

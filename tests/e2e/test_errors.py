@@ -201,7 +201,7 @@ def test_a_full_disk(name: str, setting: Setting, command: Command, monkeypatch:
         if name == "an answer":
             full.setattr(os, "fsync", no_space)
         elif name == "patch.safetensors":  # its library writes to a file of its own and renames it
-            full.setattr("spin_llm.patch.patch.save_file", no_space_for_safetensors)
+            full.setattr("spin_llm.patch.file.save_file", no_space_for_safetensors)
         else:
             full.setattr(outputs, "temporary", lambda path: linked_to_full(path, name))
         fails(command(*words), "The disk is full", "run the same command again")

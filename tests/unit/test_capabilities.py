@@ -63,13 +63,13 @@ def test_a_run_without_lm_eval_stops_before_any_work(setting_of_run, monkeypatch
 
 @pytest.fixture
 def setting_of_run(tmp_path: Path):
-    from spin_llm.cli.main import settings_of
+    from spin_llm.settings import RunSettings
 
     pairs = [{"prompt": f"Question {i}?", "response": f"Answer {i}."} for i in range(24)]
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    options = {"model": "nowhere", "concept": [str(data)], "protect": [str(data)], "questions": [str(data)]}
-    return settings_of({**options, "examples": 4, "capabilities": ["boolq,race"]})
+    options = {"model": "nowhere", "concepts": [str(data)], "protect": [str(data)], "questions": [str(data)]}
+    return RunSettings(**{**options, "examples": 4, "capabilities": ["boolq,race"]})
 
 
 def test_the_options_become_settings_and_come_back(setting_of_run):

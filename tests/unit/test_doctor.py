@@ -10,12 +10,12 @@ import pytest
 import tiny
 import torch
 from conftest import TinyFolder, TinyModel
-from typer.testing import CliRunner
 
 from spin_llm.cli import main as cli
-from spin_llm.cli.main import app, settings_of
+from spin_llm.cli.main import app
 from spin_llm.errors import SpinError
 from spin_llm.pipeline import doctor
+from spin_llm.settings import RunSettings
 
 CHAT_WITH_SYSTEM = (
     "{{ bos_token }}{% if messages[0]['role'] != 'system' %}<sys>Be kind.</sys>{% endif %}"
@@ -36,8 +36,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def examined(model: str | Path, pairs: str, **options: Any) -> tuple[doctor.Report, list[str]]:
-    sources = {"concept": [pairs], "protect": [pairs]}
-    settings = settings_of({"model": str(model), "examples": 4, "max_length": 1024, **sources, **options})
+    sources = {"concepts": [pairs], "protect": [pairs]}
+    settings = RunSettings(**{"model": str(model), "examples": 4, "max_length": 1024, **sources, **options})
     report = doctor.examine(settings)
     json.dumps(report, allow_nan=False)
     return report, doctor.lines(report)
@@ -199,12 +199,22 @@ def test_the_command(
         "--protect",
         pairs,
     ]
-    result = CliRunner().invoke(app, [*command, "--json"])
-    assert result.exit_code == 0, result.output
-    assert set(json.loads(result.stdout)) == {"model", "modules", "tokens", "dtype", "batching", "plan", "versions"}
-    result = CliRunner().invoke(app, command)
-    assert "coverage   100% of the MLP weights can be edited" in result.stdout
-    monkeypatch.setattr("sys.argv", ["spin-llm", "doctor", str(tiny_folder("mamba")), "--quiet"])
+    refused = ["spin-llm", "doctor", str(tiny_folder("mamba")), "--quiet"]
+    capsys.readouterr()
+    app([*command, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {
+        "model",
+        "modules",
+        "tokens",
+        "dtype",
+        "batching",
+        "plan",
+        "versions",
+    }
+    app(command)
+    assert "coverage   100% of the MLP weights can be edited" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", refused)
     with pytest.raises(SystemExit) as refusal:
         cli.main()
     assert refusal.value.code == 2

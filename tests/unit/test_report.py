@@ -692,14 +692,15 @@ def test_bases_are_known_by_what_they_are_not_by_their_names(
     assert words is not None or not any(said in text for said in ("The bases differ", "not known"))
 
 
-def test_the_command_compares_several_runs(tmp_path: Path, without_figures: None) -> None:
-    from typer.testing import CliRunner
-
+def test_the_command_compares_several_runs(
+    tmp_path: Path, without_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     from spin_llm.cli.main import app
 
     folders = [str(make_full_run(tmp_path / name, sizes={"fairness": 1}, controls=())) for name in ("first", "second")]
     output = tmp_path / "both.html"
-    result = CliRunner().invoke(app, ["report", *folders, "-o", str(output)])
-    assert result.output == f"{output}\n"
+    app(["report", *folders, "-o", str(output)])
+    assert capsys.readouterr().out == f"{output}\n"
     assert output.with_suffix(".md").is_file()
-    assert isinstance(CliRunner().invoke(app, ["report", folders[0], "-o", str(output)]).exception, SpinError)
+    with pytest.raises(SpinError):
+        app(["report", folders[0], "-o", str(output)])

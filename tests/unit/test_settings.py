@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from spin_llm.cli.main import settings_of, slug
+from spin_llm.cli.main import app
 from spin_llm.cli.options import helps
+from spin_llm.cli.terminal import slug
 from spin_llm.errors import SpinError
 from spin_llm.pipeline import replay_command
 from spin_llm.records import settings_from_json
@@ -157,16 +158,16 @@ def test_a_name_that_is_nearly_known_is_suggested(option: str, source: str, type
 @pytest.mark.parametrize(("typed", "meant"), [("Over-refusal", "over_refusal"), ("over_refusals", "over_refusal")])
 def test_axes_of_questions_are_suggested_too(typed: str, meant: str):
     with pytest.raises(SpinError, match=f"Did you mean {meant}"):
-        settings_of({"model": "m", "ratio": "auto", "questions": [f"{typed}=a.csv"]})
+        RunSettings(**{"model": "m", "ratio": "auto", "questions": [f"{typed}=a.csv"]})
     with pytest.raises(SpinError, match="Did you mean general"):
-        settings_of({"model": "m", "ratio": "auto", "protect": ["General=a.csv"]})
+        RunSettings(**{"model": "m", "ratio": "auto", "protect": ["General=a.csv"]})
 
 
 def test_questions_on_a_concept_of_ones_own_leave_the_scored_shipped_ones():
-    words = {"model": "m", "ratio": "auto", "concept": ["fairness=a.csv", "toxicity=t.csv"]}
-    asked = settings_of({**words, "questions": ["toxicity=q.csv"]}).questions
+    words = {"model": "m", "ratio": "auto", "concepts": ["fairness=a.csv", "toxicity=t.csv"]}
+    asked = RunSettings(**{**words, "questions": ["toxicity=q.csv"]}).questions
     assert dict(asked) == {"fairness": "starter", "over_refusal": "starter", "toxicity": "q.csv"}
-    alone = settings_of({**words, "concept": ["toxicity=t.csv"], "questions": ["toxicity=q.csv"]})
+    alone = RunSettings(**{**words, "concepts": ["toxicity=t.csv"], "questions": ["toxicity=q.csv"]})
     assert (dict(alone.concepts), dict(alone.questions)) == (
         {"toxicity": "t.csv"},
         {"toxicity": "q.csv", "over_refusal": "starter"},
@@ -185,12 +186,12 @@ def test_a_data_folder_changes_the_defaults(tmp_path: Path):
 
 
 def test_settings_from_options_name_every_source(tmp_path: Path):
-    plain = settings_of({"model": "m", "ratio": "auto"})
+    plain = RunSettings(**{"model": "m", "ratio": "auto"})
     assert plain.ratio is None
     assert plain.concepts == (("fairness", "starter"), ("privacy", "starter"))
     assert plain.protect == (("general", "starter"),)
     assert dict(plain.questions) == dict.fromkeys(("fairness", "privacy", "over_refusal"), "starter")
-    paper = settings_of({"model": "m", "ratio": "1e-4", "data_dir": str(tmp_path), "control": ["random"]})
+    paper = RunSettings(**{"model": "m", "ratio": "1e-4", "data_dir": str(tmp_path), "controls": ["random"]})
     assert (paper.ratio, paper.controls) == (1e-4, ("random",))
     assert dict(paper.questions) == {"fairness": "salad", "privacy": "salad", "over_refusal": "starter"}
 
@@ -209,45 +210,42 @@ def test_slug(model: str, name: str):
 
 
 def test_the_replay_command_gives_the_same_settings():
-    from typer.testing import CliRunner
-
     import spin_llm.pipeline
-    from spin_llm.cli.main import app
 
     seen = []
     words = "run m --concept fairness=a.csv --concept privacy=b.csv --protect general=c.csv --ratio 0.0005 --seed 3"
     words += " --control random --control released --trust-remote-code --max-questions 5 --target all"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spin_llm.pipeline, "run", lambda settings, *_, **__: seen.append(settings) or {})
-        CliRunner().invoke(app, [*words.split(), "--json"])
-        CliRunner().invoke(app, [*shlex.split(replay_command(seen[0]))[1:], "--json"])
+        app([*words.split(), "--json"])
+        app([*shlex.split(replay_command(seen[0]))[1:], "--json"])
     assert len(seen) == 2
     assert seen[0] == seen[1]
 
 
 def test_shipped_concepts_by_name_bring_their_questions(tmp_path: Path):
     pair = {"truthfulness": "starter", "helpfulness": "starter"}
-    named = settings_of({"model": "m", "ratio": "auto", "concept": list(pair)})
+    named = RunSettings(**{"model": "m", "ratio": "auto", "concepts": list(pair)})
     assert dict(named.concepts) == pair
     assert dict(named.questions) == {**pair, "over_refusal": "starter"}
-    asked = settings_of({"model": "m", "ratio": "auto", "questions": ["truthfulness"]})
+    asked = RunSettings(**{"model": "m", "ratio": "auto", "questions": ["truthfulness"]})
     assert dict(asked.questions) == {"truthfulness": "starter", "over_refusal": "starter"}
-    mixed = settings_of(
-        {"model": "m", "ratio": "1e-4", "data_dir": str(tmp_path), "concept": ["privacy", "truthfulness"]}
+    mixed = RunSettings(
+        **{"model": "m", "ratio": "1e-4", "data_dir": str(tmp_path), "concepts": ["privacy", "truthfulness"]}
     )
     assert dict(mixed.concepts) == {"privacy": "beavertails", "truthfulness": "starter"}
     assert dict(mixed.questions) == {"privacy": "salad", "truthfulness": "starter", "over_refusal": "starter"}
-    own = settings_of({"model": "m", "ratio": "auto", "concept": ["toxicity=t.csv", "safety=s.csv"]})
+    own = RunSettings(**{"model": "m", "ratio": "auto", "concepts": ["toxicity=t.csv", "safety=s.csv"]})
     assert set(dict(own.questions)) == {"fairness", "privacy", "over_refusal"}
 
 
 def test_what_run_json_names_gives_the_same_questions_again():
     for words in (["truthfulness"], ["truthfulness", "helpfulness"], ["fairness", "privacy"], ["privacy=p.csv"]):
-        once = settings_of({"model": "m", "ratio": "auto", "questions": words}).questions
-        again = settings_of({"model": "m", "ratio": "auto", "questions": ["=".join(pair) for pair in once]}).questions
+        once = RunSettings(**{"model": "m", "ratio": "auto", "questions": words}).questions
+        again = RunSettings(**{"model": "m", "ratio": "auto", "questions": ["=".join(pair) for pair in once]}).questions
         assert dict(again) == dict(once)
 
 
 def test_protected_sets_by_name_are_added():
-    settings = settings_of({"model": "m", "ratio": "auto", "protect": ["general", "helpfulness"]})
+    settings = RunSettings(**{"model": "m", "ratio": "auto", "protect": ["general", "helpfulness"]})
     assert dict(settings.protect) == {"general": "starter", "helpfulness": "starter"}

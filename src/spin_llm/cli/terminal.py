@@ -135,3 +135,9 @@ def print_table(results: dict[str, Any]) -> None:
     terminal.print(table)
     for line in (*missing_lines(results), *judge_lines(results)):
         terminal.print(line, markup=False)
+
+
+def slug(model: str) -> str:
+    """A folder name for a model."""
+    name = Path(model.partition("@http")[0]).name.removesuffix(".gguf") or "model"
+    return "".join(character if character.isalnum() or character in "-_." else "-" for character in name)

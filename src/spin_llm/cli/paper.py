@@ -1,0 +1,98 @@
+"""The commands that train a baseline, and that run an experiment of the paper.
+
+In: settings, as the options make them. Out: a checkpoint or adapter; tables and figures. Left out: any computing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from spin_llm.cli.options import Json, Overwrite, Quiet, told, written
+from spin_llm.cli.terminal import console_of, show, slug
+from spin_llm.errors import SpinError
+from spin_llm.settings import AnswerSettings, DataSettings, JudgeSettings, ModelSettings, RunSettings, flag_of
+from spin_llm.settings.edit import parse_ratio
+from spin_llm.settings.training import BaselineSettings, make
+
+
+@told(BaselineSettings, make=make)
+def baseline(
+    settings: BaselineSettings,
+    *,
+    output: Annotated[Path | None, written("The folder to write (default: runs/MODEL-METHOD).")] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a model, to compare an edit with: a checkpoint or adapter that `eval` takes."""
+    folder = output or Path("runs") / f"{slug(settings.model)}-{settings.method}"
+    with console_of(quiet) as console:
+        from spin_llm.baselines.train import train_baseline
+
+        record = train_baseline(settings, folder, overwrite=overwrite, console=console)
+    show(record, [folder / record["result"]], as_json=as_json)
+
+
+@told(
+    *(ModelSettings, DataSettings, AnswerSettings, JudgeSettings, "ratio", "max_perplexity_increase", "keep"),
+    *("effort", "skip_long", "capabilities", "capability_tasks", "capabilities_limit"),
+    without="prompt_column response_column responses own_judge",
+    make=dict,
+)
+def paper(
+    experiment: Annotated[
+        str, Parameter(help="table1, table2, malicious, few-shot, mixing, ratio, modules, ...; all.")
+    ],
+    /,
+    options: Mapping[str, Any],
+    *,
+    limit: Annotated[
+        int | None,
+        Parameter(
+            help="A small version: at most so many questions, examples and training pairs.", validator=Number(gte=4)
+        ),
+    ] = None,
+    also: Annotated[list[str] | None, Parameter(help="For sizes: a further model; repeat it.")] = None,
+    preset: Annotated[
+        bool,
+        Parameter(
+            help="The paper's settings: ratio 5e-7, the released template, 128 examples, MLP matrices. "
+            "Another --ratio, --template or --examples beside it is an error; --limit makes a small version of it.",
+            show_default=False,
+        ),
+    ] = False,
+    epochs: Annotated[
+        int | None, Parameter(help="Epochs of the fine-tuning baselines.", validator=Number(gte=1))
+    ] = None,
+    output: Annotated[Path | None, written("The folder of all experiments (default: runs/MODEL-paper).")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run an experiment of the paper: its table or figure, beside the printed numbers; what is done is kept."""
+    settings = RunSettings(**(preset_options(options) if preset else options))
+    folder = output or Path("runs") / f"{slug(settings.model)}-paper"
+    with console_of(quiet) as console:
+        from spin_llm.paper.conduct import run_paper
+
+        told: dict[str, Any] = {"training": {"epochs": epochs} if epochs else {}, "ratio": settings.ratio}
+        for path in run_paper(experiment, settings, folder, limit=limit, models=also or [], **told, console=console):
+            print(path)
+
+
+def preset_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with what the paper fixes; SpinError where another value of it was given."""
+    from spin_llm.paper.experiments import PRESET
+
+    given = {**options, **({"ratio": parse_ratio(options["ratio"])} if "ratio" in options else {})}
+    for name, value in PRESET.items():
+        if name in given and given[name] != value:
+            fixed = f"{value:g}" if isinstance(value, float) else value
+            raise SpinError(
+                f"--preset fixes {flag_of(name)} {fixed}, and {flag_of(name)} {options[name]} was given.",
+                change="leave out one of the two.",
+            )
+    return {**options, **PRESET}
