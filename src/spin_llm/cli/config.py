@@ -41,11 +41,12 @@ class Sources:
         if file and file.tokens:
             self.read(Path(file.tokens[-1].value), f"spin-llm {' '.join(commands)}", options)
 
-    def fill(self, argument: Argument, texts: Iterable[str], where: str, key: str) -> None:
+    def fill(self, argument: Argument, texts: Iterable[str | Token], where: str, key: str) -> None:
         """Give an option values, unless an earlier source has."""
         if not argument.tokens:
             for index, text in enumerate(texts):
-                argument.append(Token(keyword=key, value=text, source=where, index=index))
+                token = text if isinstance(text, Token) else Token(value=text)
+                argument.append(token.evolve(keyword=key, source=where, index=index))
             self.origins |= dict.fromkeys(argument.names, f"{key} in {where}")
 
     def read(self, path: Path, command: str, options: dict[str, Argument]) -> None:
@@ -91,18 +92,21 @@ def read_table(path: Path) -> tuple[dict[str, Any], bool]:
     return table, False
 
 
-def texts_of(key: str, value: Any, several: bool, path: Path) -> list[str]:
-    """A value as it would be typed; NAME=SOURCE of pairs and tables."""
+def texts_of(key: str, value: Any, several: bool, path: Path) -> list[str | Token]:
+    """A value as it would be typed; pairs, as run.json has them, as they are: nothing is to be added to them."""
     if value is None:
         return []
-    if isinstance(value, dict):
-        return [f"{name}={one if isinstance(one, str) else json.dumps(one)}" for name, one in value.items()]
     if key == "layers" and isinstance(value, list):
         return ["-".join(map(str, value))] if value else []
     if isinstance(value, list) and not several:
         raise SpinError(f"{path}: {key} takes one value.", change="give it without [ ].")
-    each = value if isinstance(value, list) else [value]
-    return [
-        "=".join(map(str, one)) if isinstance(one, list) else one if isinstance(one, str) else json.dumps(one)
-        for one in each
-    ]
+    if isinstance(value, list) and all(isinstance(one, list) for one in value):
+        return [Token(implicit_value=[tuple(one) for one in value])]
+    if isinstance(value, dict):
+        return [f"{name}={plain(one)}" for name, one in value.items()]
+    return [plain(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def plain(value: Any) -> str:
+    """One value as a text; other than texts as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
