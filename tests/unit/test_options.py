@@ -1,4 +1,4 @@
-"""Options from settings: what the command line, the environment and a file give, who wins, and how mistakes are told."""
+"""Options from settings: what the command line, the environment and a file give, who wins, what is refused."""
 
 from __future__ import annotations
 
