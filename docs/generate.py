@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from textwrap import wrap
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
+from cyclopts import App
+from cyclopts.argument import Argument
 
-from spin_llm.cli.options import helps
+from spin_llm.cli.main import app
 from spin_llm.results.file import Results
-from spin_llm.settings import GROUPS, flag_of
-from spin_llm.settings.training import BaselineSettings
+from spin_llm.settings import GROUPS
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
@@ -99,39 +99,85 @@ SCOPES = {  # what a change of a group's options does to a run that is taken up 
 }
 
 
-def takes(kind: Any) -> str:
-    """What an option takes, from the type of its field."""
-    if get_origin(kind) in (Union, UnionType):
-        return " or ".join(takes(part) for part in get_args(kind) if part is not NoneType)
-    if get_origin(kind) is Literal:
-        return ", ".join(f"`{word}`" for word in get_args(kind))
-    if get_origin(kind) is tuple:
-        inner = get_args(kind)[0]
-        return {int: "FIRST-LAST", str: "text; repeat it"}.get(inner, "NAME=VALUE; repeat it")
-    return {str: "text", int: "integer", float: "number", bool: "a flag"}[kind]
+OPTIONS = [
+    "Every option of every command. What `--help` says is the same text.",
+    "A value that is not typed is taken from the environment (`SPIN_LLM_RATIO` for `--ratio`),",
+    "then from the file of `--config`, then the default.",
+]
 
 
-def option_rows(group: type) -> list[tuple[str, str, str, str]]:
-    kinds, texts = get_type_hints(group), helps(group)
+def takes(hint: Any, metavar: str | None = None) -> str:
+    """What an option takes, from its type."""
+    if get_origin(hint) in (Union, UnionType):
+        return takes(next(part for part in get_args(hint) if part is not NoneType), metavar)
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{word}`" for word in get_args(hint))
+    if get_origin(hint) in (list, tuple):
+        return f"{takes(get_args(hint)[0], metavar)}; repeat it"
+    return metavar or {str: "text", int: "integer", float: "number", bool: "", Path: "path"}[hint]
+
+
+def commands(app: App, words: str = "") -> Iterator[tuple[str, App]]:
+    """Every command of the command line by its words, in the order of the help."""
+    for name in app:
+        if not name.startswith("-"):
+            within = app[name]
+            inner = [*commands(within, f"{words}{name} ")]
+            yield from inner or [(f"{words}{name}", within)]
+
+
+def option_rows(arguments: Iterable[Argument]) -> list[tuple[str, str, str, str]]:
     rows = []
-    for one in fields(group):
-        if one.name in ("model", "method"):  # what the command is given first
-            continue
-        default = "" if one.default is None or one.default is False or one.default == () else f"`{one.default}`"
-        text = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", texts[one.name])
-        rows.append((f"`{flag_of(one.name)}`", takes(kinds[one.name]), default, text))
+    for one in arguments:
+        about, default = one.parameter, one.field_info.default
+        shown = (
+            ""
+            if about.show_default is False or default in (None, one.field_info.empty) or default is False
+            else default
+        )
+        names = ", ".join(f"`{name}`" for name in one.names if not name.startswith(("--no-", "--empty-")))
+        text = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", about.help or "")
+        rows.append((names, takes(one.hint, about.metavar), f"`{shown}`" if shown != "" else "", text))
     return rows
 
 
 def options_page() -> str:
-    """Every option of the settings by group, then those of `baseline`."""
+    """Every option of every command: groups once, in the order in which a run needs them, then what only one takes."""
     head = ("option", "takes", "default", "what")
-    lines = ["# Options", "", NOTICE, ""]
-    lines += ["The options of `run`, by group; other commands take the groups that they need.", ""]
+    groups: dict[str, dict[str, Argument]] = {}
+    known = [str(group.__doc__) for group in GROUPS]
+    overview, own = [], []
+    for words, command in commands(app):
+        taken: dict[str, list[str]] = {}
+        alone = []
+        for one in command.assemble_argument_collection():
+            title = next((group.name for group in one.parameter.group or ()), "")
+            if one.names[0].startswith("-") and title in (*known, "Output"):
+                groups.setdefault(title, {}).setdefault(one.names[0], one)
+                taken.setdefault(title, []).append(one.names[0])
+            elif one.names[0].startswith("-"):
+                alone.append(one)
+        overview.append((words, str(command.help).partition("\n")[0], taken))
+        own += [f"## Only `{words}`", "", *table(head, option_rows(alone)), ""] if alone else []
+    lines = ["# Options", "", NOTICE, "", *OPTIONS, ""]
+    rows = []
+    for words, text, taken in overview:
+        parts = [
+            f"[{title}](#{re.sub(r'[^a-z ]', '', title.lower()).replace(' ', '-')})"
+            + (
+                ""
+                if len(names) == len(groups[title]) or title == "Output"
+                else f": {', '.join(f'`{n}`' for n in names)}"
+            )
+            for title, names in taken.items()
+        ]
+        rows.append((f"`{words}`", text, "; ".join(parts)))
+    lines += [*table(("command", "what", "options"), rows), ""]
     for group, scope in GROUPS.items():
-        lines += [f"## {group.__doc__}", "", SCOPES[scope], "", *table(head, option_rows(group)), ""]
-    lines += ["## Training: the options of `baseline`", "", *table(head, option_rows(BaselineSettings))]
-    return "\n".join(lines) + "\n"
+        title = str(group.__doc__)
+        lines += [f"## {title}", "", SCOPES[scope], "", *table(head, option_rows(groups[title].values())), ""]
+    lines += ["## Output", "", *table(head, option_rows(groups["Output"].values())), "", *own]
+    return "\n".join(lines)
 
 
 def told(schema: Mapping[str, Any]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+from spin_llm.settings import RunSettings, flag_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
@@ -30,6 +33,16 @@ def prose(path: Path) -> list[tuple[int, str]]:
         if not (fenced or fence or line.startswith("    ") or line.lstrip().startswith("|")):
             found.append((number, line))
     return found
+
+
+def code(path: Path) -> str:
+    """A page's blocks and spans of code, each on a line."""
+    text = path.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```|((?:^    .*\n)+)", text, re.MULTILINE | re.DOTALL)
+    spans = [
+        " ".join(span.split()) for span in re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    ]
+    return "\n".join(["".join(block) for block in blocks] + spans)
 
 
 def anchors(path: Path) -> set[str]:
@@ -107,3 +120,33 @@ def test_the_pictures_are_small():
     pictures = sorted((DOCS / "example").glob("*.png"))
     assert len(pictures) == 2
     assert not [picture.name for picture in pictures if picture.stat().st_size > 250_000]
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if p.name != "LOG.md"], ids=lambda path: path.name)
+def test_options_in_commands_exist(path: Path):
+    """Of every `spin-llm COMMAND ...` in code; LOG.md tells of what was."""
+    known = dict(generate.commands(generate.app))
+    wrong = []
+    for line in re.findall(r"(?:^| )spin-llm (?!-)([^`\n]*)", code(path), re.MULTILINE):
+        typed = line.partition(" #")[0].split()
+        words = " ".join(typed[:2]) if typed[0] == "judge" else typed[0]
+        arguments = known[words].assemble_argument_collection() if words in known else []
+        names = {name for argument in arguments for name in argument.names}
+        wrong += [line for word in typed if word.startswith("-") and word.partition("=")[0] not in names]
+        wrong += [] if words in known else [line]
+    assert not wrong
+
+
+def test_the_options_page_has_every_setting():
+    page = (DOCS / "options.md").read_text(encoding="utf-8")
+    flags = {flag_of(name) for name in RunSettings.__dataclass_fields__} - {"--model"}
+    assert not [flag for flag in sorted(flags) if f"| `{flag}` |" not in page]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_names_that_pages_import_exist(path: Path):
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(str(node.module))
+                assert not [alias.name for alias in node.names if not hasattr(module, alias.name)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 
 from spin_llm.cli import main as cli
-from spin_llm.cli.options import option_table, options_of
 from spin_llm.settings import GROUPS, RunSettings
 from spin_llm.settings.training import BaselineSettings
 
@@ -182,11 +180,3 @@ def test_shells_complete_commands_and_options(shell: Any):
     script = cli.app.generate_completion(shell=shell)
     for word in ("sweep", "max-perplexity-increase", "coupled-signed"):
         assert word in script
-
-
-def test_the_table_of_options_has_every_option_with_its_words():
-    table = option_table(GROUPS)
-    for name, option in options_of(*GROUPS).items():
-        if name != "model":
-            assert re.search(rf"^\| `{option.annotation.__metadata__[0].name[0]}` \|", table, re.MULTILINE), name
-    assert "| `--dtype` | auto, float32, bfloat16 | auto |" in table

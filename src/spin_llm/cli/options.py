@@ -1,7 +1,7 @@
 """Options from settings: every field is an option, the text under it its help, its group a panel.
 
 In: groups of settings, or names of single fields. Out: a decorator that makes a command of a function that takes the
-settings; the table of all options. Left out: where values come from besides the command line (config.py).
+settings. Left out: where values come from besides the command line (config.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from functools import cache, partial
 from itertools import pairwise
@@ -122,23 +122,3 @@ def told(
         return command
 
     return command_of
-
-
-def option_table(groups: Mapping[type, str]) -> str:
-    """Markdown: for each group and its title, option, values, default and meaning."""
-    lines: list[str] = []
-    for group, title in groups.items():
-        lines += [f"## {title}", "", "| option | values | default | meaning |", "| --- | --- | --- | --- |"]
-        for field in fields(group):
-            if field.default is not MISSING:
-                option, hint = option_of(group, field), types_of(group)[field.name]
-                kind = get_args(option.annotation)[0]
-                values = ", ".join(choices_of(hint)) or METAVARS.get(field.name) or VALUES.get(kind, "text, repeatable")
-                default = "" if option.default is None else f"{option.default}"
-                meaning = helps(group)[field.name].replace("|", "\\|")
-                lines.append(f"| `{flag_of(field.name)}` | {values} | {default} | {meaning} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-VALUES: Mapping[Any, str] = {bool: "", int: "whole number", float: "number", str: "text"}
