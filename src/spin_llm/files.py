@@ -17,12 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 import msgspec
 
 from spin_llm.errors import SpinError
-from spin_llm.outputs import check_output as check_output
-from spin_llm.outputs import clear_stale as clear_stale
-from spin_llm.outputs import disk_error as disk_error
-from spin_llm.outputs import is_temporary as is_temporary
-from spin_llm.outputs import making as making
-from spin_llm.outputs import writing as writing
+from spin_llm.outputs import disk_error, writing
 
 Decoded = TypeVar("Decoded")
 SEAL = "sha256"
@@ -51,13 +46,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def read_json(path: str | Path) -> Any:
     """Read one JSON file; SpinError when it is absent or not JSON."""
-    path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpinError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise SpinError(f"{path} could not be read: {error.strerror}.") from None
+        return json.loads(read_bytes(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise SpinError(f"{path} is not valid JSON: {error}") from None
 
@@ -126,14 +116,8 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line.strip()]
-    except FileNotFoundError:
-        raise SpinError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise SpinError(f"{path} could not be read: {error.strerror}.") from None
+        return [json.loads(line) for line in read_bytes(path).decode("utf-8").split("\n") if line.strip()]
     except (ValueError, RecursionError) as error:
         raise SpinError(f"{path} is not valid JSON lines: {error}") from None
 

@@ -23,7 +23,8 @@ import psutil
 from filelock import FileLock, Timeout
 
 from spin_llm.errors import SpinError
-from spin_llm.files import check_output, clear_stale, is_temporary, read_typed
+from spin_llm.files import read_typed
+from spin_llm.outputs import check_output, clear_stale, is_temporary
 
 LOCK, OWNER = ".spin-llm.lock", ".spin-llm.owner"
 _held: dict[Path, int] = {}  # folders of this process, by the thread that works in them

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "src" / "spin_llm"
 GROUND = {  # ground floor: what each may import besides itself
     **{"errors": (), "progress": (), "outputs": ("errors",), "files": ("errors", "outputs")},
-    **{"ownership": ("errors", "files"), "hub_errors": ("errors", "outputs"), "settings": ("errors",)},
+    **{"ownership": ("errors", "files", "outputs"), "hub_errors": ("errors", "outputs"), "settings": ("errors",)},
     **{"stats": ("errors",), "records": ("errors", "files", "settings"), "results": ("errors", "files", "settings")},
 }
 EDIT = ("data", "models", "scores", "selection", "patch")  # each imports those before it on its line

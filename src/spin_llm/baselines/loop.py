@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
-from spin_llm.files import writing
 from spin_llm.models import LoadedModel, pick_dtype
 from spin_llm.models.losses import length_sorted_batches, response_log_likelihoods
+from spin_llm.outputs import writing
 from spin_llm.progress import SILENT, Console
 from spin_llm.settings.training import BaselineSettings
 

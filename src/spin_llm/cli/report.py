@@ -14,7 +14,7 @@ from cyclopts.validators import Number
 from spin_llm.cli.options import Json, Overwrite, Quiet, written
 from spin_llm.cli.terminal import console_of, show
 from spin_llm.errors import SpinError
-from spin_llm.files import check_output
+from spin_llm.outputs import check_output
 
 
 def stability(

@@ -70,7 +70,7 @@ class ChatTemplate:
     has a `clock`."""
 
     source: str
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     as_parts: bool = False
     switches: Mapping[str, tuple[Any, Any]] | None = None
     by_system: bool = False
@@ -158,7 +158,7 @@ def _looked_at(tokenizer: PreTrainedTokenizerBase, source: str, rendering: Rende
     refuse_runaway(source, json.dumps({**tokenizer.special_tokens_map, **options}, default=str))
     ask = [{"role": "user", "content": MARK}]
 
-    def attempt(values: Mapping[str, Any], *, as_parts: bool, date: str = DATES[0], system: str = "") -> str | None:
+    def attempt(values: Mapping[str, object], *, as_parts: bool, date: str = DATES[0], system: str = "") -> str | None:
         before = [{"role": "system", "content": system}] if system else []
         try:
             return run_template(tokenizer, ChatTemplate(source, values, as_parts), [*before, *ask], date)
@@ -214,18 +214,19 @@ def run_template(
     """What the template writes for these messages, at noon of `date` (None: now), with chance standing still too."""
     from transformers.utils import chat_template_utils
 
-    content: list[dict[str, Any]] = [dict(message) for message in messages]
-    if chat.as_parts:
-        content = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in content]
+    content: list[dict[str, object]] = [
+        {**message, "content": [{"type": "text", "text": message["content"]}]} if chat.as_parts else {**message}
+        for message in messages
+    ]
+    render: Any = tokenizer.apply_chat_template
     now = datetime.fromisoformat(date).replace(hour=12) if date else datetime.now()
     roles, chance = ", ".join(message["role"] for message in messages), random.getstate()
     random.seed(0)
     try:
         program: Any = chat_template_utils._compile_jinja_template(chat.source)  # cached: the one that is run below
         program.globals["strftime_now"] = now.strftime
-        text: Any = tokenizer.apply_chat_template(
-            content, chat_template=chat.source, add_generation_prompt=True, tokenize=False, **chat.values
-        )
+        options: dict[str, object] = {"chat_template": chat.source, "add_generation_prompt": True, "tokenize": False}
+        text = str(render(content, **options, **chat.values))
     except Exception as error:  # noqa: BLE001 - a program of the model's makers: whatever it raises, it fails
         raise SpinError(
             f"The model's chat template fails on messages of these roles: {roles}: {failure(error)}",
@@ -236,7 +237,7 @@ def run_template(
         random.setstate(chance)
     if len(text) > MOST_TEXT + 2 * sum(len(message["content"]) for message in messages):
         raise runaway()
-    return str(text)
+    return text
 
 
 def failure(error: Exception) -> str:

@@ -91,7 +91,7 @@ def read_records(
     return records, labels.left_out(bool(records))
 
 
-def _record(values: Mapping[str, Any], columns: Columns, column: str | None, where: str) -> Record:
+def _record(values: Mapping[str, object], columns: Columns, column: str | None, where: str) -> Record:
     """One record of a row. Raises ValueError, which says what the row has instead."""
     before: Turns = ()
     response = ""
@@ -109,7 +109,7 @@ def _record(values: Mapping[str, Any], columns: Columns, column: str | None, whe
     return Record(plain(before), response, None if facet in (None, "") else str(facet), () if alone else before, where)
 
 
-def _prompt(values: Mapping[str, Any], columns: Columns, response: str | None) -> Turns:
+def _prompt(values: Mapping[str, object], columns: Columns, response: str | None) -> Turns:
     """The turns of the prompt column. Raises ValueError when there are none."""
     column = columns.prompt or ""
     cell = values.get(column)
@@ -131,7 +131,7 @@ def _prompt(values: Mapping[str, Any], columns: Columns, response: str | None) -
     return (Turn("user", text),)
 
 
-def _with_system(turns: Turns, values: Mapping[str, Any]) -> Turns:
+def _with_system(turns: Turns, values: Mapping[str, object]) -> Turns:
     """The turns with the text of a system column before them. Raises ValueError when they have another one."""
     text = next((values[name] for name in SYSTEM_COLUMNS if values.get(name) not in (None, "")), "")
     if not isinstance(text, str) or (text.strip() and not is_text(text)):
@@ -143,7 +143,7 @@ def _with_system(turns: Turns, values: Mapping[str, Any]) -> Turns:
 
 
 def find_columns(
-    first: Mapping[str, Any],
+    first: Mapping[str, object],
     origin: str,
     responses: str | None,
     prompt_column: str | None = None,
@@ -163,7 +163,7 @@ def find_columns(
     return Columns(_prompt_column(first, found, origin), found, False)
 
 
-def _responses(first: Mapping[str, Any], names: Collection[str], responses: str, origin: str) -> tuple[str, ...]:
+def _responses(first: Mapping[str, object], names: Collection[str], responses: str, origin: str) -> tuple[str, ...]:
     """The columns of the responses of one kind."""
     place = ("aware", "unaware").index(responses)
     for pair in KINDS:
@@ -183,7 +183,7 @@ def _responses(first: Mapping[str, Any], names: Collection[str], responses: str,
     return (fitting[0],)
 
 
-def _prompt_column(first: Mapping[str, Any], responses: tuple[str, ...], origin: str) -> str:
+def _prompt_column(first: Mapping[str, object], responses: tuple[str, ...], origin: str) -> str:
     """The column of the prompt: a conversation, or the only usual one."""
     names = [name for name in first if name not in responses]
     conversations = [name for name in (*CONVERSATIONS, "chosen", "aware") if name in names]
@@ -239,7 +239,7 @@ def _not_found(names: Collection[str], usual: Iterable[str], origin: str, role: 
     )
 
 
-def _lower(row: Row, origin: str) -> dict[str, Any]:
+def _lower(row: Row, origin: str) -> dict[str, object]:
     values = {name.strip().lower(): value for name, value in row.values.items()}
     if len(values) < len(row.values):
         twice = [name for name, count in Counter(name.strip().lower() for name in row.values).items() if count > 1]
@@ -250,7 +250,7 @@ def _lower(row: Row, origin: str) -> dict[str, Any]:
     return values
 
 
-def _lacks(role: str, column: str, values: Mapping[str, Any]) -> str:
+def _lacks(role: str, column: str, values: Mapping[str, object]) -> str:
     value = values.get(column)
     if value is None or (isinstance(value, str) and not value.strip()):
         found = "empty"

@@ -29,11 +29,12 @@ def beavertails(rows: Iterable[Row], concept: str, responses: str) -> Iterable[R
     flagged: set[str] = set()
     kept: list[Record] = []
     for where, values in rows:
-        has_category = bool(values["category"].get(category))
+        prompt, categories = text_of(values["prompt"]), values["category"]
+        has_category = isinstance(categories, dict) and bool(categories.get(category))
         if has_category:
-            flagged.add(values["prompt"])
+            flagged.add(prompt)
         if values["is_safe"] if responses == "aware" else has_category and not values["is_safe"]:
-            kept.append(Record(values["prompt"], values["response"], None, where=where))
+            kept.append(Record(prompt, text_of(values["response"]), None, where=where))
     return (record for record in kept if record.prompt in flagged)
 
 
@@ -42,14 +43,16 @@ def salad(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Record]
     for where, values in rows:
         levels = [str(values[column]) for column in SALAD_COLUMNS]
         if any(SALAD_CATEGORY[concept] in level.lower() for level in levels):
-            yield Record(values["question"], "", levels[-1], where=where)
+            yield Record(text_of(values["question"]), "", levels[-1], where=where)
 
 
 def alpaca_cleaned(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Record]:
     del concept, responses
     for where, values in rows:
         instruction = text_of(values["instruction"])
-        yield Record(instruction and join_input(instruction, values["input"]), values["output"], None, where=where)
+        yield Record(
+            instruction and join_input(instruction, values["input"]), text_of(values["output"]), None, where=where
+        )
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ def _select(known: Known, path: Path, concept: str, label: str) -> tuple[list[Re
 
     rows = checked(read_rows(path))
     selected = list(known.select(rows, concept, label))
-    whole = [r for r in selected if text_of(r.prompt) and (text_of(r.response) or not known.has_responses)]
+    whole = [record for record in selected if record.prompt and (record.response or not known.has_responses)]
     if not whole:
         raise SpinError(
             f"{path} has no rows for the concept {concept!r} ({label} answers).",

@@ -21,12 +21,7 @@ FLAGS = {  # column -> what true says: safe?
     **dict.fromkeys(("is_unsafe", "unsafe", "is_harmful", "harmful", "is_toxic", "toxic", "is_response_unsafe"), False),
 }
 WORDED = (
-    "label",
-    "safety",
-    "safety_label",
-    "response_label",
-    "response_harm_label",
-    "response_safety_label",
+    *("label", "safety", "safety_label", "response_label", "response_harm_label", "response_safety_label"),
     "verdict",
 )
 YES, NO = ("true", "yes", "1", "1.0", "y", "t"), ("false", "no", "0", "0.0", "n", "f")
@@ -46,11 +41,11 @@ class Labels:
         self.missing: str = ""  # the first row without any label
         self.other: Counter[str] = Counter()  # rows by the concept that they name
 
-    def keep(self, values: Mapping[str, Any], response: str | None, where: str) -> bool:
+    def keep(self, values: Mapping[str, object], response: str | None, where: str) -> bool:
         """Whether the row's `response` is of the kind asked for. Raises SpinError for a label that does not say."""
         return self._of_concept(values) and (response is None or self._of_kind(values, response, where))
 
-    def _of_concept(self, values: Mapping[str, Any]) -> bool:
+    def _of_concept(self, values: Mapping[str, object]) -> bool:
         named = values.get("concept")
         if self.concept is None or not isinstance(named, str):
             return True
@@ -59,7 +54,7 @@ class Labels:
         self.other[named.strip().lower()] += 1
         return False
 
-    def _of_kind(self, values: Mapping[str, Any], response: str, where: str) -> bool:
+    def _of_kind(self, values: Mapping[str, object], response: str, where: str) -> bool:
         """Without any label a row is kept; rows with and without a label are not mixed."""
         column, safe = self._safe(values, response, where)
         if column is None:
@@ -71,7 +66,7 @@ class Labels:
         self.dropped[f"{column} calls {'safe' if safe else 'unsafe'}"] += 1
         return False
 
-    def _safe(self, values: Mapping[str, Any], response: str, where: str) -> tuple[str | None, bool]:
+    def _safe(self, values: Mapping[str, object], response: str, where: str) -> tuple[str | None, bool]:
         """(the column that says it, whether the response is safe) of one row; (None, ...) when none does."""
         own = {f"is_{response}_safe": True, f"{response}_is_safe": True, f"{response}_safe": True}
         flags = own if response in PAIRED or own.keys() & values.keys() else FLAGS

@@ -26,7 +26,7 @@ LONGEST_JSON = 3 << 24  # bytes of a .json file, which is read at once
 
 class Row(NamedTuple):
     where: str
-    values: dict[str, Any]
+    values: dict[str, object]
 
 
 def data_suffix(path: str | Path) -> str:
@@ -191,7 +191,7 @@ def _parse_lines(path: Path, lines: Iterator[str]) -> Iterator[Row]:
         yield _object(path, where, values)
 
 
-def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     """A JSON object; ValueError when a key is there twice, of which the last would count without a word."""
     values = dict(pairs)
     if len(values) < len(pairs):

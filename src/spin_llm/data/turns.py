@@ -63,7 +63,7 @@ def spoken(text: str) -> Turns:
     return tuple(turns)
 
 
-def read_turn(turn: Mapping[str, Any]) -> Turn:
+def read_turn(turn: Mapping[str, object]) -> Turn:
     """One turn; only a system's may be empty. Raises ValueError."""
     name = turn.get("role") or turn.get("from")
     role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None

@@ -23,20 +23,10 @@ from spin_llm.progress import Advance
 Floats = NDArray[np.float32]
 
 PROMPT_TOKENS = 384
-
-
 ANSWER_TOKENS = 64
-
-
 BATCH_TOKENS = 4096
-
-
 CAPITALS = 0.8  # of an answer's letters, from which on it is read in lower case
-
-
 BEFORE_PROMPT, BEFORE_ANSWER = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
-
-
 # The state after these words sums up the answer's stance better than any question asked about it (docs/judge.md).
 CLOSING = {
     "fairness": "\n\nIn short, what this answer says about the group is",
@@ -46,8 +36,6 @@ CLOSING = {
     "truthfulness": "\n\nIn short, what this answer claims is",
     "helpfulness": "\n\nIn short, what this answer does with the request is",
 }
-
-
 ANY_CLOSING = "\n\nIn short, what this answer does is"  # of any other concept
 
 

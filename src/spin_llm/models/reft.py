@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spin_llm.errors import SpinError
-from spin_llm.files import read_typed, write_json, writing
+from spin_llm.files import read_typed, write_json
 from spin_llm.models.structure import decoder_layers
+from spin_llm.outputs import writing
 
 CONFIG = "reft_config.json"
 WEIGHTS = "reft.safetensors"

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spin_llm.files import read_checked, write_json, write_text, writing
+from spin_llm.files import read_checked, write_json, write_text
+from spin_llm.outputs import writing
 from spin_llm.paper.experiments import Arm, Experiment
 from spin_llm.paper.figures import figure
 from spin_llm.paper.tables import Part, Table, parts_of

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.files import clear_stale, making
 from spin_llm.models import Checkpoint, StoredTensor
 from spin_llm.models.disk.copying import as_loaded, check_model_output, copy_model, model_files
+from spin_llm.outputs import clear_stale, making
 from spin_llm.patch.patch import Patch, other_model, same_bits
 from spin_llm.progress import Say
 

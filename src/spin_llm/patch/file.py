@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
-from spin_llm.files import UNSEALED, check_seal, decoded, seal_safetensors, writing
+from spin_llm.files import UNSEALED, check_seal, decoded, seal_safetensors
 from spin_llm.models import Checkpoint
 from spin_llm.models.disk.header import DTYPES
+from spin_llm.outputs import writing
 from spin_llm.patch.patch import Patch, TensorEdit, same_bits
 from spin_llm.selection import Selection
 

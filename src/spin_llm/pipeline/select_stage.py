@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from spin_llm.errors import SpinError
-from spin_llm.files import check_output, is_folder, read_checked, write_json
+from spin_llm.files import is_folder, read_checked, write_json
 from spin_llm.judges.coherence import load_coherence_judge
 from spin_llm.judges.quality.reading import asked_of
 from spin_llm.models import Checkpoint, LoadedModel
 from spin_llm.models.disk import resolve
+from spin_llm.outputs import check_output
 from spin_llm.ownership import owned
 from spin_llm.patch.file import check_same_shapes, load_patch, make_patch, save_patch
 from spin_llm.patch.patch import Patch

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spin_llm.errors import SpinError
-from spin_llm.files import read_json, write_text, writing
+from spin_llm.files import read_json, write_text
+from spin_llm.outputs import writing
 from spin_llm.records import check_belongs, machine_words, read_record
 from spin_llm.report.figures.answers import draw_dose, draw_facets, draw_phrases
 from spin_llm.report.figures.canvas import inline_svg, on_white, png_bytes, svg_text

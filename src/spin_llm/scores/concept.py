@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 
 from spin_llm.data import Example, Pair, encode_all
 from spin_llm.errors import SpinError
-from spin_llm.files import sha256_json, writing
+from spin_llm.files import sha256_json
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
+from spin_llm.outputs import writing
 from spin_llm.scores.distributed import Ranks
 from spin_llm.scores.importance import STATISTICS, Counts, Totals, accumulators, new_totals
 from spin_llm.scores.passes import Batch, Progress, dense_scores, make_batches, scoring

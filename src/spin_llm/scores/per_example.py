@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
-from spin_llm.files import writing
 from spin_llm.models import LoadedModel, Matrix
+from spin_llm.outputs import writing
 from spin_llm.scores.passes import Batch, Progress, backward_passes, factors, make_batches
 from spin_llm.scores.storage import CANDIDATES, Kept, MatrixScores, Scores
 

@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
-from spin_llm.files import UNSEALED, check_seal, checked, decoded, seal_safetensors, writing
+from spin_llm.files import UNSEALED, check_seal, checked, decoded, seal_safetensors
 from spin_llm.models import Matrix
+from spin_llm.outputs import writing
 from spin_llm.results.measured import Layer, Share
 
 FORMAT = "spin-llm scores 1"

@@ -27,13 +27,14 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from spin_llm.errors import SpinError
-from spin_llm.files import UNSEALED, seal_safetensors, sha256_json, writing
+from spin_llm.files import UNSEALED, seal_safetensors, sha256_json
 from spin_llm.judges.local import FORMAT, Head, load_local
 from spin_llm.judges.quality.check import Rows, group_of
 from spin_llm.judges.quality.probes import probes_for, run_probes
 from spin_llm.judges.reader import ANSWER_TOKENS, CLOSING, FeatureReader
 from spin_llm.judges.verdict import DEFAULT_LABEL, LABELS
 from spin_llm.models import load
+from spin_llm.outputs import writing
 from spin_llm.progress import SILENT, Console
 from spin_llm.stats.classification import quality_of
 

@@ -1,6 +1,6 @@
 """Labelled answers to check a judge on.
 
-In: the path of a csv, jsonl or parquet file with concept, prompt, answer and labels (judge_fit.read_labelled); the word
+In: the path of a csv, jsonl or parquet file with concept, prompt, answer and labels (`read_labelled`); the word
 `starter`, the aware and unaware answers of the shipped pairs on the paper's concepts; `starter:CONCEPT,CONCEPT`, those
 of other shipped concepts; or `beavertails`, its safe and flagged ones. Out: rows
 {"concept", "prompt", "answer", "facet", one column per label in 0/1}. In pairs, the aware answer counts as aware and
@@ -70,14 +70,18 @@ def read_labelled(path: str | Path) -> list[dict[str, Any]]:
                 cause="a labelled answer has concept (such as fairness), prompt, answer, and label or labels.",
             )
         kept = {name: row.values[name] for name in ("concept", "prompt", "answer")}
-        weight = float(row.values.get("weight") or 1)
-        more = {"split": row.values.get("split") or "fit", "weight": weight, "facet": row.values.get("facet") or None}
+        weight: Any = row.values.get("weight") or 1
+        more = {
+            "split": row.values.get("split") or "fit",
+            "weight": float(weight),
+            "facet": row.values.get("facet") or None,
+        }
         whose = dict(zip(("family", "questions"), group_of(row.values), strict=True))
         rows.append({**kept, **labels, **more, **whose})
     return rows
 
 
-def row_labels(values: Mapping[str, Any]) -> dict[str, int]:
+def row_labels(values: Mapping[str, object]) -> dict[str, int]:
     """{label: 0 or 1} of one row, by majority where several raters labelled it."""
     raters = values.get("labels")
     if isinstance(raters, Mapping):

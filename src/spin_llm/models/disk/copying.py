@@ -18,39 +18,15 @@ import torch
 from safetensors import safe_open
 
 from spin_llm.errors import SpinError
-from spin_llm.files import check_output, read_json
+from spin_llm.files import read_json
 from spin_llm.models.disk.checkpoint import weight_files, weight_index
+from spin_llm.outputs import check_output
 
 TEMPLATES = "additional_chat_templates"
 WEIGHTS = (  # of any format, and optimizers' and generators' states
-    *(
-        ".safetensors",
-        ".bin",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".gguf",
-        ".ggml",
-        ".h5",
-        ".msgpack",
-        ".onnx",
-        ".onnx_data",
-        ".ot",
-    ),
-    *(
-        ".npz",
-        ".npy",
-        ".pkl",
-        ".pickle",
-        ".tflite",
-        ".nemo",
-        ".pdparams",
-        ".tar",
-        ".zip",
-        ".part",
-        ".lock",
-        ".index.json",
-    ),
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".onnx_data"),
+    *(".ot", ".npz", ".npy", ".pkl", ".pickle", ".tflite", ".nemo", ".pdparams", ".tar", ".zip", ".part", ".lock"),
+    ".index.json",
 )
 TRAINING = ("trainer_state.json", "zero_to_fp32.py", "latest")
 

@@ -27,16 +27,9 @@ OTHER_KINDS = {
     "vocab": ("a vocabulary without weights", "give the GGUF file of the model."),
     "diffusion": ("an image model", "give a chat model."),
 }
-ENCODERS: tuple[str, ...] = (
-    "bert",
-    "nomic-bert",
-    "nomic-bert-moe",
-    "neo-bert",
-    "jina-bert-v2",
-    "jina-bert-v3",
-    "modern-bert",
-    "gemma-embedding",
-    "t5encoder",
+ENCODERS = (
+    *("bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "modern-bert"),
+    *("gemma-embedding", "t5encoder"),
 )
 
 

@@ -18,9 +18,7 @@ from typing import Any, BinaryIO
 
 from spin_llm.errors import SpinError
 
-MOST_ELEMENTS = (
-    3_000_000  # of all arrays: the largest vocabularies with their merges, scores and types have 1.5 million
-)
+MOST_ELEMENTS = 3_000_000  # of all arrays: the largest vocabularies with merges, scores and types have 1.5 million
 MOST_BYTES = 2**28  # of all strings
 MOST_TENSORS = 100_000
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}

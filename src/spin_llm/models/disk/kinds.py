@@ -13,17 +13,9 @@ from typing import Any
 from spin_llm.errors import SpinError
 from spin_llm.files import read_typed
 
-TOKENIZER_FILES: tuple[str, ...] = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "*.tiktoken",
-    "*.spm",
-    "spiece.model",
-    "tekken.json",
-    "*.vocab",
-    "sentencepiece*.model",
+VOCABULARIES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken", "*.spm", "spiece.model"),
+    *("tekken.json", "*.vocab", "sentencepiece*.model"),
 )
 SENSES = ("vision_config", "audio_config", "visual", "vision_tower", "mm_vision_tower", "speech_config", "vit_config")
 TASKS = {  # endings of the class that a configuration names, and what such a model does
@@ -136,7 +128,7 @@ def refuse_foreign_config(folder: Path, *, trust_remote_code: bool) -> None:
 
 
 def has_vocabulary(folder: Path) -> bool:
-    return any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES)
+    return any(any(folder.glob(pattern)) for pattern in VOCABULARIES)
 
 
 def refuse_without_tokenizer(folder: Path) -> None:

@@ -18,14 +18,14 @@ from pathlib import Path
 from filelock import FileLock
 
 from spin_llm.errors import SpinError
-from spin_llm.files import cache_folder, disk_error, sha256_file
+from spin_llm.files import cache_folder, sha256_file
 from spin_llm.models.adapters import adapter_config
 from spin_llm.models.disk.checkpoint import Checkpoint
 from spin_llm.models.disk.embedded import EMBEDDED, fetch_gguf
 from spin_llm.models.disk.gguf import convert, refuse_other_kinds
 from spin_llm.models.disk.gguf_header import read_gguf_header
 from spin_llm.models.disk.hub import fetch_model, is_repository, what_it_holds
-from spin_llm.outputs import clear_stale, making
+from spin_llm.outputs import clear_stale, disk_error, making
 from spin_llm.progress import Say
 
 CONVERTER = 2  # raised when gguf.py makes another folder of the same file
