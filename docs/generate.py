@@ -1,8 +1,8 @@
 """Pages that say what the code says, made from it: `make docs`.
 
-In: the docstrings of the package, the groups of settings, the types of results.json. Out: docs/map.md, options.md and
-results.md. A test holds the committed pages against
-these (tests/unit/test_docs.py). Left out: every page that a person writes.
+In: the docstrings of the package, the commands with their options, the types of results.json. Out: docs/map.md,
+options.md and results.md. A test holds the committed pages against these (tests/unit/test_docs.py). Left out: every
+page that a person writes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BESIDE = {  # files that have no docstring: by folder of the package
     "report/templates/": "the pages' templates, style (light and dark) and script (filter, search, lazy transcripts)",
 }
 AROUND = {  # the rest of the repository
-    ".ci/run": "what the checks on a fresh machine run",
+    ".ci/": "what continuous integration runs; a wheel, built and used",
     "benchmarks/": "performance and quality claims, each a script with its committed results",
     "docs/": "the pages; generate.py makes three of them, picture.py the README's picture",
     "tests/data/": "a run folder that version 0.1.0 wrote",
@@ -97,8 +97,7 @@ SCOPES = {  # what a change of a group's options does to a run that is taken up 
     "extras": "With another value answers and verdicts stay; what is measured beside them is made again.",
     "volatile": "May change at any time: it decides how, not what, is computed.",
 }
-
-
+OUTPUT = "Output"  # the group that every command has some of
 OPTIONS = [
     "Every option of every command. What `--help` says is the same text.",
     "A value that is not typed is taken from the environment (`SPIN_LLM_RATIO` for `--ratio`),",
@@ -126,57 +125,50 @@ def commands(app: App, words: str = "") -> Iterator[tuple[str, App]]:
             yield from inner or [(f"{words}{name}", within)]
 
 
-def option_rows(arguments: Iterable[Argument]) -> list[tuple[str, str, str, str]]:
+def by_group(command: App) -> dict[str, list[Argument]]:
+    """A command's options by the title of their group, and under "" those that it alone has."""
+    titles = (*(str(group.__doc__) for group in GROUPS), OUTPUT)
+    found: dict[str, list[Argument]] = {}
+    for one in command.assemble_argument_collection():
+        title = next((group.name for group in one.parameter.group or ()), "")
+        if one.name.startswith("-"):
+            found.setdefault(title if title in titles else "", []).append(one)
+    return found
+
+
+def option_table(options: Iterable[Argument]) -> list[str]:
     rows = []
-    for one in arguments:
-        about, default = one.parameter, one.field_info.default
-        shown = (
-            ""
-            if about.show_default is False or default in (None, one.field_info.empty) or default is False
-            else default
-        )
+    for one in options:
+        default = one.field_info.default if one.parameter.show_default is not False else None
+        shown = f"`{default}`" if default not in (None, one.field_info.empty) and default is not False else ""
         names = ", ".join(f"`{name}`" for name in one.names if not name.startswith(("--no-", "--empty-")))
-        text = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", about.help or "")
-        rows.append((names, takes(one.hint, about.metavar), f"`{shown}`" if shown != "" else "", text))
-    return rows
+        text = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", one.parameter.help or "")
+        rows.append((names, takes(one.hint, one.parameter.metavar), shown, text))
+    return [*table(("option", "takes", "default", "what"), rows), ""]
 
 
 def options_page() -> str:
     """Every option of every command: groups once, in the order in which a run needs them, then what only one takes."""
-    head = ("option", "takes", "default", "what")
+    every = {words: (command, by_group(command)) for words, command in commands(app)}
     groups: dict[str, dict[str, Argument]] = {}
-    known = [str(group.__doc__) for group in GROUPS]
-    overview, own = [], []
-    for words, command in commands(app):
-        taken: dict[str, list[str]] = {}
-        alone = []
-        for one in command.assemble_argument_collection():
-            title = next((group.name for group in one.parameter.group or ()), "")
-            if one.names[0].startswith("-") and title in (*known, "Output"):
-                groups.setdefault(title, {}).setdefault(one.names[0], one)
-                taken.setdefault(title, []).append(one.names[0])
-            elif one.names[0].startswith("-"):
-                alone.append(one)
-        overview.append((words, str(command.help).partition("\n")[0], taken))
-        own += [f"## Only `{words}`", "", *table(head, option_rows(alone)), ""] if alone else []
-    lines = ["# Options", "", NOTICE, "", *OPTIONS, ""]
+    for _, taken in every.values():
+        for title, options in taken.items():
+            groups.setdefault(title, {}).update({one.name: one for one in options if one.name not in groups[title]})
     rows = []
-    for words, text, taken in overview:
-        parts = [
-            f"[{title}](#{re.sub(r'[^a-z ]', '', title.lower()).replace(' ', '-')})"
-            + (
-                ""
-                if len(names) == len(groups[title]) or title == "Output"
-                else f": {', '.join(f'`{n}`' for n in names)}"
-            )
-            for title, names in taken.items()
-        ]
-        rows.append((f"`{words}`", text, "; ".join(parts)))
-    lines += [*table(("command", "what", "options"), rows), ""]
+    for words, (command, taken) in every.items():
+        parts = []
+        for title, options in taken.items():
+            link = f"[{title}](#{re.sub(r'[^a-z ]', '', title.lower()).replace(' ', '-')})"
+            whole = title == OUTPUT or len(options) == len(groups[title])
+            parts += [link if whole else f"{link}: {', '.join(f'`{one.name}`' for one in options)}"] if title else []
+        rows.append((f"`{words}`", str(command.help).partition("\n")[0], "; ".join(parts)))
+    lines = ["# Options", "", NOTICE, "", *OPTIONS, "", *table(("command", "what", "options"), rows), ""]
     for group, scope in GROUPS.items():
         title = str(group.__doc__)
-        lines += [f"## {title}", "", SCOPES[scope], "", *table(head, option_rows(groups[title].values())), ""]
-    lines += ["## Output", "", *table(head, option_rows(groups["Output"].values())), "", *own]
+        lines += [f"## {title}", "", SCOPES[scope], "", *option_table(groups[title].values())]
+    lines += [f"## {OUTPUT}", "", *option_table(groups[OUTPUT].values())]
+    for words, (_, taken) in every.items():
+        lines += [f"## Only `{words}`", "", *option_table(taken[""])] if "" in taken else []
     return "\n".join(lines)
 
 
