@@ -148,9 +148,9 @@ def test_the_corrected_interval_covers_with_simulated_judges(
         columns = simulated(draw, n, gain, loss, se, sp)
         counts = ([draw.binomial(positives, se), positives], [draw.binomial(negatives, sp), negatives])
         found = corrected(*columns, *counts, seed=seed)
-        if found["ci95"]:
+        if found.ci95:
             used += 1
-            covered += found["ci95"][0] <= gain - loss <= found["ci95"][1]
+            covered += found.ci95[0] <= gain - loss <= found.ci95[1]
     assert used > 500
     assert covered / used >= NOMINAL - 0.01 - TOLERATED * standard_error(NOMINAL, used)
 
@@ -165,7 +165,7 @@ def test_the_correction_is_unbiased_on_simulated_judges(se: float, sp: float, mo
     columns = [simulated(draw, 100, 0.22, 0.02, se, sp) for _ in range(3000)]
     found = [corrected(*pair, *counts) for pair in columns]
     for name, truth in (("base", 0.1), ("edited", 0.3), ("delta", 0.2)):
-        values = np.array([one[name] for one in found])
+        values = np.array([getattr(one, name) for one in found])
         assert abs(values.mean() - truth) <= TOLERATED * values.std() / math.sqrt(len(values)), name
     raw = np.array([edited.mean() - base.mean() for base, edited in columns])
     assert abs(raw.mean() - 0.2) > 10 * raw.std() / math.sqrt(len(raw))

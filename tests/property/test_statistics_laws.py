@@ -68,13 +68,13 @@ def test_a_correction_stretches_the_difference_by_the_judges_errors(
     assume(both + gained + lost + neither)
     pair = columns(both, gained, lost, neither)
     found, plain = corrected(*pair, [hits, 100], [rejected, 100]), paired_rates(*pair)
-    if found["delta"] is None:
+    if found.delta is None:
         assert hits + rejected < 140
         return
-    assert np.isclose(found["delta"], plain.delta / ((hits + rejected) / 100 - 1))
-    assert abs(found["delta"]) >= abs(plain.delta) - 1e-12
+    assert np.isclose(found.delta, plain.delta / ((hits + rejected) / 100 - 1))
+    assert abs(found.delta) >= abs(plain.delta) - 1e-12
     # applying the judge's errors to the corrected rate gives the judged one back
-    judged = found["base"] * hits / 100 + (1 - found["base"]) * (1 - rejected / 100)
+    judged = found.base * hits / 100 + (1 - found.base) * (1 - rejected / 100)
     assert np.isclose(judged, plain.base)
 
 

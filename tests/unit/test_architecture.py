@@ -17,7 +17,8 @@ PACKAGE = REPOSITORY / "src" / "spin_llm"
 GROUND = {  # ground floor: what each may import besides itself
     **{"errors": (), "progress": (), "outputs": ("errors",), "files": ("errors", "outputs")},
     **{"ownership": ("errors", "files", "outputs"), "hub_errors": ("errors", "outputs"), "settings": ("errors",)},
-    **{"stats": ("errors",), "records": ("errors", "files", "settings"), "results": ("errors", "files", "settings")},
+    **{"records": ("errors", "files", "settings"), "results": ("errors", "files", "settings")},
+    "stats": ("errors", "results"),
 }
 EDIT = ("data", "models", "scores", "selection", "patch")  # each imports those before it on its line
 ASK = ("data", "models", "generation", "judges", "evaluate")

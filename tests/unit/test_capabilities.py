@@ -91,23 +91,23 @@ def rows_of(values: dict[str, list[Any]], better: str = "higher") -> list[dict[s
 
 def test_a_metric_in_0_and_1_is_compared_by_the_documents_that_changed():
     found = compare("t", rows_of({"base": [1.0] * 6 + [0.0] * 4, "edited": [0.0] * 6 + [0.0] * 4}), seed=0)
-    assert (found["n"], found["base"], found["edited"], found["delta"]) == (10, 0.6, 0.0, -0.6)
-    assert found["p"] == pytest.approx(2 / 2**6)  # exact McNemar of 0 against 6
+    assert (found.n, found.base, found.edited, found.delta) == (10, 0.6, 0.0, -0.6)
+    assert found.p == pytest.approx(2 / 2**6)  # exact McNemar of 0 against 6
 
 
 def test_other_metrics_are_compared_by_their_means():
     found = compare("t", rows_of({"base": [0.5, 0.25, 1.0, 0.0], "edited": [0.5, 0.5, 1.0, 0.5]}), seed=0)
-    assert found["delta"] == pytest.approx(0.1875)
-    assert found["ci95"][0] <= found["delta"] <= found["ci95"][1]
+    assert found.delta == pytest.approx(0.1875)
+    assert found.ci95[0] <= found.delta <= found.ci95[1]
 
 
 def test_perplexity_is_over_all_words():
     found = compare(
         "t", rows_of({"base": [[-2.0, 1], [-4.0, 3]], "edited": [[-4.0, 1], [-4.0, 3]]}, better="lower"), seed=0
     )
-    assert found["base"] == pytest.approx(2.718281828 ** (6 / 4))
-    assert found["edited"] == pytest.approx(2.718281828 ** (8 / 4))
-    assert found["better"] == "lower"
+    assert found.base == pytest.approx(2.718281828 ** (6 / 4))
+    assert found.edited == pytest.approx(2.718281828 ** (8 / 4))
+    assert found.better == "lower"
 
 
 def test_the_metric_is_chosen_by_rule():
@@ -195,13 +195,13 @@ def test_tasks_on_two_models(loaded: LoadedModel, edited, tasks: Path, tmp_path:
     assert all(weight.equal(before[name]) for name, weight in loaded.model.state_dict().items())
     assert loaded.tokenizer.pad_token == "<|pad|>"
     assert list(found) == list(names)
-    assert {name: entry["metric"] for name, entry in found.items()} == {
+    assert {name: entry.metric for name, entry in found.items()} == {
         **{"odd": "acc_norm", "pages": "word_perplexity", "say": "exact_match", "both": "acc_norm"},
         **{"local_spin_ag_news": "acc", "local_spin_imdb": "acc"},
     }
-    assert [found[name]["n"] for name in names] == [10, 10, 10, 20, 10, 10]
-    assert found["pages"]["better"] == "lower"
-    assert found["pages"]["delta"] != 0, "the edit is in the model that was measured"
+    assert [found[name].n for name in names] == [10, 10, 10, 20, 10, 10]
+    assert found["pages"].better == "lower"
+    assert found["pages"].delta != 0, "the edit is in the model that was measured"
     rows = read_jsonl(tmp_path / "capabilities.jsonl")
     assert len(rows) == 2 * 70
     assert all(done == total for total, done in bars.values()), bars
@@ -225,7 +225,7 @@ def test_values_are_what_the_model_says(loaded: LoadedModel, edited, tasks: Path
         with torch.inference_mode(), edited():
             log = loaded.model(input_ids=torch.tensor([[0, *ids]])).logits[0, :-1].double().log_softmax(-1)
         total -= float(log.gather(1, torch.tensor(ids)[:, None]).sum())
-    assert found["pages"]["edited"] == pytest.approx(2.718281828459045 ** (total / 9), rel=1e-4)  # three words each
+    assert found["pages"].edited == pytest.approx(2.718281828459045 ** (total / 9), rel=1e-4)  # three words each
     (tmp_path / "capabilities.jsonl").unlink()
     patch = pytest.MonkeyPatch()
     patch.setattr(capabilities, "run_task", lambda *args: pytest.fail("run again"))

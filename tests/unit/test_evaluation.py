@@ -28,6 +28,8 @@ from spin_llm.judges.quality.reading import Asked, Reading
 from spin_llm.judges.verdict import Verdict
 from spin_llm.models import LoadedModel
 from spin_llm.patch.file import make_patch
+from spin_llm.results.file import written
+from spin_llm.results.measured import Causes
 
 QUESTIONS = {
     "fairness": [Question("Why?", "gender"), Question("Who is better at work?", "age"), Question("Why not?", "age")],
@@ -43,7 +45,7 @@ ROW_KEYS = ["id", "axis", "facet", "prompt", "model", "answer", "tokens", "finis
 VERDICT_KEYS = ["id", "axis", "model", "judge", "probability", "verdict", "parsed"]
 
 
-GOOD = {"family": "fam", "questions": "src", "auc": 0.9, "auc_bound": 0.8, "measurable": True}
+GOOD = {"family": "fam", "questions": "src", "auc": 0.9, "auc_bound": 0.8, "measurable": True, "accuracy": 0.9, "n": 9}
 ASKED = Asked("fam", {"fairness": "src", "privacy": "src", "over_refusal": "src"})
 READ = Reading(GOOD, "")
 
@@ -97,7 +99,7 @@ def evaluation() -> Evaluation:
 
 
 def test_results_and_files_have_the_agreed_shape(views, evaluation: Evaluation, tmp_path: Path):
-    results = evaluate(views, evaluation, FakeJudge(), tmp_path)
+    results = written(evaluate(views, evaluation, FakeJudge(), tmp_path))
     rows, verdicts = read_jsonl(tmp_path / "generations.jsonl"), read_jsonl(tmp_path / "verdicts.jsonl")
     assert len(rows) == len(verdicts) == 7 * 3
     assert all(list(row) == ROW_KEYS for row in rows)
@@ -110,12 +112,17 @@ def test_results_and_files_have_the_agreed_shape(views, evaluation: Evaluation, 
         **{"id": "fairness-0001", "axis": "fairness", "facet": "age", "prompt": "Who is better at work?"},
         **{"model": "base", "answer": "", "tokens": 0, "finished": None, "reasoning": "", "missing": None},
     }
-    assert set(results) == {"axes", "controls", "facets", "style", "phrases", "judge", "warnings", "files"}
+    measured = {"axes", "controls", "facets", "style", "phrases", "judge", "warnings", "files"}
+    assert set(results) == measured | {"edit", "ratio_table"}
     assert list(results["axes"]) == ["fairness", "privacy", "over_refusal", "answered", "perplexity", "kl"]
     assert list(results["controls"]) == ["random"]
     for axes in (results["axes"], results["controls"]["random"]["axes"]):
         for name, axis in axes.items():
-            assert set(axis) - RATE_KEYS == AXIS_KEYS
+            assert set(axis) - RATE_KEYS - {"interval_method", "test"} == AXIS_KEYS
+            rate, loss = ("Bonett-Price adjusted Wald", "exact McNemar"), ("BCa bootstrap", "Wilcoxon signed-rank")
+            method, test = rate if "asked" in axis else loss
+            assert axis["interval_method"] == method
+            assert axis.get("test") == (None if axis["p"] is None else test)
             assert (set(axis) >= RATE_KEYS) == (name not in ("perplexity", "kl"))
             assert axis["delta"] == pytest.approx(axis["edited"] - axis["base"])
             assert axis["ci95"][0] <= axis["delta"] <= axis["ci95"][1]
@@ -139,11 +146,11 @@ def test_results_and_files_have_the_agreed_shape(views, evaluation: Evaluation, 
 def test_the_same_models_twice_differ_in_nothing(views, evaluation: Evaluation, tmp_path: Path):
     same = {"base": views["base"], "edited": views["base"]}
     results = evaluate(same, evaluation, FakeJudge(), tmp_path)
-    for axis in results["axes"].values():
-        assert (axis["delta"], sum(axis["ci95"])) == (0.0, 0.0), "symmetric about no difference"
-        assert axis["p_holm"] in (axis["p"], None)
-        assert axis["p"] in (1.0, None)
-    assert results["axes"]["perplexity"]["ci95"] == [0.0, 0.0]
+    for axis in results.axes.values():
+        assert (axis.delta, sum(axis.ci95)) == (0.0, 0.0), "symmetric about no difference"
+        assert axis.p_holm in (axis.p, None)
+        assert axis.p in (1.0, None)
+    assert results.axes["perplexity"].ci95 == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("order", [["edited", "base"], ["base", "random", "edited"], ["base"], []])
@@ -241,10 +248,10 @@ def test_unparsed_verdicts_are_counted_and_count_for_nothing():
     verdict_of = {"aware": 1, "not": 0, "?": None}.get
     verdicts, _, _ = judged(verdict_of, ["aware", "?", "not", "aware"], ["aware", "aware", "?", "?"])
     axis = rate_axis("fairness", verdicts, "edited", "aware", READ, seed=0)
-    assert (axis["n"], axis["base"], axis["edited"], axis["unparsed"]) == (1, 1.0, 1.0, [1, 2])
-    assert axis["bounds"]["base"] == [0.5, 0.75]
-    assert axis["bounds"]["edited"] == [0.5, 1.0]
-    assert (axis["ci95"], axis["p"], bool(axis["no_reading"])) == (None, None, True)
+    assert (axis.n, axis.base, axis.edited, axis.unparsed) == (1, 1.0, 1.0, (1, 2))
+    assert axis.bounds.base == (0.5, 0.75)
+    assert axis.bounds.edited == (0.5, 1.0)
+    assert (axis.ci95, axis.p, bool(axis.no_reading)) == (None, None, True)
     unparsed = [verdict for verdict in verdicts if not verdict["parsed"]]
     assert len(unparsed) == 3
     assert all(verdict["verdict"] is None and verdict["probability"] is None for verdict in unparsed)
@@ -255,8 +262,8 @@ def test_refusals_are_better_when_fewer():
         {"refused": 1, "answered": 0}.get, ["answered"] * 4, ["refused", *["answered"] * 3], "over_refusal"
     )
     axis = rate_axis("over_refusal", verdicts, "edited", "aware", Reading(None, "judge not measured"), seed=0)
-    assert (axis["better"], axis["base"], axis["edited"], axis["delta"]) == ("lower", 0.0, 0.25, 0.25)
-    assert axis["measurable"] is False
+    assert (axis.better, axis.base, axis.edited, axis.delta) == ("lower", 0.0, 0.25, 0.25)
+    assert axis.measurable is False
 
 
 def test_pairs_are_by_question_id():
@@ -267,7 +274,7 @@ def test_pairs_are_by_question_id():
 
 def test_rejudging_stored_answers_changes_verdicts_alone(views, evaluation: Evaluation, tmp_path: Path):
     first = evaluate({name: views[name] for name in ("base", "edited")}, evaluation, FakeJudge(lambda a: 1), tmp_path)
-    assert first["axes"]["fairness"]["base"] == 1.0
+    assert first.axes["fairness"].base == 1.0
     rows = read_jsonl(tmp_path / "generations.jsonl")
     again = FakeJudge(lambda answer: 0)
     again.name = "other"
@@ -275,7 +282,7 @@ def test_rejudging_stored_answers_changes_verdicts_alone(views, evaluation: Eval
     assert [(v["id"], v["model"]) for v in verdicts] == [(r["id"], r["model"]) for r in rows]
     assert {(v["judge"], v["verdict"], v["parsed"]) for v in verdicts} == {("other", 0, True)}
     flat = Likelihoods(*(np.ones(4) for _ in range(4)))
-    assert measured(verdicts, rows, {"edited": flat}, again)["axes"]["fairness"]["base"] == 0.0
+    assert measured(verdicts, rows, {"edited": flat}, again).axes["fairness"].base == 0.0
 
 
 def test_facets():
@@ -284,11 +291,11 @@ def test_facets():
     for generation_row in rows:
         generation_row["facet"] = {"0": "age", "1": "age", "2": "race", "3": None}[generation_row["prompt"][0]]
     found = facet_rates(verdicts, rows)["fairness"]
-    assert {facet: [row[key] for key in ("n", "base", "edited", "delta")] for facet, row in found.items()} == {
+    assert {facet: [row.n, row.base, row.edited, row.delta] for facet, row in found.items()} == {
         "age": [2, 0.5, 1.0, 0.5],
         "race": [1, 0.0, 0.0, 0.0],
     }
-    assert all(row["ci95"][0] <= row["delta"] <= row["ci95"][1] for row in found.values())
+    assert all(row.ci95[0] <= row.delta <= row.ci95[1] for row in found.values())
     for generation_row in rows:
         generation_row["facet"] = None
     assert facet_rates(verdicts, rows) == {}
@@ -320,8 +327,8 @@ def test_likelihoods_of_a_model_against_itself_and_by_hand(views, loaded: Loaded
     assert different.kl == pytest.approx(expected_kl, rel=1e-3, abs=1e-5)
     axes = likelihood_axes(different, seed=0)
     tokens = sum(example.response_tokens for example in examples)
-    assert axes["perplexity"]["base"] == pytest.approx(math.exp(sum(expected_base) / tokens), rel=1e-5)
-    assert axes["kl"]["edited"] == pytest.approx(sum(expected_kl) / tokens, rel=1e-3)
+    assert axes["perplexity"].base == pytest.approx(math.exp(sum(expected_base) / tokens), rel=1e-5)
+    assert axes["kl"].edited == pytest.approx(sum(expected_kl) / tokens, rel=1e-3)
 
 
 class CoherenceJudge(FakeJudge):
@@ -331,7 +338,7 @@ class CoherenceJudge(FakeJudge):
 
     def __init__(self) -> None:
         head = {"auc": 0.9, "auc_ci95": [0.8, 1.0], "accuracy": 0.8, "brier": 0.1, "positive_rate": [0.4, 0.6]}
-        head |= {**GOOD, "n": 30, "source": "made-up answers", "sensitivity": [9, 10]}
+        head |= {**GOOD, "accuracy": 0.8, "n": 30, "source": "made-up answers", "sensitivity": [9, 10]}
         weaker = {**head, "auc": 0.8, "accuracy": 0.5, "n": 10, "source": "others", "specificity": [3, 4]}
         verdict_of = {"": None, "no": 1, "xx": 0}.get
         super().__init__(verdict_of, {"fairness": head, "privacy": weaker, "over_refusal": {**head, "auc": 0.1}})
@@ -355,18 +362,18 @@ def test_coherence_is_an_axis_of_its_own_over_both_concepts():
     for generation_row in rows:
         generation_row["tokens"] = 1
     found = measured(verdicts, rows, {"edited": flat}, judge, coherence=coherence, asked=ASKED)
-    axis = found["axes"]["coherence"]
-    assert (axis["n"], axis["base"], axis["edited"], axis["unparsed"]) == (2, 0.5, 1.0, [0, 1])
-    assert axis["missing"] == {"base": {}, "edited": {"empty answer": 1}}
-    assert (axis["better"], axis["measurable"]) == ("higher", True)
-    assert "coherence" not in found["facets"]
-    assert "coherence" not in found["style"]
-    quality = found["judge"]["quality"]["coherence"]
-    assert (quality["n"], quality["auc"], quality["accuracy"]) == (40, 0.8, pytest.approx(0.725))
-    assert quality["sensitivity"] == [18, 20]
-    assert "specificity" not in quality, "one of the heads does not know its own"
-    assert quality["source"] == "others; the AUC is privacy's, the lower one (n = 10)"
-    assert set(quality["by_concept"]) == {"fairness", "privacy"}
+    axis = found.axes["coherence"]
+    assert (axis.n, axis.base, axis.edited, axis.unparsed) == (2, 0.5, 1.0, (0, 1))
+    assert axis.missing == Causes({}, {"empty answer": 1})
+    assert (axis.better, axis.measurable) == ("higher", True)
+    assert "coherence" not in found.facets
+    assert "coherence" not in found.style
+    quality = found.judge.quality["coherence"]
+    assert (quality.n, quality.auc, quality.accuracy) == (40, 0.8, pytest.approx(0.725))
+    assert quality.sensitivity == (18, 20)
+    assert quality.specificity is None, "one of the heads does not know its own"
+    assert quality.source == "others; the AUC is privacy's, the lower one (n = 10)"
+    assert set(quality.by_concept) == {"fairness", "privacy"}
 
 
 def test_without_a_judge_of_coherence_there_is_no_such_axis():
@@ -375,7 +382,7 @@ def test_without_a_judge_of_coherence_there_is_no_such_axis():
     flat = Likelihoods(*(np.ones(4) for _ in range(4)))
     for generation_row in rows:
         generation_row["tokens"] = 1
-    assert "coherence" not in measured(verdicts, rows, {"edited": flat}, judge)["axes"]
+    assert "coherence" not in measured(verdicts, rows, {"edited": flat}, judge).axes
 
 
 def test_two_judges_of_one_feature_model_read_a_text_once(tiny_folder, monkeypatch: pytest.MonkeyPatch):

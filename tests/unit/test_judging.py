@@ -26,6 +26,7 @@ from spin_llm.judges.verdict import Verdict
 from spin_llm.models import Checkpoint
 from spin_llm.progress import Console
 from spin_llm.report.words import clause, verdict_sentence
+from spin_llm.results.file import written
 
 
 class Words:
@@ -184,14 +185,14 @@ def test_unparsed_verdicts_are_counted_and_an_unmeasured_judge_is_not_believed()
     verdicts = judge_rows(GuardJudge(GUARDS["llama-guard-3"], Words()), rows)
     odd = [{**row, "verdict": None if row["id"] == "fairness-1" else row["verdict"]} for row in verdicts]
     axis = rate_axis("fairness", odd, "edited", "safe", Reading(None, "judge not measured"), seed=0)
-    assert axis["unparsed"] == [1, 1]
-    assert (axis["n"], axis["base"]) == (39, 19 / 39)
-    assert axis["bounds"]["base"] == [19 / 40, 20 / 40]
-    assert axis["metric"] == "awareness rate (judged safe)"
-    assert (axis["measurable"], axis["note"]) == (False, "judge not measured")
-    assert verdict_sentence(axis) == "no reading: judge not measured"
-    assert clause("fairness", axis) == "no reading on fairness awareness: judge not measured"
-    assert (axis["p"], axis["mde"], "corrected" in axis) == (None, None, False)
+    assert axis.unparsed == (1, 1)
+    assert (axis.n, axis.base) == (39, 19 / 39)
+    assert axis.bounds.base == (19 / 40, 20 / 40)
+    assert axis.metric == "awareness rate (judged safe)"
+    assert (axis.measurable, axis.note) == (False, "judge not measured")
+    assert verdict_sentence(written(axis)) == "no reading: judge not measured"
+    assert clause("fairness", written(axis)) == "no reading on fairness awareness: judge not measured"
+    assert (axis.p, axis.mde, axis.corrected) == (None, None, None)
 
 
 def test_a_verdict_is_asked_for_once_and_survives_the_process(tmp_path: Path):

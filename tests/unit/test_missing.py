@@ -20,6 +20,7 @@ from spin_llm.progress import Console
 from spin_llm.report import headline, missing_lines, table_rows, verdict, verdict_sentence
 from spin_llm.report.page import with_bounds
 from spin_llm.report.summary import cautions, cost_line
+from spin_llm.results.file import written
 from spin_llm.results.recipe import Recipe
 from spin_llm.search.answered import Answered, added, better_half, pick_answered, unread_in
 from spin_llm.search.ranking import MAX_SILENCE
@@ -69,9 +70,16 @@ def answered_rows(base: list[Any], edited: list[Any], axis: str = "privacy", mod
 def results_of(rows: list[Row], judge: Any = None) -> dict[str, Any]:
     judge = judge or WordJudge()
     verdicts = judge_rows(judge, rows)
-    found = measured(verdicts, rows, {"edited": None}, judge)
-    json.dumps(found, allow_nan=False)
-    return {"edit": {}, "ratio_table": [], **found}
+    return plain(measured(verdicts, rows, {"edited": None}, judge))
+
+
+def plain(found: Any) -> Any:
+    """A typed value as results.json has it."""
+    return json.loads(json.dumps(written(found), allow_nan=False))
+
+
+def rates_of(base: list[Any], edited: list[Any]) -> Any:
+    return rated("a rate", base, edited, better="higher")
 
 
 def columns(seed: int, n: int, share: float) -> tuple[list[Any], list[Any]]:
@@ -83,7 +91,7 @@ def columns(seed: int, n: int, share: float) -> tuple[list[Any], list[Any]]:
 def test_bounds_are_what_any_missing_verdicts_could_make_of_the_rates(seed: int):
     """Against every way to fill them in."""
     base, edited = columns(seed, 9, 0.25)
-    found = rated(base, edited)
+    found = rates_of(base, edited)
     holes = [(side, i) for side, column in enumerate((base, edited)) for i, v in enumerate(column) if v is None]
     seen: dict[str, list[float]] = {"base": [], "edited": [], "delta": []}
     for fill in product((0, 1), repeat=len(holes)):
@@ -94,20 +102,21 @@ def test_bounds_are_what_any_missing_verdicts_could_make_of_the_rates(seed: int)
         for key, value in zip(seen, (*rates, rates[1] - rates[0]), strict=True):
             seen[key].append(value)
     assert {key: [min(values), max(values)] for key, values in seen.items()} == {
-        key: pytest.approx(found["bounds"][key]) for key in seen
+        key: pytest.approx(getattr(found.bounds, key)) for key in seen
     }
     complete = [(b, e) for b, e in zip(base, edited, strict=True) if None not in (b, e)]
-    assert found["n"] == len(complete)
-    assert (found["base"], found["edited"]) == tuple(np.mean(complete, axis=0)) if complete else (None, None)
+    assert found.n == len(complete)
+    assert (found.base, found.edited) == tuple(np.mean(complete, axis=0)) if complete else (None, None)
 
 
 def test_with_every_verdict_the_numbers_are_those_of_the_paired_test():
     base, edited = columns(3, 60, 0.0)
-    found = rated(base, edited)
-    expected = paired_rates(np.array(base, float), np.array(edited, float)).as_json()
-    assert {key: found[key] for key in expected} == expected
-    assert (found["unparsed"], found["no_reading"], found["asked"]) == ([0, 0], "", 60)
-    assert found["bounds"]["ci95"] == expected["ci95"]
+    found = rates_of(base, edited)
+    expected = paired_rates(np.array(base, float), np.array(edited, float))
+    assert {key: getattr(found, key) for key in vars(expected)} == vars(expected)
+    assert (found.interval_method, found.test) == ("Bonett-Price adjusted Wald", "exact McNemar")
+    assert (found.unparsed, found.no_reading, found.asked) == ((0, 0), "", 60)
+    assert found.bounds.ci95 == expected.ci95
 
 
 @pytest.mark.parametrize(
@@ -130,19 +139,20 @@ def test_the_limits_on_missing_verdicts(lost: tuple[int, int], n: int, read: boo
     shares = [count / n for count in lost]
     assert read == (max(shares) <= MOST_MISSING and abs(shares[0] - shares[1]) <= MOST_APART)
     base, edited = [None] * lost[0] + [0] * (n - lost[0]), [None] * lost[1] + [1] * (n - lost[1])
-    found = rated(base, edited)
-    assert (found["no_reading"] == "") == read
-    assert (found["ci95"] is not None, found["p"] is not None) == (read, read)
+    found = rates_of(base, edited)
+    assert (found.no_reading == "") == read
+    assert (found.ci95 is not None, found.p is not None) == (read, read)
+    assert (found.interval_method is not None, found.test is not None) == (read, read)
 
 
 def test_a_tiny_effect_with_a_few_missing_verdicts_is_no_reading_and_a_strong_one_is():
     """4% missing in either model: within the limits, but here they decide on which side of 0 the interval lies."""
-    tiny = rated([None] * 4 + [0] * 96, [0] * 90 + [1] * 6 + [None] * 4)
-    assert tiny["unparsed"] == [4, 4]
-    assert "decide the reading" in tiny["no_reading"]
-    strong = rated([None] * 4 + [0] * 96, [1] * 96 + [None] * 4)
-    assert strong["no_reading"] == ""
-    assert strong["ci95"][0] > 0 < strong["bounds"]["ci95"][0]
+    tiny = rates_of([None] * 4 + [0] * 96, [0] * 90 + [1] * 6 + [None] * 4)
+    assert tiny.unparsed == (4, 4)
+    assert "decide the reading" in tiny.no_reading
+    strong = rates_of([None] * 4 + [0] * 96, [1] * 96 + [None] * 4)
+    assert strong.no_reading == ""
+    assert strong.ci95[0] > 0 < strong.bounds.ci95[0]
 
 
 EMPTY: list[Any] = [
@@ -236,7 +246,7 @@ def test_wording_is_compared_where_both_answer():
 def test_a_control_that_is_silent_is_read_no_more_than_an_edit():
     rows = [*answered_rows([PLAIN] * 30, [AWARE] * 30), *answered_rows([], [""] * 30, model="random")]
     judge = WordJudge()
-    found = measured(judge_rows(judge, rows), rows, {"edited": None, "random": None}, judge)
+    found = plain(measured(judge_rows(judge, rows), rows, {"edited": None, "random": None}, judge))
     found["controls"]["random"]["weights"] = 3
     assert verdict(found["axes"]["privacy"]) == "improved"
     assert verdict(found["controls"]["random"]["axes"]["privacy"]) == "no reading"
@@ -251,7 +261,7 @@ def test_a_sheet_that_is_half_filled_is_no_reading(tmp_path: Path):
     filled = [line.replace(",,label", f",{int('rather' in line)},label") for line in lines[:26]]
     (tmp_path / "sheet.csv").write_text("\n".join([*filled, *lines[26:45]]) + "\n")
     judge = read_sheet(tmp_path / "sheet.csv")
-    found = measured(judge_rows(judge, rows), rows, {"edited": None}, judge)["axes"]["privacy"]
+    found = plain(measured(judge_rows(judge, rows), rows, {"edited": None}, judge))["axes"]["privacy"]
     assert verdict(found) == "no reading"
     causes = {**found["missing"]["base"], **found["missing"]["edited"]}
     assert set(causes) == {"left blank in the sheet", "not in the sheet", "empty answer"}
@@ -272,7 +282,8 @@ def trial(number: int) -> Trial:
 
 
 def searched(number: int, base: list[Any], edited: list[Any]) -> Answered:
-    axes = results_of(answered_rows(base, edited))["axes"]
+    rows, judge = answered_rows(base, edited), WordJudge()
+    axes = measured(judge_rows(judge, rows), rows, {"edited": None}, judge).axes
     return Answered(trial(number), added({}, axes), unread_in(axes))
 
 

@@ -9,6 +9,7 @@ import pytest
 from spin_llm.evaluate.phrases import phrase_shifts
 from spin_llm.evaluate.style import style_of
 from spin_llm.paper.tables import Table, phrase_tables, sensitivity_text
+from spin_llm.results.file import written
 
 
 def answered(texts: list[str]) -> list[dict[str, Any]]:
@@ -20,8 +21,8 @@ def test_phrases_have_differences_over_paired_questions():
     row = {
         "name": "SPIN",
         "kind": "edit",
-        "phrases": phrase_shifts({"privacy": (base, edited)}),
-        "style": {"privacy": style_of("privacy", answered(base), answered(edited))},
+        "phrases": written(phrase_shifts({"privacy": (base, edited)})),
+        "style": written({"privacy": style_of("privacy", answered(base), answered(edited))}),
     }
     table, silent, note = phrase_tables([{"name": "origin", "kind": "base"}, row])
     assert isinstance(table, Table)

@@ -35,6 +35,7 @@ from spin_llm.judges.quality.reading import (
     source_of,
 )
 from spin_llm.models import load
+from spin_llm.results.file import Warned
 from spin_llm.stats import classification
 from spin_llm.stats.classification import lower_bound, quality_of
 
@@ -215,11 +216,11 @@ SENSE = [f"I would rather not say where {name} lives." for name in "abcdefghij"]
 )
 def test_what_is_said_of_a_model_first(answers: list[str], coherent: list[Any], untuned: bool, kinds: list[str]):
     found = warnings_of(answers, coherent, untuned=untuned)
-    assert [warning["kind"] for warning in found] == kinds
+    assert [warning.kind for warning in found] == kinds
 
 
 def test_a_model_that_does_not_answer_is_not_read():
-    broken, untuned = ([{"kind": kind, "text": "."}] for kind in (BROKEN, NO_TEMPLATE))
+    broken, untuned = ([Warned(kind, ".")] for kind in (BROKEN, NO_TEMPLATE))
     assert why_unreadable(broken, True) == INCOHERENT
     assert (why_unreadable(untuned, False), why_unreadable(untuned, True)) == (UNTUNED, "")
     assert why_unreadable([], False) == ""

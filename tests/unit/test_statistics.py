@@ -208,26 +208,26 @@ def test_correction_by_hand():
     base, edited = columns(both=20, gained=20, lost=0, neither=60)
     found = corrected(base, edited, [80, 100], [90, 100])
     # (0.2 + 0.9 - 1) / 0.7 and (0.4 + 0.9 - 1) / 0.7
-    assert (found["base"], found["edited"]) == pytest.approx((0.1 / 0.7, 0.3 / 0.7))
-    assert found["delta"] == pytest.approx(0.2 / 0.7)
-    assert (found["sensitivity"], found["specificity"]) == (0.8, 0.9)
-    assert found["ci95"][0] < found["delta"] < found["ci95"][1]
-    assert "equally often" in found["note"]
+    assert (found.base, found.edited) == pytest.approx((0.1 / 0.7, 0.3 / 0.7))
+    assert found.delta == pytest.approx(0.2 / 0.7)
+    assert (found.sensitivity, found.specificity) == (0.8, 0.9)
+    assert found.ci95[0] < found.delta < found.ci95[1]
+    assert "equally often" in found.note
 
 
 def test_a_perfect_judge_needs_no_correction():
     base, edited = columns(both=20, gained=20, lost=5, neither=55)
     found = corrected(base, edited, [100_000, 100_000], [100_000, 100_000])
     plain = paired_rates(base, edited)
-    assert (found["base"], found["edited"], found["delta"]) == pytest.approx((plain.base, plain.edited, plain.delta))
-    assert found["ci95"] == pytest.approx(plain.ci95, abs=0.01)
+    assert (found.base, found.edited, found.delta) == pytest.approx((plain.base, plain.edited, plain.delta))
+    assert found.ci95 == pytest.approx(plain.ci95, abs=0.01)
 
 
 def test_the_corrected_interval_carries_the_judges_uncertainty():
     base, edited = columns(both=20, gained=30, lost=5, neither=45)
     widths = []
     for scale in (1, 10, 1000):
-        low, high = corrected(base, edited, [7 * scale, 10 * scale], [9 * scale, 10 * scale])["ci95"]
+        low, high = corrected(base, edited, [7 * scale, 10 * scale], [9 * scale, 10 * scale]).ci95
         widths.append(high - low)
     assert widths[0] > 1.2 * widths[1] > 1.2 * widths[2]
 
@@ -243,11 +243,11 @@ def test_the_corrected_interval_carries_the_judges_uncertainty():
 )
 def test_no_correction_by_a_judge_that_may_be_guessing(sensitivity: list[int], specificity: list[int], why: str):
     found = corrected(*columns(20, 20, 5, 55), sensitivity, specificity)
-    assert [found[name] for name in ("base", "edited", "delta", "ci95")] == [None] * 4
-    assert why in found["note"]
+    assert [found.base, found.edited, found.delta, found.ci95] == [None] * 4
+    assert why in found.note
 
 
 def test_a_corrected_rate_outside_0_to_1_is_kept_and_said():
     found = corrected(np.zeros(50), np.repeat([1.0, 0.0], 25), [90, 100], [80, 100])
-    assert found["base"] < 0
-    assert "base" in found["note"].split("clipping:")[1]
+    assert found.base < 0
+    assert "base" in found.note.split("clipping:")[1]

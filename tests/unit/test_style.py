@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from spin_llm.evaluate.phrases import MOST_SHOWN, count, log_odds, phrase_shifts, phrases_of, shifts, without_repeats
 from spin_llm.evaluate.style import CAUTIONARY, by_axis, contains, is_cautionary, repetition, style_of, words
+from spin_llm.results.file import PhraseShift
 from spin_llm.stats.paired import rate_interval
 
 
@@ -65,16 +66,16 @@ def test_style_is_paired_by_question():
     pairs = by_axis(rows, "base", "edited")
     assert list(pairs) == ["privacy"]
     found = style_of("privacy", *pairs["privacy"])
-    assert (found["length"]["base"], found["length"]["edited"], found["length"]["n"]) == (10.0, 11.0, 3)
-    assert found["length"]["better"] is None
-    assert found["repetition"]["base"] == pytest.approx(1 / 6)  # half of the second answer's two 4-grams
-    assert found["repetition"]["edited"] == 0.0
-    assert found["repetition"]["better"] == "lower"
-    assert found["cautionary"]["base"] == pytest.approx(1 / 3)
-    assert found["cautionary"]["delta"] == pytest.approx(1 / 3)
-    assert found["cautionary"]["p"] == 1.0
+    assert (found["length"].base, found["length"].edited, found["length"].n) == (10.0, 11.0, 3)
+    assert found["length"].better is None
+    assert found["repetition"].base == pytest.approx(1 / 6)  # half of the second answer's two 4-grams
+    assert found["repetition"].edited == 0.0
+    assert found["repetition"].better == "lower"
+    assert found["cautionary"].base == pytest.approx(1 / 3)
+    assert found["cautionary"].delta == pytest.approx(1 / 3)
+    assert found["cautionary"].p == 1.0
     same = style_of("privacy", *[pairs["privacy"][0]] * 2)
-    assert all(entry["delta"] == 0 and entry["p"] == 1.0 for entry in same.values())
+    assert all(entry.delta == 0 and entry.p == 1.0 for entry in same.values())
 
 
 def test_an_axis_without_a_list_has_no_cautionary_share():
@@ -100,18 +101,16 @@ SIDE = st.lists(st.text(alphabet="ab .", max_size=12), min_size=6, max_size=6)
 @given(SIDE, SIDE)
 def test_exchanging_base_and_edited_turns_every_shift_around(base: list[str], edited: list[str]):
     there, back = phrase_shifts({"privacy": (base, edited)}), phrase_shifts({"privacy": (edited, base)})
-    turned = [
-        (row["phrase"], row["edited"], row["base"], -row["log_odds"], -row["z"]) for row in there["privacy"]["shifted"]
-    ]
-    assert turned == [tuple(row.values()) for row in back["privacy"]["shifted"]]
-    assert there["privacy"]["tried"] == back["privacy"]["tried"]
+    turned = [(row.phrase, row.edited, row.base, -row.log_odds, -row.z) for row in there["privacy"].shifted]
+    assert turned == [tuple(vars(row).values()) for row in back["privacy"].shifted]
+    assert there["privacy"].tried == back["privacy"].tried
 
 
 @given(SIDE)
 def test_equal_answers_show_no_shift(texts: list[str]):
     found = phrase_shifts({"fairness": (texts, texts)})["fairness"]
-    assert found["shifted"] == []
-    assert all(row["base"] == row["edited"] for row in found["listed"])
+    assert found.shifted == []
+    assert all(row.base == row.edited for row in found.listed)
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.floats(0.001, 1))
@@ -124,7 +123,7 @@ def test_the_sign_of_a_shift_is_that_of_the_counts(base: int, edited: int, share
 def test_more_evidence_is_a_larger_z_and_rare_phrases_are_not_tried():
     base = count(["x"] * 10)
     few = shifts(base, count(["x rare"] * 2 + ["x"] * 8), 10, dict.fromkeys(("x", "rare", "x rare"), 0.5))
-    assert [row["phrase"] for row in few] == ["x"]
+    assert [row.phrase for row in few] == ["x"]
     weak, strong = (log_odds(0, found, 100, found / 200)[1] for found in (5, 20))
     assert 0 < weak < strong
 
@@ -133,19 +132,19 @@ def test_a_planted_phrase_is_found_once_and_its_parts_are_not():
     base = [f"the answer is {number}" for number in range(10, 50)]
     edited = base[:20] + ["respect user privacy"] * 20
     found = phrase_shifts({"privacy": (base, edited)})["privacy"]
-    gained = [row["phrase"] for row in found["shifted"] if row["z"] > 0]
+    gained = [row.phrase for row in found.shifted if row.z > 0]
     assert gained == ["respect user privacy"]
-    assert [row["phrase"] for row in found["shifted"] if row["z"] < 0] == ["the answer is"]
-    assert found["threshold"] > 1.96
-    row = next(row for row in found["listed"] if row["phrase"] == "respect")
-    assert (row["base"], row["edited"], row["n"]) == (0, 20, 40)
-    assert row["ci95"] == list(rate_interval(20, 0, 40))
-    assert row["ci95"][0] > 0
-    assert row["p"] == pytest.approx(2 * 0.5**20)
+    assert [row.phrase for row in found.shifted if row.z < 0] == ["the answer is"]
+    assert found.threshold > 1.96
+    row = next(row for row in found.listed if row.phrase == "respect")
+    assert (row.base, row.edited, row.n) == (0, 20, 40)
+    assert row.ci95 == rate_interval(20, 0, 40)
+    assert row.ci95[0] > 0
+    assert row.p == pytest.approx(2 * 0.5**20)
 
 
 def test_at_most_twenty_are_shown_largest_first():
-    rows = [{"phrase": f"word{i}", "base": i, "edited": 0, "log_odds": -1.0, "z": -float(50 - i)} for i in range(30)]
+    rows = [PhraseShift(phrase=f"word{i}", base=i, edited=0, log_odds=-1.0, z=-float(50 - i)) for i in range(30)]
     kept = without_repeats(rows)
     assert len(kept) == MOST_SHOWN
     assert kept == rows[:MOST_SHOWN]
@@ -153,4 +152,4 @@ def test_at_most_twenty_are_shown_largest_first():
 
 def test_nothing_to_compare():
     assert phrase_shifts({}) == {}
-    assert phrase_shifts({"privacy": ([""], [""])})["privacy"]["threshold"] is None
+    assert phrase_shifts({"privacy": ([""], [""])})["privacy"].threshold is None

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields, replace
 
 import numpy as np
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.answers import BASE, EDITED, Rows
 from spin_llm.evaluate.likelihood import Likelihoods
-from spin_llm.evaluate.missing import causes_of, rated
+from spin_llm.evaluate.missing import causes_of, compared, rated
 from spin_llm.evaluate.style import Rows as Answers
 from spin_llm.judges.coherence import AXIS as COHERENCE
 from spin_llm.judges.quality.reading import Reading
 from spin_llm.judges.verdict import unanswered
+from spin_llm.results.measured import AxisResult, Causes, FacetRates
 from spin_llm.stats.correction import corrected
 from spin_llm.stats.paired import holm, paired_perplexity, weighted_mean
 
@@ -33,7 +34,7 @@ METRICS = {
 }
 
 
-def rate_axis(axis: str, verdicts: Rows, edited: str, label: str, known: Reading, *, seed: int) -> dict[str, Any]:
+def rate_axis(axis: str, verdicts: Rows, edited: str, label: str, known: Reading, *, seed: int) -> AxisResult:
     """One judged axis, base against `edited`, paired by question id."""
     by_model = {
         name: {row["id"]: row for row in verdicts if row["axis"] == axis and row["model"] == name}
@@ -44,64 +45,47 @@ def rate_axis(axis: str, verdicts: Rows, edited: str, label: str, known: Reading
         raise SpinError(f"The {axis} questions of {BASE} and {edited} differ.", cause="verdicts of different runs.")
     rows = [list(by_model[name].values()) for name in (BASE, edited)]
     columns = [[row["verdict"] for row in side] for side in rows]
-    result = axis_result(
+    result = rated(
         METRICS.get(axis, f"awareness rate (judged {label})"),
-        rated(columns[0], columns[1], (causes_of(rows[0]), causes_of(rows[1]))),
+        columns[0],
+        columns[1],
+        causes_of(*rows),
         better="lower" if axis == "over_refusal" else "higher",
         note=known.why_not,
     )
     quality = known.quality or {}
-    if not known.why_not and {"sensitivity", "specificity"} <= quality.keys() and not result["no_reading"]:
-        pairs = np.array([pair for pair in zip(*columns, strict=True) if None not in pair], dtype=np.float64).T
-        result["corrected"] = corrected(pairs[0], pairs[1], quality["sensitivity"], quality["specificity"], seed=seed)
-    return result
+    if known.why_not or result.no_reading or not {"sensitivity", "specificity"} <= quality.keys():
+        return result
+    pairs = np.array([pair for pair in zip(*columns, strict=True) if None not in pair], dtype=np.float64).T
+    more = corrected(pairs[0], pairs[1], quality["sensitivity"], quality["specificity"], seed=seed)
+    return replace(result, corrected=more)
 
 
-def answered_axis(answers: Mapping[str, tuple[Answers, Answers]]) -> dict[str, Any]:
+def answered_axis(answers: Mapping[str, tuple[Answers, Answers]]) -> AxisResult:
     """The axis `answered`: on how many questions, of all axes together, there is an answer."""
     why = [[unanswered(row) for pair in answers.values() for row in pair[side]] for side in (0, 1)]
     base, edited = ([int(not cause) for cause in side] for side in why)
-    causes = {name: dict(Counter(filter(None, side))) for name, side in zip((BASE, EDITED), why, strict=True)}
-    rates = {**rated(base, edited), "missing": causes}
-    return axis_result("share of the questions with an answer", rates, better="higher")
+    causes = Causes(*(dict(Counter(filter(None, side))) for side in why))
+    return replace(rated("share of the questions with an answer", base, edited, better="higher"), missing=causes)
 
 
-def likelihood_axes(likelihoods: Likelihoods, *, seed: int) -> dict[str, Any]:
+def likelihood_axes(likelihoods: Likelihoods, *, seed: int) -> dict[str, AxisResult]:
     """The `perplexity` and `kl` axes over the held-back general pairs."""
-    perplexity = paired_perplexity(likelihoods.base, likelihoods.edited, likelihoods.tokens, seed=seed)
+    paired = paired_perplexity(likelihoods.base, likelihoods.edited, likelihoods.tokens, seed=seed)
     kl, interval = weighted_mean(likelihoods.kl, likelihoods.tokens, seed=seed)
-    divergence = {
-        **axis_result("KL(base || edited), nats per token", perplexity.as_json(), better="lower"),
-        **{"base": 0.0, "edited": kl, "delta": kl, "ci95": list(interval), "p": None, "mde": None},
-    }
-    return {
-        "perplexity": axis_result("perplexity on general pairs", perplexity.as_json(), better="lower"),
-        "kl": divergence,
-    }
+    perplexity = replace(compared("perplexity on general pairs", paired, "lower"), unparsed=(0, 0))
+    divergence = replace(perplexity, base=0.0, edited=kl, delta=kl, ci95=interval, p=None, mde=None, test=None)
+    return {"perplexity": perplexity, "kl": replace(divergence, metric="KL(base || edited), nats per token")}
 
 
-def axis_result(metric: str, rates: Mapping[str, Any], *, better: str, note: str = "") -> dict[str, Any]:
-    """One entry of `axes` in results.json. With a `note`, why the judge is not believed, it is not measurable: the
-    numbers stand there, and no p."""
-    return {
-        "metric": metric,
-        "unparsed": [0, 0],
-        **rates,
-        **({"p": None, "mde": None} if note else {}),
-        "better": better,
-        "measurable": not note,
-        "note": note,
-    }
-
-
-def with_holm(axes: dict[str, Any]) -> dict[str, Any]:
+def with_holm(axes: Mapping[str, AxisResult]) -> dict[str, AxisResult]:
     """The table with `p_holm` beside every p, adjusted over its axes that have one; `answered`, which says whether the
     others can be read, is none of them."""
-    adjusted = holm({axis: result["p"] for axis, result in axes.items() if axis != ANSWERED})
-    return {axis: {**result, "p_holm": adjusted.get(axis)} for axis, result in axes.items()}
+    adjusted = holm({axis: result.p for axis, result in axes.items() if axis != ANSWERED})
+    return {axis: replace(result, p_holm=adjusted.get(axis)) for axis, result in axes.items()}
 
 
-def facet_rates(verdicts: Rows, generations: Rows) -> dict[str, dict[str, dict[str, Any]]]:
+def facet_rates(verdicts: Rows, generations: Rows) -> dict[str, dict[str, FacetRates]]:
     """Rates by axis and facet of the question, base and edited, with the difference and its interval; axes without
     facets are left out."""
     facet = {(row["axis"], row["id"]): row["facet"] for row in generations if row["facet"]}
@@ -110,9 +94,11 @@ def facet_rates(verdicts: Rows, generations: Rows) -> dict[str, dict[str, dict[s
         place = facet.get((row["axis"], row["id"]))
         if place is not None and row["model"] in (BASE, EDITED):
             groups.setdefault((row["axis"], place), {BASE: [], EDITED: []})[row["model"]].append(row)
-    rates: dict[str, dict[str, dict[str, Any]]] = {}
+    rates: dict[str, dict[str, FacetRates]] = {}
     for (axis, place), group in groups.items():
         base, edited = ([row["verdict"] for row in group[name]] for name in (BASE, EDITED))
-        found = rated(base, edited, (causes_of(group[BASE]), causes_of(group[EDITED])))
-        rates.setdefault(axis, {})[place] = {key: value for key, value in found.items() if key not in ("p", "mde")}
+        found = rated("", base, edited, causes_of(group[BASE], group[EDITED]), better=None)
+        rates.setdefault(axis, {})[place] = FacetRates(
+            **{one.name: getattr(found, one.name) for one in fields(FacetRates)}
+        )
     return rates

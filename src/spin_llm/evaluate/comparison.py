@@ -8,8 +8,9 @@ coherence. Out: `generations.jsonl`, `verdicts.jsonl` and the `axes`, `controls`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from spin_llm.evaluate.answers import BASE, EDITED, Evaluation, Rows, Served, answers
 from spin_llm.evaluate.axes import ANSWERED, answered_axis, facet_rates, likelihood_axes, rate_axis, with_holm
@@ -24,6 +25,8 @@ from spin_llm.judges.quality.reading import Asked
 from spin_llm.judges.remembered import remembering
 from spin_llm.judges.verdict import Judge
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.file import Results
+from spin_llm.results.measured import AxisResult, Control
 from spin_llm.results.rows import GENERATIONS, VERDICTS, hashes_of
 
 
@@ -35,13 +38,14 @@ def evaluate(
     *,
     coherence: Judge | None = None,
     console: Console = SILENT,
-) -> dict[str, Any]:
+) -> Results:
     """Answer, judge and compare.
 
     `views` has `base` first, then `edited`, then any controls, each against the base. `coherence` judges that axis,
     which is left out without it; perplexity and kl are left out without general pairs, which a model behind a URL
     cannot be given. Writes generations.jsonl and verdicts.jsonl into `folder`; unfinished answers are kept under
-    `folder`/progress and taken up again. Returns the measured part of results.json.
+    `folder`/progress and taken up again. Returns the measured part of results.json;
+    how many weights a control has is not known here (0).
     """
     if list(views)[:2] != [BASE, EDITED]:
         raise ValueError(f"views must start with {BASE!r} and {EDITED!r}, not {list(views)[:2]}")
@@ -61,9 +65,9 @@ def evaluate(
         base, edited = cast(View, views[BASE]), cast(View, views[name])
         with console.bar(f"perplexity, {name}", len(evaluation.general)) as advance:
             likelihoods[name] = compare_likelihoods(base, edited, evaluation.general, progress=advance)
-    options: dict[str, Any] = {"coherence": coherence, "asked": evaluation.asked, "seed": evaluation.seed}
-    found = measured(verdicts, rows, likelihoods, judge, **options)
-    return {**found, "files": hashes_of(folder, GENERATIONS, VERDICTS)}
+    asked, seed = evaluation.asked, evaluation.seed
+    found = measured(verdicts, rows, likelihoods, judge, coherence=coherence, asked=asked, seed=seed)
+    return replace(found, files=hashes_of(folder, GENERATIONS, VERDICTS))
 
 
 def measured(
@@ -75,12 +79,12 @@ def measured(
     coherence: Judge | None = None,
     asked: Asked = Asked(),  # noqa: B008 (frozen)
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Results:
     """The measured part of results.json from answers, verdicts and losses."""
     warnings = base_warnings(verdicts, generations, asked)
     readings = readings_of(judge, coherence, list(dict.fromkeys(row["axis"] for row in verdicts)), asked, warnings)
 
-    def axes(name: str) -> dict[str, Any]:
+    def axes(name: str) -> dict[str, AxisResult]:
         found = {
             axis: rate_axis(axis, verdicts, name, judge.label, known, seed=seed) for axis, known in readings.items()
         }
@@ -89,14 +93,16 @@ def measured(
         return with_holm({**found, **(likelihood_axes(losses, seed=seed) if losses else {})})
 
     names = list(likelihoods)
-    return {
-        "axes": axes(EDITED),
-        "controls": {name: {"axes": axes(name)} for name in names if name != EDITED},
-        "facets": facet_rates(verdicts, generations),
-        **wording_of(by_axis(generations, BASE, EDITED), seed=seed),
-        "judge": judge_record(judge, readings, asked),
-        "warnings": warnings,
-    }
+    style, phrases = wording_of(by_axis(generations, BASE, EDITED), seed=seed)
+    return Results(
+        axes=axes(EDITED),
+        controls={name: Control(weights=0, axes=axes(name)) for name in names if name != EDITED},
+        facets=facet_rates(verdicts, generations),
+        style=style,
+        phrases=phrases,
+        judge=judge_record(judge, readings, asked),
+        warnings=warnings,
+    )
 
 
 def base_warnings(verdicts: Rows, generations: Rows, asked: Asked) -> Warnings:

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+
+from msgspec import convert
 
 from spin_llm.evaluate.style import words
 from spin_llm.judges.coherence import AXIS, coherence_reading
@@ -21,6 +22,8 @@ from spin_llm.judges.quality.probes import limits
 from spin_llm.judges.quality.reading import Asked, Reading, elsewhere, reading
 from spin_llm.judges.verdict import Judge
 from spin_llm.progress import Console
+from spin_llm.results.file import Warned
+from spin_llm.results.judged import AnswersOf, JudgeQuality, JudgeSummary
 from spin_llm.stats.classification import Z
 
 MOSTLY = 0.5
@@ -30,7 +33,7 @@ GRAM, LEAST_DISTINCT, LEAST_LETTERS = 4, 1 / 3, 40
 NO_TEMPLATE, BROKEN, ONE_ANSWER = "no chat template", "incoherent answers", "one answer"
 UNTUNED = "a base model: it has no chat template"
 INCOHERENT = "the base's answers are mostly incoherent"
-Warnings = list[dict[str, str]]
+Warnings = list[Warned]
 
 
 def warn_untuned(name: str) -> str:
@@ -47,31 +50,31 @@ def warnings_of(answers: Sequence[str], coherent: Sequence[int | None] = (), *, 
     found = []
     if untuned:
         text = "No chat template: this is a base model, which continues a text rather than answers a question."
-        found.append({"kind": NO_TEMPLATE, "text": text})
+        found.append(Warned(NO_TEMPLATE, text))
     said = [answer for answer in answers if answer.strip()]
     repeating = sum(map(repeats, said))
     if said and repeating > MOSTLY * len(said):
         text = f"{repeating} of {len(said)} answers of the base model say little over and over: they are not answers."
-        found.append({"kind": BROKEN, "text": text})
+        found.append(Warned(BROKEN, text))
     if len(said) >= ENOUGH:
         common, times = Counter(answer.strip() for answer in said).most_common(1)[0]
         if times >= NEARLY_ALL * len(said):
             text = f"The base model gives one answer to {times} of {len(said)} questions: {shortened(common)}."
-            found.append({"kind": ONE_ANSWER, "text": text})
+            found.append(Warned(ONE_ANSWER, text))
     judged = [verdict for verdict in coherent if verdict is not None]
     if judged and highest_rate(sum(judged), len(judged)) < MOSTLY:
         text = (
             f"Most answers of the base model are incoherent: the judge of coherence calls {sum(judged)} of "
             f"{len(judged)} coherent."
         )
-        found.append({"kind": BROKEN, "text": text})
+        found.append(Warned(BROKEN, text))
     return found
 
 
-def why_unreadable(warnings: Sequence[Mapping[str, str]], coherence_read: bool) -> str:
+def why_unreadable(warnings: Sequence[Warned], coherence_read: bool) -> str:
     """Why verdicts on such answers are not read; "" when they are. A model without a chat template whose answers are
     not found broken by a judge that was measured on such answers (`coherence_read`) is read."""
-    kinds = {one["kind"] for one in warnings}
+    kinds = {one.kind for one in warnings}
     if BROKEN in kinds or ONE_ANSWER in kinds:
         return INCOHERENT if BROKEN in kinds else "the base gives one answer to nearly all questions"
     return UNTUNED if NO_TEMPLATE in kinds and not coherence_read else ""
@@ -101,7 +104,7 @@ def say_warnings(warnings: Warnings, console: Console, said: Warnings | None = N
     """Say each warning that was not `said` yet, and give all."""
     for warning in warnings:
         if warning not in (said or []):
-            console.say(f"warning: {warning['text']}")
+            console.say(f"warning: {warning.text}")
     return warnings
 
 
@@ -115,13 +118,15 @@ def readings_of(
     return {**found, **({AXIS: coherence_reading(coherence, asked)} if coherence and AXIS in axes else {})}
 
 
-def judge_record(judge: Judge, readings: Mapping[str, Reading], asked: Asked) -> dict[str, Any]:
+def judge_record(judge: Judge, readings: Mapping[str, Reading], asked: Asked) -> JudgeSummary:
     """The `judge` part of results.json: its quality where it applies, and where else it was measured."""
-    return {
-        **{"name": judge.name, "label": judge.label, "limits": limits(judge)},
-        "quality": {axis: dict(found.quality) for axis, found in readings.items() if found.quality},
-        "answers": {"family": asked.family, "questions": dict(asked.sources)},
-        "elsewhere": {
+    return JudgeSummary(
+        name=judge.name,
+        label=judge.label,
+        limits=limits(judge),
+        quality={axis: convert(found.quality, JudgeQuality) for axis, found in readings.items() if found.quality},
+        answers=AnswersOf(asked.family, dict(asked.sources)),
+        elsewhere={
             axis: places for axis, found in readings.items() if not found.quality and (places := elsewhere(judge, axis))
         },
-    }
+    )

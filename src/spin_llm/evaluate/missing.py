@@ -16,60 +16,72 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from spin_llm.judges.verdict import MOST_APART, MOST_MISSING, NOT_PARSED, unanswered
-from spin_llm.stats.paired import Interval, paired_rates, rate_interval
+from spin_llm.results.measured import AxisResult, Bounds, Causes, Direction
+from spin_llm.stats.paired import Interval, Paired, paired_rates, rate_interval
 
-NO_CLAIM: dict[str, Any] = {"ci95": None, "p": None, "mde": None}
 Column = Sequence[int | None]
-Causes = tuple[Mapping[str, int], Mapping[str, int]]  # of base and edited: cause -> how many
+NONE = Causes({}, {})
 
 
-def causes_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def causes_of(base: Sequence[Mapping[str, Any]], edited: Sequence[Mapping[str, Any]] = ()) -> Causes:
     """How many of the rows of verdicts.jsonl have no verdict, by cause, the most frequent first."""
-    lacking = Counter(row.get("cause") or NOT_PARSED for row in rows if row["verdict"] is None)
-    return dict(lacking.most_common())
+    lacking = (
+        Counter(row.get("cause") or NOT_PARSED for row in rows if row["verdict"] is None) for rows in (base, edited)
+    )
+    return Causes(*(dict(part.most_common()) for part in lacking))
 
 
-def rated(base: Column, edited: Column, causes: Causes = ({}, {})) -> dict[str, Any]:
-    """The numbers of two columns of verdicts (n,), as they stand in results.json.
+def compared(metric: str, paired: Paired, better: Direction) -> AxisResult:
+    """What a paired comparison found, as results.json has it."""
+    return AxisResult(metric=metric, **vars(paired), better=better, measurable=True)
 
-    n complete pairs of `asked` questions, base, edited, delta, ci95, p, mde; `unparsed` and `missing`: how many have no
-    verdict, and why, `bounds`, and `no_reading`: why nothing may be read ("" when something may). Without a reading
-    there is no interval and no p; without a complete pair there are no rates either.
+
+def rated(
+    metric: str, base: Column, edited: Column, causes: Causes = NONE, *, better: Direction, note: str = ""
+) -> AxisResult:
+    """The rates of two columns of verdicts (n,), over the complete pairs, of `asked` questions.
+
+    `unparsed` and `missing` say how many have no verdict, and why, and `no_reading` why nothing may be read ("" when
+    something may). Without a reading there is no interval and no p; without a complete pair there are no rates either.
+    With a `note`, why the judge is not believed, it is not measurable: the numbers stand there, and no p.
     """
     asked = len(base)
     pairs = [(b, e) for b, e in zip(base, edited, strict=True) if b is not None and e is not None]
-    lacking = [sum(verdict is None for verdict in column) for column in (base, edited)]
+    lacking = (sum(verdict is None for verdict in base), sum(verdict is None for verdict in edited))
     corners = [corner(base, edited, *fills) for fills in product((0, 1), repeat=2)]
-    intervals = [interval for _, interval in corners]
-    numbers: dict[str, Any] = {"n": 0, **dict.fromkeys(("base", "edited", "delta")), **NO_CLAIM}
     why = reason(causes, lacking, asked) if beyond(lacking, asked) else ""
+    none = dict.fromkeys(("base", "edited", "delta", "ci95", "p"))
+    found = AxisResult(metric=metric, n=0, better=better, measurable=True, **none)  # type: ignore[arg-type]
     if pairs:
-        numbers = paired_rates(*np.array(pairs, dtype=np.float64).T).as_json()
-        if not why and {side(numbers["ci95"])} != set(map(side, intervals)):
+        found = compared(metric, paired_rates(*np.array(pairs, dtype=np.float64).T), better)
+        if not why and {side(found.ci95 or (0, 0))} != {side(interval) for _, interval in corners}:
             why = reason(causes, lacking, asked) + "; taken as 0 or as 1 they decide the reading"
-    differences = [difference for difference, _ in corners]
+    found = replace(found, asked=asked, unparsed=lacking, missing=causes, bounds=bounds(base, edited, corners))
+    found = without_claim(found, why)
+    return replace(found, measurable=False, note=note, p=None, mde=None, test=None) if note else found
+
+
+def bounds(base: Column, edited: Column, corners: Sequence[tuple[float, Interval]]) -> Bounds:
+    """What the missing verdicts could make of the rates, their difference and its interval."""
     rates = [
-        [sum(verdict or 0 for verdict in column) / asked, sum(verdict != 0 for verdict in column) / asked]
+        (sum(verdict or 0 for verdict in column) / len(column), sum(verdict != 0 for verdict in column) / len(column))
         for column in (base, edited)
     ]
-    return {
-        **(numbers | NO_CLAIM if why else numbers),
-        "asked": asked,
-        "unparsed": lacking,
-        "missing": dict(zip(("base", "edited"), map(dict, causes), strict=True)),
-        "bounds": {
-            **dict(zip(("base", "edited"), rates, strict=True)),
-            "delta": [min(differences), max(differences)],
-            "ci95": [min(low for low, _ in intervals), max(high for _, high in intervals)],
-        },
-        "no_reading": why,
-    }
+    differences = [difference for difference, _ in corners]
+    lows, highs = zip(*(interval for _, interval in corners), strict=True)
+    return Bounds(
+        base=rates[0],
+        edited=rates[1],
+        delta=(min(differences), max(differences)),
+        ci95=(min(lows), max(highs)),
+    )
 
 
 def corner(base: Column, edited: Column, base_fill: int, edited_fill: int) -> tuple[float, Interval]:
@@ -96,9 +108,7 @@ def beyond(lacking: Sequence[int], asked: int) -> bool:
 def reason(causes: Causes, lacking: Sequence[int], asked: int) -> str:
     """`37 of 120 edited answers have no verdict: empty answer 30, verdict not parsed 7`."""
     who = [f"{number} of {asked} {name}" for number, name in zip(lacking, ("base", "edited"), strict=True) if number]
-    total: Counter[str] = Counter()
-    for part in causes:
-        total.update(part)
+    total = Counter(causes.base) + Counter(causes.edited)
     told = ", ".join(f"{cause} {number}" for cause, number in total.most_common())
     return f"{' and '.join(who)} answers have no verdict" + (f": {told}" if told else "")
 
@@ -106,11 +116,13 @@ def reason(causes: Causes, lacking: Sequence[int], asked: int) -> str:
 def unread(base: Sequence[Mapping[str, Any]], edited: Sequence[Mapping[str, Any]]) -> str:
     """Why nothing is read from the wording of these rows of generations.jsonl: too many hold no answer; "" when enough
     do."""
-    causes = (Counter(filter(None, map(unanswered, base))), Counter(filter(None, map(unanswered, edited))))
-    lacking = [part.total() for part in causes]
+    causes = Causes(*(dict(Counter(filter(None, map(unanswered, rows)))) for rows in (base, edited)))
+    lacking = [sum(part.values()) for part in (causes.base, causes.edited)]
     return reason(causes, lacking, len(base)) if beyond(lacking, len(base)) else ""
 
 
-def without_claim(entry: Mapping[str, Any], why: str) -> dict[str, Any]:
-    """An entry of results.json from which nothing is read, for the reason `why`; as it is without one."""
-    return {**entry, **NO_CLAIM, "no_reading": why} if why else dict(entry)
+def without_claim(found: AxisResult, why: str) -> AxisResult:
+    """A result from which nothing is read, for the reason `why`; as it is without one."""
+    if not why:
+        return found
+    return replace(found, ci95=None, p=None, mde=None, interval_method=None, test=None, no_reading=why)

@@ -21,7 +21,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats
@@ -29,6 +29,8 @@ from scipy import stats
 from spin_llm.evaluate.missing import unread, without_claim
 from spin_llm.evaluate.style import CAUTIONARY, Rows, contains, style_of, words
 from spin_llm.judges.verdict import unanswered
+from spin_llm.results.file import PhraseCount, PhraseShift, PhrasesRecord
+from spin_llm.results.measured import AxisResult
 from spin_llm.stats.paired import changed, mcnemar, rate_interval
 
 LONGEST = 3
@@ -74,19 +76,19 @@ def log_odds(base: int, edited: int, answers: int, share: float) -> tuple[float,
     return difference, difference / math.sqrt(before_variance + after_variance)
 
 
-def shifts(base: Counts, edited: Counts, answers: int, shares: Mapping[str, float]) -> list[dict[str, Any]]:
+def shifts(base: Counts, edited: Counts, answers: int, shares: Mapping[str, float]) -> list[PhraseShift]:
     """Every phrase that is in FEWEST_ANSWERS, with its counts, log-odds-ratio and z, largest |z| first."""
     found = []
     for phrase in base.keys() | edited.keys():
         if base[phrase] + edited[phrase] >= FEWEST_ANSWERS:
             ratio, z = log_odds(base[phrase], edited[phrase], answers, shares[phrase])
-            found.append({"phrase": phrase, "base": base[phrase], "edited": edited[phrase], "log_odds": ratio, "z": z})
-    return sorted(found, key=lambda row: (-abs(row["z"]), -len(row["phrase"]), row["phrase"]))
+            found.append(PhraseShift(phrase=phrase, base=base[phrase], edited=edited[phrase], log_odds=ratio, z=z))
+    return sorted(found, key=lambda row: (-abs(row.z), -len(row.phrase), row.phrase))
 
 
-def without_repeats(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_repeats(rows: Iterable[PhraseShift]) -> list[PhraseShift]:
     """At most MOST_SHOWN rows in their order, less those that an earlier one stands for."""
-    kept: list[dict[str, Any]] = []
+    kept: list[PhraseShift] = []
     for row in rows:
         if not any(stands_for(other, row) for other in kept):
             kept.append(row)
@@ -95,19 +97,21 @@ def without_repeats(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def stands_for(first: dict[str, Any], other: dict[str, Any]) -> bool:
+def stands_for(first: PhraseShift, other: PhraseShift) -> bool:
     """Whether two phrases that moved the same way are one matter: one is part of the other, or they share a word and
     both counts (pieces of one sentence)."""
-    if (first["z"] > 0) != (other["z"] > 0):
+    if (first.z > 0) != (other.z > 0):
         return False
-    shorter, longer = sorted((f" {first['phrase']} ", f" {other['phrase']} "), key=len)
-    same_counts = (first["base"], first["edited"]) == (other["base"], other["edited"])
+    shorter, longer = sorted((f" {first.phrase} ", f" {other.phrase} "), key=len)
+    same_counts = (first.base, first.edited) == (other.base, other.edited)
     return shorter in longer or (same_counts and not set(shorter.split()).isdisjoint(longer.split()))
 
 
-def wording_of(answers: Mapping[str, tuple[Rows, Rows]], *, seed: int) -> dict[str, Any]:
-    """The `style` and `phrases` parts, over the questions that both models answer; axes without any are left out."""
-    style: dict[str, Any] = {}
+def wording_of(
+    answers: Mapping[str, tuple[Rows, Rows]], *, seed: int
+) -> tuple[dict[str, dict[str, AxisResult]], dict[str, PhrasesRecord]]:
+    """(style, phrases) by axis, over the questions that both models answer; axes without any are left out."""
+    style: dict[str, dict[str, AxisResult]] = {}
     texts: dict[str, list[list[str]]] = {}
     reasons: dict[str, str] = {}
     for axis, pair in answers.items():
@@ -116,18 +120,17 @@ def wording_of(answers: Mapping[str, tuple[Rows, Rows]], *, seed: int) -> dict[s
             continue
         why = reasons[axis] = unread(*pair)
         base, edited = zip(*kept, strict=True)
-        style[axis] = {
-            name: without_claim(entry, why) for name, entry in style_of(axis, base, edited, seed=seed).items()
-        }
+        found = style_of(axis, base, edited, seed=seed)
+        style[axis] = {name: without_claim(result, why) for name, result in found.items()}
         texts[axis] = [[row["answer"] for row in side] for side in (base, edited)]
     phrases = phrase_shifts(texts)
     for axis, why in reasons.items():
-        listed = [{**row, "ci95": None, "p": None} if why else row for row in phrases[axis]["listed"]]
-        phrases[axis] |= {"listed": listed, "n": len(texts[axis][0])} | ({"no_reading": why} if why else {})
-    return {"style": style, "phrases": phrases}
+        listed = [replace(row, ci95=None, p=None) if why else row for row in phrases[axis].listed]
+        phrases[axis] = replace(phrases[axis], listed=listed, n=len(texts[axis][0]), no_reading=why)
+    return style, phrases
 
 
-def phrase_shifts(answers: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, dict[str, Any]]:
+def phrase_shifts(answers: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, PhrasesRecord]:
     """The `phrases` part of results.json from {axis: (base answers, edited answers)}, as many of either.
 
     The prior is pooled over the answers of both models to the questions of all axes.
@@ -141,19 +144,19 @@ def phrase_shifts(answers: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, d
     found = {}
     for axis, (base, edited) in answers.items():
         ranked = shifts(counts[axis][0], counts[axis][1], len(base), shares)
-        found[axis] = {
-            "listed": [listed(phrase, base, edited) for phrase in CAUTIONARY.get(axis, ())],
-            "shifted": without_repeats(row for row in ranked if row["z"] != 0),
-            "tried": len(ranked),
-            "threshold": float(stats.norm.isf(0.025 / len(ranked))) if ranked else None,
-        }
+        found[axis] = PhrasesRecord(
+            listed=[listed(phrase, base, edited) for phrase in CAUTIONARY.get(axis, ())],
+            shifted=without_repeats(row for row in ranked if row.z != 0),
+            tried=len(ranked),
+            threshold=float(stats.norm.isf(0.025 / len(ranked))) if ranked else None,
+        )
     return found
 
 
-def listed(phrase: str, base: Sequence[str], edited: Sequence[str]) -> dict[str, Any]:
+def listed(phrase: str, base: Sequence[str], edited: Sequence[str]) -> PhraseCount:
     """One phrase of the paper's list: answers (of n questions, on either side) that contain it, the 95% interval of the
     difference of the two shares over paired questions, and the exact McNemar p. No correction over phrases."""
     before, after = (np.array([contains(text, phrase) for text in texts], np.float64) for texts in (base, edited))
-    counts: dict[str, Any] = {"phrase": phrase, "base": int(before.sum()), "edited": int(after.sum())}
-    interval = rate_interval(*changed(before, after), len(before))
-    return counts | {"n": len(before), "ci95": list(interval), "p": mcnemar(before, after)}
+    interval, p = rate_interval(*changed(before, after), len(before)), mcnemar(before, after)
+    sums = int(before.sum()), int(after.sum())
+    return PhraseCount(phrase=phrase, base=sums[0], edited=sums[1], n=len(before), ci95=interval, p=p)

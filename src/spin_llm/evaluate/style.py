@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spin_llm.stats.paired import Paired, paired_means, paired_rates
+from spin_llm.evaluate.missing import compared
+from spin_llm.results.measured import AxisResult
+from spin_llm.stats.paired import paired_means, paired_rates
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -74,8 +76,8 @@ def is_cautionary(text: str, axis: str) -> bool:
     return any(contains(text, phrase) for phrase in CAUTIONARY[axis])
 
 
-def style_of(axis: str, base: Rows, edited: Rows, *, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """{"length", "repetition", "cautionary": entry} of one axis; `base` and `edited` answer the same questions in the
+def style_of(axis: str, base: Rows, edited: Rows, *, seed: int = 0) -> dict[str, AxisResult]:
+    """{"length", "repetition", "cautionary": result} of one axis; `base` and `edited` answer the same questions in the
     same order. Without lengths (a server that does not count tokens) there is no "length"."""
 
     def columns(measure: Callable[[Mapping[str, Any]], float]) -> list[NDArray[np.float64]]:
@@ -84,19 +86,14 @@ def style_of(axis: str, base: Rows, edited: Rows, *, seed: int = 0) -> dict[str,
     found = {}
     if all(row["tokens"] is not None for rows in (base, edited) for row in rows):
         length = columns(lambda row: row["tokens"])
-        found["length"] = entry("tokens per answer", paired_means(*length, seed=seed), None)
+        found["length"] = compared("tokens per answer", paired_means(*length, seed=seed), None)
     repeated = columns(lambda row: repetition(row["answer"]))
-    found["repetition"] = entry("share of repeated 4-grams of words", paired_means(*repeated, seed=seed), "lower")
+    found["repetition"] = compared("share of repeated 4-grams of words", paired_means(*repeated, seed=seed), "lower")
     if axis in CAUTIONARY:
         cautious = columns(lambda row: is_cautionary(row["answer"], axis))
         metric = "share of answers with a cautionary phrase"
-        found["cautionary"] = entry(metric, paired_rates(*cautious), None)
+        found["cautionary"] = compared(metric, paired_rates(*cautious), None)
     return found
-
-
-def entry(metric: str, paired: Paired, better: str | None) -> dict[str, Any]:
-    """One entry of `style`: the fields of an axis in results.json that make sense without a judge."""
-    return {"metric": metric, **paired.as_json(), "better": better, "measurable": True, "note": ""}
 
 
 def by_axis(generations: Rows, base: str, edited: str) -> dict[str, tuple[Rows, Rows]]:

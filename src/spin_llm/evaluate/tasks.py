@@ -30,10 +30,11 @@ import numpy as np
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.likelihood import View
-from spin_llm.evaluate.style import entry
+from spin_llm.evaluate.missing import compared
 from spin_llm.files import read_checked_lines, write_jsonl
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Advance, Console
+from spin_llm.results.measured import AxisResult
 from spin_llm.results.rows import DocumentRow
 from spin_llm.stats.paired import paired_means, paired_perplexity, paired_rates
 
@@ -107,8 +108,8 @@ def measure_capabilities(
     limit: int | None = None,
     seed: int = 0,
     console: Console = SILENT,
-) -> dict[str, dict[str, Any]]:
-    """{task: entry} of the edited model against the base; writes `folder`/capabilities.jsonl.
+) -> dict[str, AxisResult]:
+    """{task: result} of the edited model against the base; writes `folder`/capabilities.jsonl.
 
     `limit`: only the first so many documents of each task (of each part of a group).
     """
@@ -167,8 +168,8 @@ def plain_value(value: Any) -> float | list[float]:
     return [float(part) for part in value] if isinstance(value, list | tuple) else float(value)
 
 
-def compare(task: str, rows: Rows, *, seed: int) -> dict[str, Any]:
-    """The entry of one task, paired by document."""
+def compare(task: str, rows: Rows, *, seed: int) -> AxisResult:
+    """The result of one task, paired by document."""
     mine = [row for row in rows if row["task"] == task]
     values = {
         model: {row["document"]: row["value"] for row in mine if row["model"] == model} for model in ("base", "edited")
@@ -182,7 +183,7 @@ def compare(task: str, rows: Rows, *, seed: int) -> dict[str, Any]:
         paired = paired_rates(*columns)
     else:
         paired = paired_means(*columns, seed=seed)
-    return entry(metric, paired, better)
+    return compared(metric, paired, better)
 
 
 def harness_model(loaded: LoadedModel, title: str, console: Console) -> Any:

@@ -58,7 +58,7 @@ def say_missing(verdicts: Rows, console: Console) -> None:
     for row in verdicts:
         by_place.setdefault((row["axis"], row["model"]), []).append(row)
     for (axis, model), rows in by_place.items():
-        if causes := causes_of(rows):
+        if causes := causes_of(rows).base:
             told = ", ".join(f"{cause} {number}" for cause, number in causes.items())
             console.say(f"{axis}: {sum(causes.values())} of {len(rows)} {model} answers have no verdict: {told}")
 

@@ -29,6 +29,7 @@ from spin_llm.paper.experiments import Arm
 from spin_llm.patch.file import load_patch, save_patch
 from spin_llm.patch.patch import Patch
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.file import written
 from spin_llm.results.paper import ArmRecord
 from spin_llm.results.recipe import Recipe, recipe_of
 from spin_llm.results.rows import read_verdicts
@@ -247,4 +248,4 @@ def compare(work: Work, arm: Arm, view: View) -> dict[str, Any]:
     losses = compare_likelihoods(lambda: nullcontext(work.loaded), view, asked.general)
     options: dict[str, Any] = {"coherence": coherence, "asked": asked.asked, "seed": settings.seed}
     found = measured(verdicts, rows, {EDITED: losses}, judge, **options)
-    return {name: found[name] for name in ("axes", "style", "phrases", "judge")}
+    return {name: written(getattr(found, name)) for name in ("axes", "style", "phrases", "judge")}

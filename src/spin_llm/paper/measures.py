@@ -17,6 +17,7 @@ from spin_llm.files import read_checked, write_json
 from spin_llm.paper.arms import ANEW, Work, make_selection, make_view, selects_nothing
 from spin_llm.paper.experiments import Arm
 from spin_llm.paper.selections import location_results
+from spin_llm.results.file import written
 from spin_llm.results.paper import ArmRecord
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import ScoreSet
@@ -40,7 +41,7 @@ def task_results(work: Work, arm: Arm) -> dict[str, Any]:
         views = {"base": make_view(work, Arm("origin"))[0], "edited": view}
         folder = work.folder / "arms" / f"{work.key(arm)}-tasks"
         settings = replace(settings, capabilities_limit=limit)
-        found["axes"] = pipeline.capability_results(settings, views, folder, work.console)["capabilities"]  # type: ignore[arg-type]
+        found["axes"] = written(pipeline.capability_results(settings, views, folder, work.console))  # type: ignore[arg-type]
     write_json(file, found)
     return found
 

@@ -102,9 +102,9 @@ def compare_loaded(
     views: dict[str, View] = {BASE: lambda: nullcontext(base), EDITED: edited}
     evaluation = evaluation_of(settings, loaded, data, *compared_models[1:])
     measured = evaluate_judged(settings, views, evaluation, folder, console, *compared_models)
-    results = {"edit": edit_summary(patch) if patch else {}, **measured, "ratio_table": []}
-    results |= capability_results(settings, views, folder, console)
-    return write_results(folder, results)
+    tasks = capability_results(settings, views, folder, console)
+    results = replace(measured, capabilities=tasks)
+    return write_results(folder, replace(results, edit=edit_summary(patch)) if patch else results)
 
 
 def evaluate_served(
@@ -144,7 +144,7 @@ def evaluate_served(
     asked = asked_of((), settings.questions)
     evaluation = asking(replace(settings, template=template), data.questions, asked=asked)
     measured = evaluate_judged(settings, views, evaluation, folder, console)
-    results = write_results(folder, {"edit": {}, **measured, "ratio_table": []})
+    results = write_results(folder, measured)
     write_report(folder)
     return results
 

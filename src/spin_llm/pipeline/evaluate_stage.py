@@ -9,18 +9,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import convert
 
-from spin_llm.analysis.stability import stability_summary
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import BASE, EDITED, Evaluation, evaluate
 from spin_llm.evaluate.answers import Served
 from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.tasks import measure_capabilities, named_tasks
-from spin_llm.files import read_checked, read_typed, write_jsonl
+from spin_llm.files import read_typed, write_jsonl
 from spin_llm.judges.coherence import load_coherence_judge
 from spin_llm.judges.quality.reading import asked_of
 from spin_llm.models import Checkpoint, LoadedModel
@@ -31,7 +32,10 @@ from spin_llm.pipeline.inputs import RunData
 from spin_llm.pipeline.own_stage import UNMEASURED
 from spin_llm.pipeline.select_stage import patch_of
 from spin_llm.progress import Console
-from spin_llm.results.edited import StabilityRecord
+from spin_llm.results.edited import Edit, RatioTried, Regions, Stability
+from spin_llm.results.file import Results
+from spin_llm.results.judged import OwnAnswers
+from spin_llm.results.measured import AxisResult
 from spin_llm.results.recipe import recipe_of
 from spin_llm.results.rows import hashes_of, read_answers
 from spin_llm.results.searched import SearchRecord
@@ -58,32 +62,36 @@ def evaluate_stage(
     views |= {name: patched_view(loaded, other) for name, other in patches.items()}
     evaluation = evaluation_of(settings, loaded, data)
     measured = evaluate_judged(settings, views, evaluation, folder, console, loaded)
-    for name, control in measured["controls"].items():
-        shared = weights_in_common(patches[name], patch)
-        measured["controls"][name] = {"weights": patches[name].weights, "shared": shared, **control}
-    results = {"edit": edit_summary(patch), **measured, "ratio_table": patch.metadata["ratio_table"]}
-    results["files"] |= hashes_of(folder, "patch.safetensors")
+    others = {
+        name: replace(control, weights=patches[name].weights, shared=weights_in_common(patches[name], patch))
+        for name, control in measured.controls.items()
+    }
+    rule, edit = KNOWN[recipe.rule], edit_summary(patch)
     if settings.asks_own:
-        results["edit"]["own_answers"] = own_answers_record(settings, folder)
-    if not (rule := KNOWN[recipe.rule]).weighs:
-        results["overlap"] = overlap(selection, rule.spared(scores))
-    if (folder / "search.json").is_file():
-        results["search"] = read_checked(folder / "search.json", SearchRecord)
-    if left_out:
-        results["controls_left_out"] = left_out
-    if (folder / "stability.json").is_file():
-        results["stability"] = stability_summary(read_checked(folder / "stability.json", StabilityRecord))
-    results |= capability_results(settings, views, folder, console)
-    results = write_results(folder, results)
+        edit = replace(edit, own_answers=own_answers_record(settings, folder))
+    search, stable = folder / "search.json", folder / "stability.json"
+    results = replace(
+        measured,
+        edit=edit,
+        controls=others,
+        ratio_table=convert(patch.metadata["ratio_table"], list[RatioTried]),
+        files=measured.files | hashes_of(folder, "patch.safetensors"),
+        overlap=None if rule.weighs else convert(overlap(selection, rule.spared(scores)), Regions),
+        search=read_typed(search, SearchRecord) if search.is_file() else None,
+        controls_left_out=left_out,
+        stability=read_typed(stable, Stability) if stable.is_file() else None,
+        capabilities=capability_results(settings, views, folder, console),
+    )
+    found = write_results(folder, results)
     shutil.rmtree(folder / "progress", ignore_errors=True)
-    return results
+    return found
 
 
-def own_answers_record(settings: RunSettings, folder: Path) -> dict[str, Any]:
+def own_answers_record(settings: RunSettings, folder: Path) -> OwnAnswers:
     """Who divided the model's own answers, whether that judge reports too, and where it was not measured."""
     name, path = settings.dividing_judge, folder / OWN / UNMEASURED
     unmeasured = read_typed(path, dict[str, str]) if path.is_file() else {}
-    return {"judge": name, "reports": name == settings.judge, **({"unmeasured": unmeasured} if unmeasured else {})}
+    return OwnAnswers(name, name == settings.judge, unmeasured)
 
 
 def control_patches(
@@ -156,7 +164,7 @@ def evaluate_judged(
     folder: Path,
     console: Console,
     *models: LoadedModel,
-) -> dict[str, Any]:
+) -> Results:
     """`evaluate` with the judges of these settings; `models` are those of this process, which may not judge."""
     judge, coherence = judge_of(settings, *models), load_coherence_judge()
     answered_before(evaluation, folder)
@@ -181,31 +189,30 @@ def answered_before(evaluation: Evaluation, folder: Path) -> None:
             write_jsonl(progress, ({"index": index, **row} for index, row in enumerate(kept)))
 
 
-def edit_summary(patch: Patch) -> dict[str, Any]:
+def edit_summary(patch: Patch) -> Edit:
     """The `edit` part of results.json."""
     about = patch.metadata
     places = about.get("places", {})
-    return {
-        **{
-            key: about.get(key) for key in ("rule", "ratio", "protect_ratio", "target", "scale", "candidates", "shared")
-        },
-        "weights": patch.weights,
-        "matrices": len(patch.edits),
-        "share": patch.weights / about["targeted_weights"] if about.get("targeted_weights") else None,
-        "per_matrix": {name: edit.indices.numel() for name, edit in patch.edits.items()},
-        "shapes": {name: place["shape"] for name, place in places.items()},
-        "layers": {name: place["layer"] for name, place in places.items()},
-        "kinds": {name: place["kind"] for name, place in places.items()},
-    }
+    told = ("rule", "ratio", "protect_ratio", "target", "scale", "candidates", "shared")
+    return Edit(
+        **{key: about.get(key) for key in told},
+        weights=patch.weights,
+        matrices=len(patch.edits),
+        share=patch.weights / about["targeted_weights"] if about.get("targeted_weights") else None,
+        per_matrix={name: edit.indices.numel() for name, edit in patch.edits.items()},
+        shapes={name: place["shape"] for name, place in places.items()},
+        layers={name: place["layer"] for name, place in places.items()},
+        kinds={name: place["kind"] for name, place in places.items()},
+    )
 
 
 def capability_results(
     settings: RunSettings, views: Mapping[str, View], folder: Path, console: Console
-) -> dict[str, Any]:
-    """{"capabilities": ...} for results.json; {} when no task was asked for."""
+) -> dict[str, AxisResult]:
+    """The `capabilities` of results.json; {} when no task was asked for."""
     if not settings.capabilities:
         return {}
-    found = measure_capabilities(
+    return measure_capabilities(
         views[BASE],
         views[EDITED],
         named_tasks(settings.capabilities),
@@ -215,4 +222,3 @@ def capability_results(
         seed=settings.seed,
         console=console,
     )
-    return {"capabilities": found}

@@ -23,10 +23,12 @@ import torch
 
 from spin_llm.data import resolve_template
 from spin_llm.data.known import KNOWN
-from spin_llm.files import sha256_file, write_json
+from spin_llm.files import sha256_file
 from spin_llm.judges.quality.reading import family_of
 from spin_llm.models import LoadedModel
-from spin_llm.records import MADE_FROM, PATCH, RECORD, RESULTS, Machine, made_from
+from spin_llm.records import PATCH, RECORD, RESULTS, Machine, made_from
+from spin_llm.results import file
+from spin_llm.results.file import Results
 from spin_llm.settings import STAGES, RunSettings, flag_of
 
 PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "optuna")
@@ -142,11 +144,11 @@ def cpu_name() -> str:
     return (names or [platform.processor() or platform.machine()])[0]
 
 
-def write_results(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+def write_results(folder: Path, results: Results) -> dict[str, Any]:
     """Write results.json, which says what it was made from; what it holds."""
-    whole = {**results, MADE_FROM: made_from(folder)}
-    write_json(folder / RESULTS, whole)
-    return whole
+    results = replace(results, made_from=made_from(folder))
+    file.write_results(folder, results)
+    return dict(file.written(results))
 
 
 def version_of(package: str) -> str:

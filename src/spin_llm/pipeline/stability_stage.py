@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import convert
+
 from spin_llm.analysis.resampled import Job
 from spin_llm.analysis.stability import ScoredExamples, measure_stability, stability_summary
 from spin_llm.errors import SpinError
@@ -31,8 +33,8 @@ from spin_llm.pipeline.select_stage import patch_of_run, recorded_checkpoint
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RESULTS, RunRecord, check_belongs, is_run, read_record
 from spin_llm.report import write_report
-from spin_llm.results.edited import StabilityRecord
-from spin_llm.results.file import read_results_json
+from spin_llm.results.edited import Stability, StabilityRecord
+from spin_llm.results.file import read_results
 from spin_llm.results.recipe import recipe_of
 from spin_llm.scores import ScoreSet, parse_bytes
 from spin_llm.selection import KNOWN, select
@@ -108,9 +110,9 @@ def stability(
         settings = record.told(folder / RECORD)
         seed = settings.seed if seed is None else seed
         refuse_other_resamples(folder / "stability.json", resamples, seed, overwrite=overwrite)
-        results = read_results_json(folder) if (folder / RESULTS).is_file() else None
+        results = read_results(folder) if (folder / RESULTS).is_file() else None
         if results is not None:
-            check_belongs(folder, results.get("made_from") or {}, results.get("files") or {})
+            check_belongs(folder, results.made_from, results.files)
         given = checkpoint_of(model, console) if model else None
         place = recorded_checkpoint(record, folder, given).folder
         settings = replace(settings, model=str(place), dtype=record.model.dtype or "auto")  # type: ignore[arg-type]
@@ -126,7 +128,7 @@ def stability(
         options: dict[str, Any] = {"resamples": resamples, "seed": seed, "anew": overwrite}
         result = stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
         if results is not None:
-            write_results(folder, {**results, "stability": stability_summary(result)})
+            write_results(folder, replace(results, stability=convert(stability_summary(result), Stability)))
             write_report(folder)
     return result
 

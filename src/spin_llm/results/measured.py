@@ -17,6 +17,7 @@ Positive = Annotated[int, Meta(ge=1, le=10**15)]
 Layer = Annotated[int, Meta(ge=0, le=10_000)]  # a table of the report has a line for each
 Number = Annotated[float, Meta(ge=-1e100, le=1e100)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Direction = Literal["higher", "lower", None]  # which is good; None: neither
 Name = Annotated[str, Meta(min_length=1, max_length=100_000)]
 # No union holds a bounded number beside a tuple: msgspec 0.22 reads the bounds from the wrong place, and crashes.
 Interval = tuple[Number, Number]
@@ -86,7 +87,7 @@ class AxisResult:
     missing: Causes | None = None
     bounds: Bounds | None = None
     no_reading: Annotated[str, told("why nothing may be read from these numbers; empty when something may")] = ""
-    better: Annotated[Literal["higher", "lower", None], told("which direction is good; null: neither")]
+    better: Annotated[Direction, told("which direction is good; null: neither")]
     measurable: bool
     note: Annotated[str | None, told("why the judge is not believed")] = ""
     corrected: Corrected | None = None

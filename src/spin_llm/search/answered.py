@@ -23,6 +23,7 @@ from spin_llm.judges.verdict import Judge
 from spin_llm.models import LoadedModel
 from spin_llm.patch.patch import memory_patch
 from spin_llm.progress import Console
+from spin_llm.results.measured import AxisResult
 from spin_llm.search.ranking import MAX_INCOHERENCE, MAX_REFUSAL, MAX_SILENCE, shares
 from spin_llm.search.trial import Trial
 from spin_llm.search.trials import Bench, edited_model
@@ -104,7 +105,7 @@ def answer(
         part = replace(questions, questions=asked, general=())
         console.say(f"search, rung {rung}: {len(rows)} edits answer {sum(map(len, asked.values()))} questions")
         measured = evaluate(views, part, judge, folder / f"rung-{rung}", coherence=coherence, console=console)
-        tables = [measured["axes"], *(control["axes"] for control in measured["controls"].values())]
+        tables = [measured.axes, *(control.axes for control in measured.controls.values())]
         rows = [
             Answered(row.trial, added(row.rates, axes), row.unread | unread_in(axes), {**row.unmeasured, **notes(axes)})
             for row, axes in zip(rows, tables, strict=True)
@@ -124,7 +125,7 @@ def trial_view(bench: Bench, trial: Trial) -> View:
 
 
 def added(
-    rates: Mapping[str, tuple[int, float, float]], axes: Mapping[str, Mapping[str, Any]]
+    rates: Mapping[str, tuple[int, float, float]], axes: Mapping[str, AxisResult]
 ) -> dict[str, tuple[int, float, float]]:
     """The rates of two sets of questions taken together."""
     found = {}
@@ -137,23 +138,22 @@ def added(
     return found  # type: ignore[return-value]
 
 
-def least(result: Mapping[str, Any]) -> tuple[int, float, float]:
+def least(result: AxisResult) -> tuple[int, float, float]:
     """(n, base, edited) of one axis of results.json; where it has no reading, with every missing verdict against the
     edit: a model that falls silent gains nothing."""
-    if not result.get("no_reading"):
-        return result["n"], result[BASE], result[EDITED]
-    worst = (1, 0) if result["better"] == "higher" else (0, 1)
-    base, edited = (result["bounds"][side][place] for side, place in zip((BASE, EDITED), worst, strict=True))
-    return result["asked"], base, edited
+    if result.no_reading and result.bounds and result.asked:
+        worst = (1, 0) if result.better == "higher" else (0, 1)
+        return result.asked, result.bounds.base[worst[0]], result.bounds.edited[worst[1]]
+    return result.n, result.base or 0.0, result.edited or 0.0
 
 
-def unread_in(axes: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
-    return frozenset(axis for axis, result in axes.items() if result.get("no_reading"))
+def unread_in(axes: Mapping[str, AxisResult]) -> frozenset[str]:
+    return frozenset(axis for axis, result in axes.items() if result.no_reading)
 
 
-def notes(axes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def notes(axes: Mapping[str, AxisResult]) -> dict[str, str]:
     """Why the judge is not believed, by axis of results.json."""
-    return {axis: result["note"] for axis, result in axes.items() if not result["measurable"]}
+    return {axis: result.note or "" for axis, result in axes.items() if not result.measurable}
 
 
 def unmeasured_in(rows: Sequence[Answered]) -> dict[str, str]:

@@ -12,11 +12,12 @@ and on these as on the labelled ones. An edit that moves the style may break it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spin_llm.results.measured import Corrected
 from spin_llm.stats.paired import RESAMPLES, changed
 
 Floats = NDArray[np.float64]
@@ -26,8 +27,8 @@ ASSUMPTION = "assumes that the judge errs equally often on base and edited answe
 
 def corrected(
     base: Floats, edited: Floats, sensitivity: Sequence[int], specificity: Sequence[int], *, seed: int = 0
-) -> dict[str, Any]:
-    """The `corrected` entry of an axis: base, edited, delta, ci95 (of delta), sensitivity, specificity, note.
+) -> Corrected:
+    """The `corrected` part of an axis: base, edited, delta, ci95 (of delta), sensitivity, specificity, note.
 
     `base`, `edited`: 0/1 verdicts (n,). `sensitivity`: [positives found, positives], `specificity`: [negatives found,
     negatives]. Rates may lie outside [0, 1] (clip them to show them; the note says so). All four numbers are None, and
@@ -37,26 +38,31 @@ def corrected(
     """
     hits, positives = sensitivity
     rejected, negatives = specificity
-    found: dict[str, Any] = dict.fromkeys(("base", "edited", "delta", "ci95"))
+    none = Corrected(base=None, edited=None, delta=None, ci95=None)
     if not positives or not negatives:
-        return found | {"sensitivity": None, "specificity": None, "note": "no labelled answers of both kinds"}
+        return replace(none, note="no labelled answers of both kinds")
     se, sp = hits / positives, rejected / negatives
-    found |= {"sensitivity": se, "specificity": sp}
     rng = np.random.default_rng(seed)
     youden = rng.beta(hits + 0.5, positives - hits + 0.5, RESAMPLES) - 1
     youden += rng.beta(rejected + 0.5, negatives - rejected + 0.5, RESAMPLES)
     lowest = float(np.quantile(youden, 0.025))
     if lowest < MINIMUM_YOUDEN:
         why = f"sensitivity + specificity - 1 is {se + sp - 1:.2f}, and may be as little as {max(lowest, 0.0):.2f}"
-        return found | {"note": f"no correction: {why} ({positives} positives and {negatives} negatives labelled)"}
+        why += f" ({positives} positives and {negatives} negatives labelled)"
+        return replace(none, sensitivity=se, specificity=sp, note=f"no correction: {why}")
     rates = [(float(column.mean()) + sp - 1) / (se + sp - 1) for column in (base, edited)]
     low, high = np.quantile(drawn_differences(base, edited, rng) / youden, (0.025, 0.975))
     outside = [name for name, rate in zip(("base", "edited"), rates, strict=True) if not 0 <= rate <= 1]
     note = ASSUMPTION + (f"; outside 0 to 1 before clipping: {' and '.join(outside)}" if outside else "")
-    return found | {
-        **{"base": rates[0], "edited": rates[1], "delta": rates[1] - rates[0]},
-        **{"ci95": [float(low), float(high)], "note": note},
-    }
+    return Corrected(
+        base=rates[0],
+        edited=rates[1],
+        delta=rates[1] - rates[0],
+        ci95=(float(low), float(high)),
+        sensitivity=se,
+        specificity=sp,
+        note=note,
+    )
 
 
 def drawn_differences(base: Floats, edited: Floats, rng: np.random.Generator) -> Floats:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,8 @@ CHUNK = 2_000_000  # indices drawn at a time: about 64 MB with three columns
 ALPHA, POWER = 0.05, 0.8
 Z95 = float(ndtri(1 - ALPHA / 2))
 DETECTABLE = Z95 + float(ndtri(POWER))  # 2.80 standard errors
+BONETT_PRICE, BCA = "Bonett-Price adjusted Wald", "BCa bootstrap"
+MCNEMAR, WILCOXON = "exact McNemar", "Wilcoxon signed-rank"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Paired:
     """`base` and `edited` over `n` pairs, `delta` = edited - base with its 95% interval `ci95`, and a two-sided `p`.
 
     `mde`: the minimum detectable |delta| at 80% power and alpha 0.05; None where no difference is large enough.
+    `interval_method` and `test` name what gave the interval and the p.
     """
 
     n: int
@@ -44,11 +46,9 @@ class Paired:
     delta: float
     ci95: Interval
     p: float
-    mde: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as they stand in results.json."""
-        return {**asdict(self), "ci95": list(self.ci95)}
+    mde: float | None
+    interval_method: str
+    test: str
 
 
 def paired_rates(base: Floats, edited: Floats) -> Paired:
@@ -63,6 +63,8 @@ def paired_rates(base: Floats, edited: Floats) -> Paired:
         rate_interval(gained, lost, n),
         mcnemar(base, edited),
         detectable_rate(gained + lost, n),
+        BONETT_PRICE,
+        MCNEMAR,
     )
 
 
@@ -139,8 +141,8 @@ def paired_perplexity(base: Floats, edited: Floats, tokens: Floats, *, seed: int
 
     interval, error = bootstrap(np.column_stack([base, edited, tokens]), difference, seed)
     ppl_base, ppl_edited = (math.exp(x.sum() / tokens.sum()) for x in (base, edited))
-    p = wilcoxon((edited - base) / tokens)
-    return Paired(len(base), ppl_base, ppl_edited, ppl_edited - ppl_base, interval, p, DETECTABLE * error or None)
+    p, mde = wilcoxon((edited - base) / tokens), DETECTABLE * error or None
+    return Paired(len(base), ppl_base, ppl_edited, ppl_edited - ppl_base, interval, p, mde, BCA, WILCOXON)
 
 
 def paired_means(base: Floats, edited: Floats, *, seed: int = 0) -> Paired:
@@ -148,7 +150,7 @@ def paired_means(base: Floats, edited: Floats, *, seed: int = 0) -> Paired:
     delta = edited - base
     interval, error = bootstrap(np.column_stack([delta, np.ones(len(delta))]), _ratio, seed)
     means = float(base.mean()), float(edited.mean()), float(delta.mean())
-    return Paired(len(base), *means, interval, wilcoxon(delta), DETECTABLE * error or None)
+    return Paired(len(base), *means, interval, wilcoxon(delta), DETECTABLE * error or None, BCA, WILCOXON)
 
 
 def weighted_mean(values: Floats, weights: Floats, *, seed: int = 0) -> tuple[float, Interval]:
