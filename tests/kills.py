@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -54,10 +55,12 @@ def started(words: Sequence[object], log: Path, *, stop_at: int = 0) -> int:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         import torch
+        from tqdm import tqdm
 
         from spin_llm.cli import main as cli
 
         torch.set_num_threads(1)  # OpenMP's pool of threads does not live through a fork
+        tqdm.set_lock(threading.RLock())  # its own lock is shared by all forks, and stays taken when one is killed
         sys.argv = ["spin-llm", *map(str, words)]
         cli.main()
         code = 0
