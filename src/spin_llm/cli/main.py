@@ -13,14 +13,12 @@ import os
 import signal
 import sys
 import threading
-from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
 from spin_llm.cli.config import Sources
 from spin_llm.errors import SpinError, visible
-from spin_llm.outputs import end_all
 
 COMMANDS = {  # in the order of the help, and the module beside this file that has each
     **dict.fromkeys(("run", "sweep", "score"), "run"),
@@ -28,12 +26,20 @@ COMMANDS = {  # in the order of the help, and the module beside this file that h
     **{"eval": "run", "baseline": "paper", "stability": "report", "paper": "paper"},
     **{"report": "report", "doctor": "run", "judge": "judge"},
 }
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("spin-llm")
+
+
 given = Sources()
 app = App(
     "spin-llm",
     help="Find the weights that couple a model's fairness and privacy awareness, suppress them, prove what changed.",
     help_format="plaintext",
-    version=lambda: metadata.version("spin-llm"),
+    version=_version,
     config=given,
     default_parameter=Parameter(negative=(), allow_repeating=True, json_list=False, json_dict=False),
     exit_on_error=False,
@@ -44,7 +50,12 @@ app = App(
 for place, (name, module) in enumerate(COMMANDS.items()):
     function = {"judge": "app", "eval": "eval_"}.get(name, name)
     app.command(f"spin_llm.cli.{module}:{function}", name=name, sort_key=place)
-app.register_install_completion_command(add_to_startup=False)
+
+
+@app.command(name="--install-completion")
+def install_completion(*, shell: Literal["bash", "zsh", "fish"] | None = None) -> None:
+    """Write the file by which a shell completes commands and options; it says where."""
+    print(app.install_completion(shell=shell, add_to_startup=False))
 
 
 BROKEN_PIPE = 141  # as a shell names the end by that signal
@@ -95,6 +106,8 @@ def main() -> None:
         _on_signals(signal.SIG_IGN)  # all is done and said
     except Interrupted as signalled:
         _on_signals(signal.SIG_IGN)
+        from spin_llm.outputs import end_all
+
         end_all()
         print("spin-llm: interrupted; the same command continues where it stopped.", file=sys.stderr)
         code = 128 + int(signalled.args[0])
