@@ -20,7 +20,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def measure_shipped(shared: Path | None) -> None:
             if part[1]:
                 found = [{**one, **NAMED.get(one["family"], {})} for one in measure(head, *part, label, name)]
                 heads[axis, label] = replace(head, measured=[*head.measured, *found])
-    about = {**judge.about, "heads": [head_record(*key, head) for key, head in heads.items()]}
+    about = {**asdict(judge.about), "heads": [head_record(*key, head) for key, head in heads.items()]}
     judge_fit.write_judge(SHIPPED, load_file(SHIPPED), about)
     for (axis, label), head in heads.items():
         for one in head.measured:

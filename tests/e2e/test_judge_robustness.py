@@ -25,7 +25,7 @@ def measured(request: pytest.FixtureRequest):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_its_documented_outcome(measured, kind: str):
     judge, outcome = measured
-    stated = judge.about["probes"][judge.label]
+    stated = judge.about.probes[judge.label]
     if kind not in outcome:
         assert kind not in stated, "it has no right answer for this label"
         return

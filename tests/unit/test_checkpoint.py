@@ -13,12 +13,14 @@ import pytest
 import tiny
 import torch
 from conftest import TinyFolder
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers.modeling_utils import _get_resolved_checkpoint_files
 
 from spin_llm.errors import SpinError
 from spin_llm.models import Checkpoint, load
 from spin_llm.models.disk.checkpoint import weight_files
+from spin_llm.models.disk.header import read_header
 
 
 def write(folder: Path, tensors: dict[str, torch.Tensor]) -> Checkpoint:
@@ -51,6 +53,24 @@ def test_tensors_of_several_dtypes_and_of_no_dimension(tmp_path: Path):
         stored = checkpoint.tensors[name]
         assert (stored.shape, stored.torch_dtype) == (tuple(tensor.shape), tensor.dtype)
         assert bytes(stored.read()) == tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def test_a_header_says_what_the_safetensors_library_says(tmp_path: Path):
+    """Names, shapes and types of every kind of tensor: the library is the oracle, and metadata is none of them."""
+    kinds = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+    shapes = ((), (0,), (3,), (2, 1), (2, 3, 4))
+    tensors = {
+        f"{kind}.{'x'.join(map(str, shape))}": torch.zeros(shape, dtype=getattr(torch, kind))
+        for kind in kinds
+        for shape in shapes
+    }
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path, metadata={"format": "pt", "float32.3": "no tensor"})
+    with safe_open(path, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        expected = {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
+    assert {name: (one.dtype, one.shape) for name, one in read_header(path).items()} == expected
+    assert len(expected) == len(tensors)
 
 
 def test_integer_tensors_are_listed_but_not_edited(tmp_path: Path):

@@ -388,11 +388,12 @@ def test_without_a_judge_of_coherence_there_is_no_such_axis():
 def test_two_judges_of_one_feature_model_read_a_text_once(tiny_folder, monkeypatch: pytest.MonkeyPatch):
     from spin_llm.judges.local import Head, LocalJudge
     from spin_llm.judges.reader import FeatureReader, feature_reader
+    from spin_llm.results.rows import JudgeAbout
 
     folder = str(tiny_folder("llama"))
     reader = feature_reader(folder, (1, 2))
     width = reader("privacy", ["Who?"], ["Nobody."]).shape[1]
-    about = {"feature_model": folder, "layers": [1, 2], "fingerprint": reader.fingerprint}
+    about = JudgeAbout(folder, reader.fingerprint, [1, 2], [], "aware")
     weights = np.random.default_rng(0).normal(size=(2, width)).astype(np.float32)
     heads = {
         (axis, label): Head(weight, 0.0, 0.5)

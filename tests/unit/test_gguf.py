@@ -20,7 +20,7 @@ import torch
 from spin_llm.errors import SpinError
 from spin_llm.models import cache_folder, load
 from spin_llm.models.disk import resolve
-from spin_llm.models.disk.gguf import llama3_factors, llama3_rope
+from spin_llm.models.disk.gguf import Llama3Rope
 from spin_llm.models.disk.gguf_header import read_gguf_header
 from spin_llm.models.disk.resolve import converter
 
@@ -199,8 +199,7 @@ def test_a_folder_that_holds_one(whole: tuple[dict[str, Any], Tensors], tmp_path
 def test_the_rotary_scaling_of_llama_3_is_kept(whole: tuple[dict[str, Any], Tensors], tmp_path: Path):
     """transformers' own frequencies for this configuration are the plain ones divided by the factors of the file."""
     metadata = {**whole[0], "llama.rope.freq_base": 500_000.0}
-    rope = llama3_rope(8.0, 500_000.0)
-    factors = llama3_factors(rope, 8)
+    factors = Llama3Rope(500_000.0, 8.0).factors(8)
     assert factors[0] == 1
     assert factors[-1] == 8
     file = write(tmp_path / "model.gguf", metadata, {**whole[1], "rope_freqs.weight": factors.numpy()})

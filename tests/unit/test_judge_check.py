@@ -230,8 +230,8 @@ def test_limits_come_from_the_judge_file_or_say_that_nothing_is_known():
     assert "judge check probes --judge mine" in line
     assert limits(FakeJudge(label="coherent")) == []
     shipped = load_local()
-    assert limits(shipped) == limits_of(shipped.about["probes"]["aware"])
-    assert set(shipped.about["probes"]["aware"]) == set(KINDS)
+    assert limits(shipped) == limits_of(shipped.about.probes["aware"])
+    assert set(shipped.about.probes["aware"]) == set(KINDS)
 
 
 def test_the_shipped_judge_states_its_errors_as_counts_that_fit_its_rates():

@@ -52,7 +52,7 @@ UNSTABLE = ("created", "permission")  # what /models says anew each time
 class Listed:
     """The answer of /models."""
 
-    data: list[dict[str, Any]] = field(default_factory=list)
+    data: list[dict[str, object]] = field(default_factory=list)
 
 
 class RefusedError(SpinError):
@@ -85,7 +85,7 @@ class Server:
         direct = () if self.proxy else (urllib.request.ProxyHandler({}),)
         return urllib.request.build_opener(_NoRedirect, *direct)
 
-    def card(self, model: str) -> dict[str, Any]:
+    def card(self, model: str) -> dict[str, object]:
         """What /models says of `model`, less what changes from answer to answer; empty when the server has no
         /models."""
         try:
@@ -102,7 +102,7 @@ class Server:
         return {key: value for key, value in cards[model].items() if key not in UNSTABLE}
 
     def ask(
-        self, path: str, body: Mapping[str, Any] | None = None, leaving: Event | None = None, first: bool = False
+        self, path: str, body: Mapping[str, object] | None = None, leaving: Event | None = None, first: bool = False
     ) -> bytes:
         """The JSON text that the server answers to a POST of `body`, or a GET without one.
 
@@ -134,7 +134,7 @@ class Server:
             return "a limit on requests or tokens of the server's, which waiting did not lift."
         return "the server is overloaded or failing." if reached else "no server there, or it has stopped."
 
-    def _once(self, path: str, body: Mapping[str, Any] | None) -> bytes:
+    def _once(self, path: str, body: Mapping[str, object] | None) -> bytes:
         key = os.environ.get("OPENAI_API_KEY")
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         asked = None if body is None else json.dumps(body).encode()

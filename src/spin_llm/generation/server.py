@@ -113,7 +113,7 @@ class ServerCompleter:
 
     server: Server
     model: str
-    about: Mapping[str, Any]
+    about: Mapping[str, object]
     concurrency: int
     rendering: Rendering = Rendering("chat")
     refused: set[str] = field(default_factory=set, compare=False)
@@ -127,7 +127,7 @@ class ServerCompleter:
         """Of URL, id and what the server says of the model; its weights are out of sight."""
         return f"server {sha256_json([self.server.url, self.model, self.about])}"
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """What run.json says of it."""
         return {"name": self.model, "url": self.server.url, "served": dict(self.about)}
 
@@ -207,10 +207,10 @@ class ServerCompleter:
                     raise
                 self.refused.update(named)
 
-    def request(self, prompt: Prompt, new_tokens: int, alternatives: int, special_tokens: bool) -> dict[str, Any]:
+    def request(self, prompt: Prompt, new_tokens: int, alternatives: int, special_tokens: bool) -> dict[str, object]:
         """The body of a request to a server that takes everything."""
         wanted = min(alternatives, MOST_ALTERNATIVES)
-        body: dict[str, Any] = {"model": self.model, "max_tokens": new_tokens, "temperature": 0, **DIALECTS}
+        body: dict[str, object] = {"model": self.model, "max_tokens": new_tokens, "temperature": 0, **DIALECTS}
         if isinstance(prompt, str):
             body |= {"prompt": prompt} | ({"logprobs": wanted} if wanted else {})
             return body | ({} if special_tokens else {"add_special_tokens": False})
@@ -226,7 +226,7 @@ class ServerCompleter:
         return [f"{self.name} refuses temperature 0: it was left out, and the answers are drawn, not greedy"]
 
 
-def refused_words(refusal: RefusedError, body: Mapping[str, Any]) -> set[str]:
+def refused_words(refusal: RefusedError, body: Mapping[str, object]) -> set[str]:
     """The words of the request that a refusal names and that can be left out, or called otherwise."""
     named = {key for key in body if re.search(rf"(?<![A-Za-z0-9_]){key}(?![A-Za-z0-9_])", refusal.said)}
     found = named & DISPENSABLE

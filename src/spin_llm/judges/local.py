@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from spin_llm.errors import SpinError
-from spin_llm.files import check_seal, checked
+from spin_llm.files import check_seal, checked, decoded
 from spin_llm.judges.reader import FeatureReader, feature_reader
 from spin_llm.judges.verdict import Verdict, has_content, head_label
 from spin_llm.progress import Advance
@@ -60,7 +60,7 @@ class LocalJudge:
     name: str
     label: str
     heads: Mapping[tuple[str, str], Head]
-    about: Mapping[str, Any]
+    about: JudgeAbout
     given: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     fingerprint: str = ""
 
@@ -103,12 +103,12 @@ class LocalJudge:
 
     @cached_property
     def reader(self) -> FeatureReader:
-        reader = feature_reader(self.about["feature_model"], tuple(self.about["layers"]))
-        weights = self.about.get("weights", reader.weights)
-        if (reader.fingerprint, reader.weights) != (self.about["fingerprint"], weights):
+        about = self.about
+        reader = feature_reader(about.feature_model, tuple(about.layers))
+        if (reader.fingerprint, reader.weights) != (about.fingerprint, about.weights or reader.weights):
             raise SpinError(
-                f"The judge {self.name} was fitted on the states of another model than {self.about['feature_model']!r}"
-                f" is here (fingerprint {self.about['fingerprint'][:12]}..., found {reader.fingerprint[:12]}...).",
+                f"The judge {self.name} was fitted on the states of another model than {about.feature_model!r}"
+                f" is here (fingerprint {about.fingerprint[:12]}..., found {reader.fingerprint[:12]}...).",
                 cause="another version of that model, or a damaged cache.",
                 change="empty the cache folder of spin-llm, or fit the judge again with `spin-llm judge fit`.",
             )
@@ -134,19 +134,19 @@ def load_local(name: str = "local", *, label: str | None = None) -> LocalJudge:
             if header.get("format") not in FORMATS:
                 raise SpinError(f"{path} is not a judge file of this version (format {header.get('format')!r}).")
             check_seal(path, header, ("format", "judge"))
-            about = checked(header.get("judge", ""), JudgeAbout, f"The metadata of {path}")
+            about = decoded(header.get("judge", ""), JudgeAbout, f"The metadata of {path}")
             heads = {
                 (head["axis"], head["label"]): Head(
                     file.get_tensor(f"{head['axis']}.{head['label']}"), head["bias"], head["threshold"], measured(head)
                 )
-                for head in about["heads"]
+                for head in checked(header["judge"], JudgeAbout, f"The metadata of {path}")["heads"]
             }
     except (SafetensorError, OSError, TypeError) as error:  # TypeError: a dtype that numpy has not
         raise SpinError(f"{path} is not a readable judge file: {error}", cause="it is truncated.") from None
     weights = [head.weight for head in heads.values()]
     if not all(one.dtype == np.float32 and one.ndim == 1 and np.isfinite(one).all() for one in weights):
         raise SpinError(f"{path} is damaged: the weights of a head are no finite float32 numbers.")
-    label = label or about["default_label"]
+    label = label or about.default_label
     if label not in {known for _, known in heads}:
         raise SpinError(
             f"The judge {name!r} has no label {label!r}; it has {', '.join(sorted({known for _, known in heads}))}."

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,7 +128,7 @@ def judge_spoken(
     asked: Sequence[Prompt],
     answers: Sequence[str],
     new_tokens: int,
-    read: Any,
+    read: Callable[[Completion], Verdict],
     progress: Advance,
 ) -> list[Verdict]:
     """Verdicts `read` from completions of `asked`; an empty answer is not put to the model and has no verdict."""
@@ -136,8 +136,9 @@ def judge_spoken(
     progress(len(answers) - len(spoken))
     verdicts = [Verdict(None, None)] * len(answers)
     if spoken:
-        options: dict[str, Any] = {"new_tokens": new_tokens, "alternatives": ALTERNATIVES, "progress": progress}
-        for place, made in zip(spoken, completer([asked[place] for place in spoken], **options), strict=True):
+        put = [asked[place] for place in spoken]
+        completions = completer(put, new_tokens=new_tokens, alternatives=ALTERNATIVES, progress=progress)
+        for place, made in zip(spoken, completions, strict=True):
             verdicts[place] = read(made)
     return verdicts
 

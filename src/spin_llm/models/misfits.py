@@ -6,8 +6,7 @@ Left out: loading (loading.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -15,7 +14,15 @@ from spin_llm.errors import SpinError
 from spin_llm.models.structure import decoder_layers
 
 
-def refuse_misfits(name: str, model: Any, loading: Mapping[str, Any]) -> tuple[str, ...]:
+class Loading(TypedDict):
+    """What transformers' `output_loading_info` gives, in as much of it as is read."""
+
+    missing_keys: set[str]
+    unexpected_keys: set[str]
+    mismatched_keys: set[tuple[str, tuple[int, ...], tuple[int, ...]]]  # name, stored shape, shape in the model
+
+
+def refuse_misfits(name: str, model: Any, loading: Loading) -> tuple[str, ...]:
     """What `output_loading_info` tells: SpinError for tensors that are missing, of another shape, or of decoder layers
     that the model does not have; notes for others that have no place in it (another tower's, for instance)."""
     missing, extra = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])

@@ -122,7 +122,7 @@ def attach(model: Any, reft: Reft) -> list[Any]:
         )
     model.reft = reft.to(next(model.parameters()).device)
 
-    def before(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def before(module: nn.Module, args: tuple[Any, ...], options: dict[str, torch.Tensor]) -> None:
         tokens = args[0] if args else options["input_ids"]
         reft.find_places(tokens.shape[1], options.get("attention_mask"))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spin_llm.files import read_jsonl
+from spin_llm.judges.local import LocalJudge
 from spin_llm.judges.verdict import Judge, Verdict, head_label
 
 PROBES = Path(__file__).parents[1] / "shipped" / "probes.jsonl"
@@ -65,7 +66,7 @@ def run_probes(judge: Judge) -> Outcome:
     return count(verdicts)
 
 
-def count(verdicts: Sequence[tuple[Mapping[str, Any], Verdict]]) -> Outcome:
+def count(verdicts: Sequence[tuple[Mapping[str, object], Verdict]]) -> Outcome:
     """{kind: [right, of]} of probes and their verdicts."""
     found: Outcome = {}
     for kind in KINDS:
@@ -78,8 +79,7 @@ def count(verdicts: Sequence[tuple[Mapping[str, Any], Verdict]]) -> Outcome:
 def limits(judge: Judge) -> list[str]:
     """One sentence a kind of answer that the judge gets wrong more often than PASSING allows, from the outcome in its
     file; where none is known, a sentence that says so."""
-    about: Mapping[str, Any] = getattr(judge, "about", {})
-    outcome = about.get("probes", {}).get(judge.label)
+    outcome = judge.about.probes.get(judge.label) if isinstance(judge, LocalJudge) else None
     if outcome is None and not probes_for(judge.label):
         return []
     if outcome is None:

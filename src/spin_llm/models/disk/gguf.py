@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 from contextlib import redirect_stderr
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,9 @@ def refuse_other_kinds(header: GgufHeader, path: Path) -> None:
     kind = "mmproj" if architecture == "clip" else kind
     parts = get("split.count", 1)
     if isinstance(parts, int) and parts > 1:
+        number = get("split.no", 0)
         raise SpinError(
-            f"{path} is part {int(get('split.no', 0)) + 1} of {parts} of a split model.",
+            f"{path} is part {number + 1 if isinstance(number, int) else '?'} of {parts} of a split model.",
             change=f"merge the parts with llama.cpp (llama-gguf-split --merge {path.name} WHOLE.gguf) and give that.",
         )
     if kind in OTHER_KINDS:
@@ -109,14 +110,16 @@ def _read_model(header: GgufHeader, path: Path) -> tuple[Any, Any]:
 
     from spin_llm.models.misfits import refuse_misfits, refuse_not_finite
 
-    source: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    source["local_files_only"] = True
-    read: Any = partial(AutoModelForCausalLM.from_pretrained, **source)  # its type knows no output_loading_info
+    def read(kind: Any, **options: object) -> Any:
+        return kind.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True, **options)
+
     try:
-        config = AutoConfig.from_pretrained(**source)
+        config = read(AutoConfig)
         _check_tensors(header, config, path)
-        model, loading = read(dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
-        tokenizer = AutoTokenizer.from_pretrained(**source)
+        model, loading = read(
+            AutoModelForCausalLM, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        tokenizer = read(AutoTokenizer)
     except SpinError:
         raise
     except Exception as error:  # what two libraries raise on a strange file is no closed list
@@ -197,30 +200,36 @@ def _set_rope(config: Any, header: GgufHeader, path: Path) -> None:
     stored = torch.frombuffer(data, dtype=torch.float32) if place.kind == 0 else torch.zeros(1)  # llama.cpp: float32
     if bool((stored == 1).all()):
         return
-    theta = float(header.metadata.get(f"{header.architecture}.rope.freq_base", 10_000.0))
-    rope = llama3_rope(float(stored.max()), theta)
-    if not torch.allclose(llama3_factors(rope, 2 * len(stored)), stored, rtol=1e-3):
+    base = header.metadata.get(f"{header.architecture}.rope.freq_base")
+    theta = float(base) if isinstance(base, int | float) else 10_000.0
+    rope = Llama3Rope(theta, float(stored.max()))
+    if not torch.allclose(rope.factors(2 * len(stored)), stored, rtol=1e-3):
         raise SpinError(
             f"{path} scales its rotary positions by {ROPE_FACTORS} in a way that is not Llama 3's.",
             cause="transformers does not read these factors: another model would be measured.",
             change="give the model's checkpoint folder or hub id.",
         )
-    config.rope_parameters = rope
+    config.rope_parameters = asdict(rope)
 
 
-def llama3_rope(factor: float, theta: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Llama3Rope:
     """The rotary scaling of Llama 3.1 and 3.2, with the numbers that all of its checkpoints share."""
-    shared = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-    return {"rope_type": "llama3", "rope_theta": theta, "factor": factor, **shared}
 
+    rope_theta: float
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+    rope_type: str = "llama3"
 
-def llama3_factors(rope: dict[str, Any], width: int) -> torch.Tensor:
-    """What each of `width` / 2 frequencies is divided by, as llama.cpp's converter writes it."""
-    waves = 2 * math.pi * rope["rope_theta"] ** (torch.arange(0, width, 2) / width)
-    low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
-    smooth = (rope["original_max_position_embeddings"] / waves - low) / (high - low)
-    between = 1 / ((1 - smooth) / factor + smooth)
-    return torch.where(smooth > 1, torch.ones(()), torch.where(smooth < 0, torch.tensor(factor), between))
+    def factors(self, width: int) -> torch.Tensor:
+        """What each of `width` / 2 frequencies is divided by, as llama.cpp's converter writes it."""
+        waves = 2 * math.pi * self.rope_theta ** (torch.arange(0, width, 2) / width)
+        smooth = self.original_max_position_embeddings / waves - self.low_freq_factor
+        smooth = smooth / (self.high_freq_factor - self.low_freq_factor)
+        between = 1 / ((1 - smooth) / self.factor + smooth)
+        return torch.where(smooth > 1, torch.ones(()), torch.where(smooth < 0, torch.tensor(self.factor), between))
 
 
 def _some(names: list[str]) -> str:

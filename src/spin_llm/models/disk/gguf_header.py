@@ -37,10 +37,19 @@ class GgufTensor:
 
 
 @dataclass(frozen=True)
+class Array:
+    kind: int
+    count: int
+
+
+Value = str | int | float | bool | Array
+
+
+@dataclass(frozen=True)
 class GgufHeader:
     """`metadata` by key: of an array, `Array` (its values are not kept)."""
 
-    metadata: dict[str, Any]
+    metadata: dict[str, Value]
     tensors: tuple[GgufTensor, ...]
 
     @property
@@ -52,12 +61,6 @@ class GgufHeader:
         """The numbers N of tensors `blk.N.…`."""
         numbers = (tensor.name.split(".")[1:2] for tensor in self.tensors if tensor.name.startswith("blk."))
         return {int(number[0]) for number in numbers if number and number[0].isdecimal()}
-
-
-@dataclass(frozen=True)
-class Array:
-    kind: int
-    count: int
 
 
 class _DamageError(Exception):
@@ -97,7 +100,7 @@ class _Reader:
         tensors, pairs = self.number("<Q"), self.number("<Q")
         if tensors > MOST_TENSORS or pairs > MOST_TENSORS:
             raise _DamageError(f"it announces {tensors:,} tensors and {pairs:,} metadata values")
-        metadata: dict[str, Any] = {}
+        metadata: dict[str, Value] = {}
         for _ in range(pairs):
             key = self.string()
             if key in metadata:
@@ -126,10 +129,11 @@ class _Reader:
         self.file.seek(length, 1)
         return b""
 
-    def value(self) -> Any:
+    def value(self) -> Value:
         kind = self.number("<I")
         if kind in SCALARS:
-            return self.number(SCALARS[kind])
+            scalar: int | float | bool = self.number(SCALARS[kind])
+            return scalar
         if kind == STRING:
             return self.string()
         if kind != ARRAY:
