@@ -24,8 +24,8 @@ from spin_llm import pipeline
 from spin_llm.evaluate.answers import BASE, EDITED, Evaluation
 from spin_llm.evaluate.comparison import evaluate
 from spin_llm.files import read_json, write_json
-from spin_llm.judges.coherence import load_coherence_judge
 from spin_llm.patch.patch import Patch, memory_patch
+from spin_llm.pipeline.context import Run, encode
 from spin_llm.progress import Console
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import ScoreSet, score_concept
@@ -90,14 +90,14 @@ def rounds(bench: Bench, settings: RunSettings, data: Any, recipe: Recipe, parts
         if part + 1 == parts:
             break
         with edited_model(bench.loaded, memory_patch(bench.loaded.model, replace(whole, indices=chosen))):
-            encoded = {n: pipeline.encode(settings, bench.loaded, rows) for n, rows in data.concepts.items()}
-            unaware = {n: pipeline.encode(settings, bench.loaded, rows) for n, rows in data.unaware.items()}
+            encoded = {n: encode(settings, bench.loaded, rows) for n, rows in data.concepts.items()}
+            unaware = {n: encode(settings, bench.loaded, rows) for n, rows in data.unaware.items()}
             options: dict[str, Any] = {"statistics": ("taylor", "margin"), "keep": settings.keep}
             concepts = {n: score_concept(bench.loaded, rows, unaware[n], **options) for n, rows in encoded.items()}
             entries = candidate_entries(concepts, names)
             protected = {
                 n: score_concept(
-                    bench.loaded, pipeline.encode(settings, bench.loaded, rows), keep=settings.keep, candidates=entries
+                    bench.loaded, encode(settings, bench.loaded, rows), keep=settings.keep, candidates=entries
                 )
                 for n, rows in data.protect.items()
             }
@@ -118,19 +118,18 @@ def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]
     folder = Path(arguments.work) / f"seed-{seed}"
     console = Console(lambda line: print(line, flush=True))
     pipeline.score(settings, folder, console=console)
-    data = pipeline.read_data(settings)
-    loaded = pipeline.load_model(settings)
-    bench = pipeline.bench_of(settings, loaded, data, pipeline.stored_scores(settings, folder))
+    run = Run(settings, folder)
+    data, loaded = run.read, run.model
+    bench = pipeline.bench_of(run, run.scores)
     search = {axis: asked[: arguments.search] for axis, asked in data.search.items()}
     effort = replace(settings.budget, trials=arguments.trials, survivors=arguments.survivors)
-    judge, coherence = pipeline.judge_of(settings, loaded), load_coherence_judge()
     recipe, record = find_edit(
         bench,
         pipeline.usual_recipe(settings, "coupled", 1e-4),
         folder / "search",
         effort=effort,
         questions=Evaluation(search, (), settings.template, settings.new_tokens, seed),
-        judges=lambda: (judge, coherence),
+        judges=lambda: (run.judge, run.coherence),
         seed=seed,
         console=console,
     )
@@ -165,12 +164,12 @@ def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]
             views[name] = lambda patch=patch: edited_model(loaded, patch)
     asked = Evaluation(
         data.questions,
-        pipeline.encode(settings, loaded, data.final),
+        encode(settings, loaded, data.final),
         settings.template,
         settings.new_tokens,
         seed,
     )
-    results = evaluate(views, asked, judge, folder / "final", coherence=coherence, console=console)
+    results = evaluate(views, asked, run.judge, folder / "final", coherence=run.coherence, console=console)
     tables = {EDITED: results["axes"], **{name: part["axes"] for name, part in results["controls"].items()}}
     edits = {
         ("auto" if name == EDITED else name): {

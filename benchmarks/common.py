@@ -21,7 +21,7 @@ import torch
 from spin_llm.data import Example, encode_all, load_pairs
 from spin_llm.files import read_json, write_json
 from spin_llm.models import LoadedModel
-from spin_llm.pipeline import version_of
+from spin_llm.records import versions
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("spin-llm", "torch", "transformers", "numpy")
@@ -83,7 +83,7 @@ def machine(threads: int) -> dict[str, Any]:
         "threads": threads,
         "load_before": round(os.getloadavg()[0], 2),
         "platform": platform.platform(),
-        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
+        "versions": versions(PACKAGES),
         "bfloat16_instructions": bool(torch.cpu._is_avx512_bf16_supported()),
     }
 

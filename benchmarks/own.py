@@ -28,9 +28,9 @@ from spin_llm import pipeline
 from spin_llm.evaluate.answers import BASE, EDITED
 from spin_llm.evaluate.comparison import evaluate
 from spin_llm.files import read_json, read_jsonl, write_json
-from spin_llm.judges.coherence import load_coherence_judge
 from spin_llm.judges.human import read_sheet
 from spin_llm.patch.patch import Patch, memory_patch
+from spin_llm.pipeline.context import Run
 from spin_llm.progress import Console
 from spin_llm.report.words import p_text
 from spin_llm.results.recipe import Recipe
@@ -52,10 +52,8 @@ def one_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     folder = work_of(arguments, seed)
     console = Console(lambda line: print(line, flush=True))
     pipeline.score(settings, folder, console=console)
-    data, loaded = pipeline.read_data(settings), pipeline.load_model(settings)
-    data = pipeline.with_own_answers(settings, folder, loaded, data, console)
-    scores = pipeline.stored_scores(settings, folder)
-    bench = pipeline.bench_of(settings, loaded, data, scores)
+    run = Run(settings, folder, console)
+    loaded, bench = run.model, pipeline.bench_of(run, run.scores)
     reference = measure_reference(loaded, bench.contrasts, bench.general)
     patches: dict[str, Patch] = {}
     margins: dict[str, Any] = {}
@@ -71,9 +69,7 @@ def one_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
             margins[name] = measure_proxy(edited, bench.contrasts, bench.general, reference).as_json()
         print(name, patch.weights, margins[name], flush=True)
         views[name if place else EDITED] = lambda patch=patch: edited_model(loaded, patch)
-    asked = pipeline.evaluation_of(settings, loaded, data)
-    judge = pipeline.judge_of(settings, loaded)
-    results = evaluate(views, asked, judge, folder / "final", coherence=load_coherence_judge(), console=console)
+    results = evaluate(views, run.evaluation, run.judge, folder / "final", coherence=run.coherence, console=console)
     tables = {EDITED: results["axes"], **{name: part["axes"] for name, part in results["controls"].items()}}
     own = read_jsonl(folder / "own" / "answers.jsonl")
     counts = {name: [row["aware"] for row in own if row["concept"] == name] for name in CONCEPTS}

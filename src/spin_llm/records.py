@@ -7,8 +7,10 @@ results, by which results.json says which run.json (and which patch) it belongs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from spin_llm.errors import SpinError
 from spin_llm.files import decoded, read_bytes, sha256_file, sha256_json
 from spin_llm.settings import RunSettings, scope_of
 
+PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "optuna")
 RECORD, RESULTS, PATCH = "run.json", "results.json", "patch.safetensors"
 MADE_FROM = "made_from"  # of results.json: the digest of the run.json that it was made with
 ANEW = "give --overwrite to start anew, or choose another folder."
@@ -104,6 +107,19 @@ def damaged(where: Path | str, why: str) -> SpinError:
         cause="the file is damaged, was edited by hand, or was written by another version.",
         change=ANEW,
     )
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """The versions of Python and of packages; a source tree on the path has none."""
+    return {"python": platform.python_version(), **{name: version_of(name) for name in packages}}
+
+
+def version_of(package: str) -> str:
+    """The installed version of a package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def machine_words(record: Mapping[str, Any]) -> str:

@@ -48,17 +48,13 @@ class MadeUpJudge:
 def use_made_up_judge(replace: Callable[[object, str, object], None]) -> None:
     """Put it in the place of the models that judge wherever the pipeline loads them, by `replace(module, name, value)`;
     a human's sheet is read."""
-    from spin_llm.pipeline import context as loading
-    from spin_llm.pipeline import evaluate_stage as evaluating
-    from spin_llm.pipeline import own_stage as scoring
-    from spin_llm.pipeline import select_stage as selecting
+    from spin_llm.pipeline import context
 
     def made_up(name: str, **options: Any) -> Any:
         return load_judge(name, **options) if name.startswith("human:") else MadeUpJudge()
 
-    replace(loading, "load_judge", made_up)
-    for module in (scoring, selecting, evaluating):
-        replace(module, "load_coherence_judge", MadeUpJudge)
+    replace(context, "load_judge", made_up)
+    replace(context, "load_coherence_judge", MadeUpJudge)
 
 
 def stop_at(place: int | str, stop: Callable[[], None]) -> Callable[[], None]:

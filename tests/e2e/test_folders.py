@@ -413,12 +413,12 @@ def test_what_can_be_known_is_told_before_the_model_is_loaded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    from spin_llm.pipeline import run as running
+    from spin_llm.pipeline import context
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr(running, "load_model", never)
+    monkeypatch.setattr(context, "load", never)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     outcome = command("run", *setting.run, *FIXED, *words, "-o", tmp_path / "o")
     if "--capabilities" in words and "lm-eval" in outcome.err:
@@ -433,14 +433,14 @@ def test_what_other_commands_can_know_is_told_before_their_work(
 ):
     from spin_llm.evaluate import answers as evaluation
     from spin_llm.evaluate import verdicts as rejudge
-    from spin_llm.paper import conduct as paper
+    from spin_llm.pipeline import context
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("work is done")
 
     monkeypatch.setattr(evaluation, "generate", never)
     monkeypatch.setattr(rejudge, "load_judge", never)
-    monkeypatch.setattr(paper.pipeline, "load_model", never)
+    monkeypatch.setattr(context, "load", never)
     (tmp_path / "file").write_text("x")
     other = tiny_folder("llama", seed=5)
     asked = [w for w in setting.run[setting.run.index("--protect") :] if w not in ("--keep", "0.1")]

@@ -10,7 +10,6 @@ import pytest
 from harness import WORDS, Command, contrast_words
 
 from spin_llm.files import write_json
-from spin_llm.models import load
 from spin_llm.paper.arms import Work
 from spin_llm.paper.conduct import shared_settings
 from spin_llm.paper.estimate import arms_of, plan_text, work_left
@@ -236,7 +235,7 @@ def test_the_plan_counts_what_is_left(words: list[str], tmp_path: Path):
     settings = RunSettings(
         words[0], concepts=concepts, protect=(("general", "starter"),), questions=concepts, template="raw", examples=16
     )
-    work = Work(shared_settings(settings, 8), load(words[0]), tmp_path, 8)
+    work = Work(shared_settings(settings, 8), tmp_path, limit=8)
     known = experiments(8)
 
     def left(*names: str) -> dict[str, float]:

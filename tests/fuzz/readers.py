@@ -13,7 +13,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import mutants
 import tiny
@@ -30,9 +29,9 @@ from spin_llm.models import Checkpoint, editable_matrices
 from spin_llm.models.adapters import adapter_base
 from spin_llm.models.loading import load
 from spin_llm.patch.file import load_patch, make_patch, save_patch
+from spin_llm.pipeline.context import Run
 from spin_llm.pipeline.folder import model_record
 from spin_llm.pipeline.select_stage import search_stage, select_from_folder
-from spin_llm.progress import SILENT
 from spin_llm.report import page
 from spin_llm.report.render import render_markdown, render_page
 from spin_llm.results.recipe import Recipe
@@ -120,8 +119,7 @@ def run_readers(folder: Path, scored: Path) -> list[Reader]:
         )
 
     def search() -> None:
-        nothing: Any = None
-        search_stage(RunSettings("m"), searched.parent, nothing, nothing, {}, SILENT)
+        search_stage(Run(RunSettings("m"), searched.parent), {}, searched.parent)
 
     def trials() -> None:
         from spin_llm.results.searched import JournalRow

@@ -23,7 +23,7 @@ BATCH_TOKENS = 120
 
 def prepare() -> None:
     """Small batches, a checkpoint after each, and the stop."""
-    import spin_llm.pipeline.score_stage as planning
+    import spin_llm.pipeline.estimate as planning
     from spin_llm.scores import concept as scoring
     from spin_llm.scores import passes as engine
 

@@ -100,6 +100,17 @@ def test_imports_go_one_way(path: Path):
     assert not wrong, f"{stage} may import {sorted(allowed_imports(stage))}"
 
 
+def test_what_a_run_works_with_stays_in_the_orchestrators():
+    """Stages take what they need as values; only the pipeline and the paper carry a `Run`."""
+    users = {
+        stage_of(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == "spin_llm.pipeline.context"
+    }
+    assert users == {"pipeline", "paper"}
+
+
 def test_the_rule_would_catch_a_wrong_import(tmp_path: Path):
     module = tmp_path / "wrong.py"
     module.write_text(

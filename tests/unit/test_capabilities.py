@@ -52,12 +52,12 @@ def test_without_lm_eval_there_is_one_message(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_run_without_lm_eval_stops_before_any_work(setting_of_run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    from spin_llm.pipeline import run as running
+    from spin_llm.pipeline import context, run
 
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    monkeypatch.setattr(running, "load_model", lambda *args: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(context, "load", lambda *args, **options: pytest.fail("the model was loaded"))
     with pytest.raises(SpinError, match="lm-eval"):
-        running.run(setting_of_run, tmp_path / "run")
+        run(setting_of_run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -8,14 +8,14 @@ evaluation.
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from spin_llm.baselines import methods
 from spin_llm.baselines.loop import train
@@ -31,6 +31,7 @@ from spin_llm.models.disk.identity import Identity
 from spin_llm.outputs import disk_error
 from spin_llm.ownership import is_vacant, owned
 from spin_llm.progress import SILENT, Console
+from spin_llm.records import versions
 from spin_llm.results.rows import BaselineRecord
 from spin_llm.settings.training import UNCOMPARED, BaselineSettings
 
@@ -146,7 +147,7 @@ def describe(
             "template": resolve_template(loaded.tokenizer, settings.template),
             "dtype": str(loaded.dtype).removeprefix("torch."),
         },
-        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
+        "versions": versions(PACKAGES),
         "response_tokens": sum(example.response_tokens for example in examples),
         "truncated_prompts": sum(example.truncated > 0 for example in examples),
         "trained_parameters": sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
@@ -154,13 +155,6 @@ def describe(
         "result": None,
         "files": [],
     }
-
-
-def version_of(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def check_folder(
@@ -175,7 +169,7 @@ def check_folder(
             )
         return
     before = read_record(folder / RECORD)
-    now = listed(settings.as_json())
+    now = msgspec.json.decode(msgspec.json.encode(settings.as_json()))  # as it was written: tuples are lists
     changed = [
         f"{name}: {before['settings'].get(name)!r} there, {value!r} now"
         for name, value in now.items()
@@ -188,13 +182,6 @@ def check_folder(
             f"{folder} holds a baseline with other settings ({'; '.join(changed[:4])}).",
             change="choose another folder with --output, or --overwrite to start that one anew.",
         )
-
-
-def listed(value: Any) -> Any:
-    """A value as JSON gives it back: tuples are lists."""
-    if isinstance(value, dict):
-        return {key: listed(item) for key, item in value.items()}
-    return [listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def start(folder: Path, record: dict[str, Any], *, overwrite: bool) -> None:

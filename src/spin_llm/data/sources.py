@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -27,6 +27,7 @@ from spin_llm.errors import SpinError
 from spin_llm.settings import SHIPPED
 
 Item = TypeVar("Item")
+ReadRows = Callable[[Path], Iterable[Row]]  # `read_rows`, or what keeps the rows of a file that is read more than once
 STARTER_PAIRS = {name: name for name in (*SHIPPED, "general")}
 STARTER_QUESTIONS = {**{name: f"{name}_questions" for name in SHIPPED}, "over_refusal": "over_refusal"}
 
@@ -94,6 +95,7 @@ def load_pairs(
     data_dir: str | Path | None = None,
     prompt_column: str | None = None,
     response_column: str | None = None,
+    rows: ReadRows = read_rows,
 ) -> PairSet:
     """Load (prompt, response) pairs; `responses` is "aware" or "unaware" where the source has both.
 
@@ -101,7 +103,7 @@ def load_pairs(
     """
     if responses not in ("aware", "unaware"):
         raise SpinError(f"responses is {responses!r}.", change="give aware or unaware.")
-    name, records, left_out = _load(str(source), concept, responses, data_dir, prompt_column, response_column)
+    name, records, left_out = _load(str(source), concept, responses, data_dir, (prompt_column, response_column), rows)
     pairs = tuple(Pair(*record) for record in records)
     return PairSet(name, str(source), pairs, rows_sha256(pairs), tuple(left_out))
 
@@ -112,21 +114,27 @@ def load_questions(
     concept: str | None,
     data_dir: str | Path | None = None,
     prompt_column: str | None = None,
+    rows: ReadRows = read_rows,
 ) -> QuestionSet:
     """Load prompts to generate answers to (concept: a concept, or over_refusal). Raises as load_pairs does."""
-    name, records, left_out = _load(str(source), concept, None, data_dir, prompt_column, None)
+    name, records, left_out = _load(str(source), concept, None, data_dir, (prompt_column, None), rows)
     questions = tuple(_question(record) for record in records)
     return QuestionSet(name, str(source), questions, rows_sha256(questions), tuple(left_out))
 
 
 def load_prompts(
-    source: str | Path, *, concept: str, data_dir: str | Path | None = None, prompt_column: str | None = None
+    source: str | Path,
+    *,
+    concept: str,
+    data_dir: str | Path | None = None,
+    prompt_column: str | None = None,
+    rows: ReadRows = read_rows,
 ) -> tuple[Question, ...]:
     """The distinct prompts of a source of pairs, whatever their responses; a file may have prompts alone. Raises as
     load_pairs does."""
     known = str(source) in ("starter", *KNOWN)
     kinds = ("aware", "unaware") if known else (None,)
-    records = [r for kind in kinds for r in _load(str(source), concept, kind, data_dir, prompt_column, None)[1]]
+    records = [r for kind in kinds for r in _load(str(source), concept, kind, data_dir, (prompt_column, None), rows)[1]]
     return tuple({record.prompt: _question(record) for record in records}.values())
 
 
@@ -173,24 +181,25 @@ def _load(
     concept: str | None,
     responses: str | None,
     data_dir: str | Path | None,
-    prompt_column: str | None,
-    response_column: str | None,
+    columns: tuple[str | None, str | None],
+    rows_of: ReadRows,
 ) -> tuple[str, list[Record], list[str]]:
-    """(name to print, records, what was left out); `responses` None asks for prompts alone."""
+    """(name to print, records, what was left out); `responses` None asks for prompts alone; `columns` are the names of
+    those of prompt and response, None: a usual one."""
 
     def read(path: Path, origin: str, rows: Iterable[Row] | None = None) -> tuple[list[Record], list[str]]:
         return read_records(
-            read_rows(path) if rows is None else rows,
+            rows_of(path) if rows is None else rows,
             origin,
             responses=responses,
             concept=concept,
-            prompt_column=prompt_column,
-            response_column=response_column,
+            prompt_column=columns[0],
+            response_column=columns[1],
         )
 
     path, there = _place(source)
     if source == "starter":
-        return _starter(concept, responses)
+        return _starter(concept, responses, rows_of)
     if source in KNOWN:
         return known_records(source, concept, responses, Path(data_dir).expanduser() if data_dir else None, read)
     if source and (there or data_suffix(path) or path.is_absolute() or source.startswith((".", "~"))):
@@ -199,7 +208,7 @@ def _load(
         from spin_llm.data.hub import hub_files
 
         files_of = hub_files(source)
-        rows = (Row(f"{file.name}, {row.where}", row.values) for file in files_of for row in read_rows(file))
+        rows = (Row(f"{file.name}, {row.where}", row.values) for file in files_of for row in rows_of(file))
         return source, *read(files_of[0], source, rows)
     close = difflib.get_close_matches(source.lower(), ["starter", *KNOWN], n=2)
     raise SpinError(
@@ -219,7 +228,7 @@ def _place(source: str) -> tuple[Path, bool]:
         return Path(source), False
 
 
-def _starter(concept: str | None, responses: str | None) -> tuple[str, list[Record], list[str]]:
+def _starter(concept: str | None, responses: str | None, rows_of: ReadRows) -> tuple[str, list[Record], list[str]]:
     stems = STARTER_QUESTIONS if responses is None else STARTER_PAIRS
     concept = "general" if concept is None and responses is not None else concept
     if concept not in stems:
@@ -230,4 +239,4 @@ def _starter(concept: str | None, responses: str | None) -> tuple[str, list[Reco
         )
     resource = resources.files("spin_llm.data").joinpath("starter", f"{stems[concept]}.jsonl")
     with resources.as_file(resource) as path:
-        return f"starter/{concept}", *read_records(read_rows(path), f"starter/{path.name}", responses=responses)
+        return f"starter/{concept}", *read_records(rows_of(path), f"starter/{path.name}", responses=responses)

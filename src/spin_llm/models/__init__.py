@@ -6,7 +6,7 @@ from spin_llm.models.disk.checkpoint import Checkpoint
 from spin_llm.models.disk.embedded import EMBEDDED
 from spin_llm.models.disk.header import StoredTensor
 from spin_llm.models.disk.resolve import cache_folder, resolve
-from spin_llm.models.loading import LoadedModel, load, pick_dtype
+from spin_llm.models.loading import LoadedModel, checkpoint_of, load, pick_dtype
 from spin_llm.models.structure import TARGETS, Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Matrix",
     "StoredTensor",
     "cache_folder",
+    "checkpoint_of",
     "editable_matrices",
     "load",
     "mlp_coverage",

@@ -86,25 +86,32 @@ def native_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def checkpoint_of(model: str, *, trust_remote_code: bool = False, say: Say = lambda message: None) -> Checkpoint:
+    """The checkpoint folder of a model, an adapter's with its base, without loading it."""
+    folder = resolve(model, trust_remote_code=trust_remote_code, say=say)
+    base = adapter_base(folder)
+    return Checkpoint(folder, None if base is None else resolve(base, trust_remote_code=trust_remote_code, say=say))
+
+
 def load(
     model: str,
     *,
     dtype: str = "auto",
     device_map: str | None = None,
     trust_remote_code: bool = False,
+    checkpoint: Checkpoint | None = None,
     say: Say = lambda message: None,
 ) -> LoadedModel:
-    """Resolve and load `model`.
+    """Resolve and load `model`; `checkpoint` is what it was resolved to, where that is known.
 
     Raises SpinError when it is unknown, quantised, incomplete, or not a causal language model.
     """
-    given = resolve(model, trust_remote_code=trust_remote_code, say=say)
-    base = adapter_base(given)
-    folder = given if base is None else resolve(base, trust_remote_code=trust_remote_code, say=say)
+    checkpoint = checkpoint or checkpoint_of(model, trust_remote_code=trust_remote_code, say=say)
+    given, folder = checkpoint.folder, checkpoint.base or checkpoint.folder
     with quiet_transformers() as heard:
         tokenizer = _read_tokenizer(given, folder, trust_remote_code)
         loaded, notes = _read_model(folder, pick_dtype(dtype), device_map, trust_remote_code)
-        if base is not None:
+        if checkpoint.base:
             loaded, more = put_on(loaded, given, folder)
             notes += more
     refuse_not_finite(str(given), loaded)
@@ -113,7 +120,7 @@ def load(
     notes = tuple(dict.fromkeys((*notes, *heard)))
     for note in notes:
         say(f"note: {note}")
-    return LoadedModel(model, loaded, tokenizer, Checkpoint(given, None if base is None else folder), notes)
+    return LoadedModel(model, loaded, tokenizer, checkpoint, notes)
 
 
 def _read_model(

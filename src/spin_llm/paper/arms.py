@@ -22,49 +22,48 @@ from spin_llm.evaluate.comparison import measured
 from spin_llm.evaluate.likelihood import View, compare_likelihoods
 from spin_llm.evaluate.verdicts import judge_rows, say_missing
 from spin_llm.files import read_checked, sha256_file, sha256_json, write_json, write_jsonl
-from spin_llm.judges.coherence import load_coherence_judge
 from spin_llm.judges.remembered import remembering
 from spin_llm.models import LoadedModel, load
 from spin_llm.paper.experiments import Arm
 from spin_llm.patch.file import load_patch, save_patch
 from spin_llm.patch.patch import Patch
-from spin_llm.progress import SILENT, Console
+from spin_llm.pipeline.context import Run, score_file
 from spin_llm.results.file import written
 from spin_llm.results.paper import ArmRecord
 from spin_llm.results.recipe import Recipe, recipe_of
 from spin_llm.results.rows import read_verdicts
 from spin_llm.scores import ScoreSet
-from spin_llm.search.ratio import choose_ratio
 from spin_llm.selection import Selection, select
-from spin_llm.settings import SEARCHED, RunSettings, scope_of
+from spin_llm.settings import RunSettings, scope_of
 from spin_llm.settings import training as baselines
 
 ANEW = "delete that file: what it holds is made again."
 
 
-@dataclass(frozen=True)
-class Work:
-    """What all arms share: settings (the model, questions, judge), the loaded base, a folder, how small."""
+@dataclass(eq=False)
+class Work(Run):
+    """What all arms share: settings (the model, questions, judge), the loaded base, a folder, how small, and what
+    fine-tuning is told."""
 
-    settings: RunSettings
-    loaded: LoadedModel
-    folder: Path
     limit: int | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
-    console: Console = SILENT
 
     def settings_of(self, arm: Arm) -> RunSettings:
         """The settings of an edit: the arm's options over the shared ones."""
         return replace(self.settings, **arm.options)
 
+    def scored(self, settings: RunSettings) -> Work:
+        """The run of the scores that these settings give, in the folder that edits from the same scores share."""
+        return self.told(settings, score_folder(self, settings))
+
     def key(self, arm: Arm) -> str:
         """A name that says what decides the arm's answers: a word for people, then a hash of the rest. Arms of the same
         content have the same key, whatever an experiment calls them; what is at its default counts for nothing."""
-        decided: dict[str, Any] = {"model": self.loaded.checkpoint.fingerprint, **told(self.settings)}
+        decided: dict[str, Any] = {"model": self.model.checkpoint.fingerprint, **decisive(self.settings)}
         if arm.kind == "base":
             return f"base-{sha256_json(decided)[:12]}"
         if arm.kind == "edit":
-            decided |= {"edit": told(self.settings_of(arm))}
+            decided |= {"edit": decisive(self.settings_of(arm))}
             word = arm.options.get("rule", self.settings.rule)
         else:
             options = {name: value for name, value in arm.options.items() if (name, value) != ("mix", 1.0)}
@@ -73,7 +72,7 @@ class Work:
         return f"{word}-{sha256_json(decided)[:12]}"
 
 
-def told(settings: RunSettings) -> dict[str, Any]:
+def decisive(settings: RunSettings) -> dict[str, Any]:
     """What decides a result and is not at its default, the date aside, which a folder has one of."""
     defaults = RunSettings("").as_json()
     sources = (*settings.concepts, *settings.protect, *settings.questions)
@@ -88,7 +87,7 @@ def told(settings: RunSettings) -> dict[str, Any]:
 def make_view(work: Work, arm: Arm) -> tuple[View | None, dict[str, Any]]:
     """(the arm's model while it is looked at, what it is); None when the edit selects nothing: said, not hidden."""
     if arm.kind == "base":
-        return lambda: nullcontext(work.loaded), {"weights": 0}
+        return lambda: nullcontext(work.model), {"weights": 0}
     if arm.kind == "train":
         return trained_view(work, arm)
     try:
@@ -98,7 +97,7 @@ def make_view(work: Work, arm: Arm) -> tuple[View | None, dict[str, Any]]:
             raise
         return None, {"weights": 0, "why": error.what.splitlines()[0]}
     about = {name: patch.metadata.get(name) for name in ("rule", "ratio", "granularity", "penalty", "scale")}
-    return pipeline.patched_view(work.loaded, patch), {"weights": patch.weights, **about}
+    return pipeline.patched_view(work.model, patch), {"weights": patch.weights, **about}
 
 
 def make_edit(work: Work, arm: Arm) -> Patch:
@@ -106,7 +105,7 @@ def make_edit(work: Work, arm: Arm) -> Patch:
     path = work.folder / "edits" / work.key(arm) / "patch.safetensors"
     if not path.is_file():
         recipe, selection, scores = make_selection(work, arm)
-        patch = pipeline.patch_of(work.settings_of(arm), work.loaded.checkpoint, selection, scores, recipe)
+        patch = pipeline.patch_of(work.settings_of(arm), work.model.checkpoint, selection, scores, recipe)
         save_patch(path, patch)
     return load_patch(path)
 
@@ -118,49 +117,28 @@ def selects_nothing(error: SpinError) -> bool:
 
 def score_folder(work: Work, settings: RunSettings) -> Path:
     """The run folder of the scores that these settings give; edits from the same scores share it."""
-    decided: dict[str, Any] = {"model": work.loaded.checkpoint.fingerprint}
-    decided |= {name: value for name, value in told(settings).items() if scope_of(name) == "all"}
+    decided: dict[str, Any] = {"model": work.model.checkpoint.fingerprint}
+    decided |= {name: value for name, value in decisive(settings).items() if scope_of(name) == "all"}
     return work.folder / "scores" / sha256_json({**decided, "statistics": settings.wanted_statistics})[:12]
 
 
-def scored_data(work: Work, settings: RunSettings) -> pipeline.RunData:
-    """The data that these settings score: with the model's own answers where they ask for them."""
-    data = pipeline.fitting(settings, pipeline.read_data(settings), work.loaded)
-    return pipeline.with_own_answers(settings, score_folder(work, settings), work.loaded, data, work.console)
-
-
-def make_scores(work: Work, settings: RunSettings, data: pipeline.RunData) -> ScoreSet:
-    """The scores by role; read when they are there."""
-    folder = score_folder(work, settings)
-    files = {name: pipeline.score_file(folder, name) for name in (*data.concepts, *data.protect)}
+def make_scores(run: Run) -> ScoreSet:
+    """The scores of a run; read when they are there."""
+    files = {name: score_file(run.folder, name) for name in (*run.inputs.concepts, *run.inputs.protect)}
     if not all(file.is_file() for file in files.values()):
-        pipeline.score_missing(settings, folder, work.loaded, data, files, work.console, pipeline.ALONE)
-    return pipeline.stored_scores(settings, folder)
+        pipeline.score_missing(run, files)
+    return run.scores
 
 
 def make_selection(work: Work, arm: Arm) -> tuple[Recipe, Selection, ScoreSet]:
     """(recipe, selection, scores by role) of an edit, from scores that arms with the same data share."""
-    settings = work.settings_of(arm)
-    data = scored_data(work, settings)
-    scores = make_scores(work, settings, data)
+    run = work.scored(work.settings_of(arm))
+    scores = make_scores(run)
     done = work.folder / "edits" / work.key(arm) / "patch.safetensors"
     if done.is_file():
         recipe = recipe_of(load_patch(done).metadata)
-    elif settings.rule == SEARCHED:
-        recipe = pipeline.search_stage(settings, done.parent, work.loaded, data, scores, work.console)
     else:
-        recipe = pipeline.usual_recipe(settings, settings.rule, settings.ratio or 0.5)
-        if settings.ratio is None:
-            examples = pipeline.encode(settings, work.loaded, data.choose)
-            ratio, _ = choose_ratio(
-                work.loaded,
-                scores,
-                examples,
-                recipe=recipe,
-                max_increase=settings.max_perplexity_increase,
-                console=work.console,
-            )
-            recipe = replace(recipe, ratio=ratio)
+        recipe, _ = pipeline.find_recipe(run, scores, done.parent)
     return recipe, select(scores, recipe), scores
 
 
@@ -193,7 +171,7 @@ def trained_view(work: Work, arm: Arm) -> tuple[View, dict[str, Any]]:
 
     @cache
     def model() -> LoadedModel:  # once for answers and losses, and gone with the view
-        return load(str(folder / record["result"]), dtype=str(work.loaded.dtype).removeprefix("torch."))
+        return load(str(folder / record["result"]), dtype=str(work.model.dtype).removeprefix("torch."))
 
     return lambda: nullcontext(model()), {
         "weights": record["trained_parameters"],
@@ -228,13 +206,12 @@ def judged(told: Mapping[tuple[str, str], Any], rows: Sequence[Mapping[str, Any]
 def compare(work: Work, arm: Arm, view: View) -> dict[str, Any]:
     """Answers, verdicts and losses of an arm beside the base's, which are answered and judged once for all arms; an
     answer that the arm did not change keeps its verdict."""
-    settings, data = work.settings, pipeline.fitting(work.settings, pipeline.read_data(work.settings), work.loaded)
-    asked = pipeline.evaluation_of(settings, work.loaded, data)
+    asked = work.evaluation
     bare = Arm("origin")
-    base = answers(work.key(bare), lambda: nullcontext(work.loaded), asked, work.folder, console=work.console)
+    base = answers(work.key(bare), lambda: nullcontext(work.model), asked, work.folder, console=work.console)
     other = base if arm.kind == "base" else answers(work.key(arm), view, asked, work.folder, console=work.console)
     rows = [{**row, "model": name} for name, part in ((BASE, base), (EDITED, other)) for row in part]
-    judge, coherence = pipeline.judge_of(settings, work.loaded), load_coherence_judge()
+    judge, coherence = work.judge, work.coherence
     kept = remembering(judge, work.folder / "progress" / "judged.jsonl")
     file = work.folder / "progress" / f"verdicts-{work.key(bare)}.jsonl"
     if not file.is_file():
@@ -245,7 +222,8 @@ def compare(work: Work, arm: Arm, view: View) -> dict[str, Any]:
     verdicts = [*told.values(), *(told | {(row["axis"], row["id"]): row for row in anew}).values()]
     verdicts = [{**row, "model": BASE if place < len(told) else EDITED} for place, row in enumerate(verdicts)]
     say_missing(verdicts, work.console)
-    losses = compare_likelihoods(lambda: nullcontext(work.loaded), view, asked.general)
-    options: dict[str, Any] = {"coherence": coherence, "asked": asked.asked, "seed": settings.seed}
-    found = measured(verdicts, rows, {EDITED: losses}, judge, **options)
+    losses = compare_likelihoods(lambda: nullcontext(work.model), view, asked.general)
+    found = measured(
+        verdicts, rows, {EDITED: losses}, judge, coherence=coherence, asked=asked.asked, seed=work.settings.seed
+    )
     return {name: written(getattr(found, name)) for name in ("axes", "style", "phrases", "judge")}

@@ -55,26 +55,18 @@ def run_paper(
     wanted = [known[name]] if name != "all" else list(known.values())
     settings = shared_settings(settings, limit)
     with owned(folder) as folder:
-        settings = with_date(settings, folder)
-        return run_owned(wanted, settings, folder, known, models, limit, training, console, go_on=name == "all")
+        work = Work(with_date(settings, folder), folder, console, limit=limit, training=dict(training or {}))
+        return run_owned(wanted, work, known, models, go_on=name == "all")
 
 
 def run_owned(
-    wanted: Sequence[Experiment],
-    settings: RunSettings,
-    folder: Path,
-    known: Mapping[str, Experiment],
-    models: Sequence[str],
-    limit: int | None,
-    training: Mapping[str, Any] | None,
-    console: Console,
-    *,
-    go_on: bool,
+    wanted: Sequence[Experiment], work: Work, known: Mapping[str, Experiment], models: Sequence[str], *, go_on: bool
 ) -> list[Path]:
     """`run_paper` in a folder of this process alone."""
+    settings, folder = work.settings, work.folder
     pipeline.check_settings(replace(settings, capabilities=()), [settings.model, *models])  # tasks: one experiment
-    work = Work(settings, pipeline.load_model(settings, console), folder, limit, dict(training or {}), console)
-    console.say(plan_text(wanted, work))
+    _ = work.scored_checkpoint  # an error now for an adapter
+    work.console.say(plan_text(wanted, work))
     try:
         failed = run_experiments(wanted, work, models, go_on=go_on)
     finally:  # what is done is told, also when the rest raises or is cut off
@@ -152,8 +144,8 @@ def sizes(experiment: Experiment, work: Work, models: Sequence[str]) -> list[dic
     rows = []
     for model in (work.settings.model, *models):
         other = replace(work.settings, model=model)
-        loaded = work.loaded if model == work.settings.model else pipeline.load_model(other, work.console)
-        part = replace(work, settings=other, loaded=loaded)
+        part = work if model == work.settings.model else work.told(other)
+        _ = part.scored_checkpoint  # an error now for an adapter
         rows += [{**arm_results(part, arm), "name": f"{Path(model).name}, {arm.name}"} for arm in experiment.arms]
     return rows
 
@@ -166,7 +158,7 @@ def differences(work: Work, ratios: Collection[float | None]) -> list[str]:
     found.append(f"data {', '.join(sources)}, questions that the search of auto used left out")
     if work.limit:
         found.append(f"a small version: at most {work.limit} questions, examples and training pairs")
-    template = resolve_template(work.loaded.tokenizer, settings.template)
+    template = resolve_template(work.model.tokenizer, settings.template)
     if template == "chat":
         found.append("prompts in the model's chat template (the paper: raw; --template released)")
     elif template == "raw":

@@ -1,27 +1,24 @@
 """What an experiment has yet to do, counted, and about how long that takes on this machine.
 
 In: experiments and the work that their arms share. Out: the plan in words, before anything runs. Work is counted in
-tokens of a forward pass, and a few examples, timed on the loaded model, say what such a token takes. A pass with
-gradients takes as long as three; a token of an answer as long as four, a verdict of the local judge as long as 60
-(measured in batches: docs/search.md); a pair of full fine-tuning somewhat more than one of an adapter. Steps whose
+tokens of a forward pass (pipeline/estimate.py), and a few examples, timed on the loaded model, say what such a token
+takes; a pair of full fine-tuning takes somewhat more than one of an adapter. Steps whose
 files are there count for nothing. Left out, and said: lm-eval tasks, other judges, further models of `sizes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from statistics import fmean
 
-from spin_llm import pipeline
 from spin_llm.data import Example
 from spin_llm.files import read_checked
 from spin_llm.paper.arms import Work, score_folder
 from spin_llm.paper.experiments import Arm, Experiment
 from spin_llm.paper.selections import located
-from spin_llm.pipeline.estimate import ANSWER_TOKEN, VERDICT, WITH_GRADIENTS, seconds_per_token
+from spin_llm.pipeline.context import encode, score_file
+from spin_llm.pipeline.estimate import WITH_GRADIENTS, answer_tokens, searched_answers, seconds_per_token, trial_tokens
 from spin_llm.results.rows import BaselineRecord
-from spin_llm.search.proxy import KL_PAIRS
 from spin_llm.settings import OWN, SEARCHED, RunSettings
 from spin_llm.settings import training as baselines
 
@@ -38,7 +35,7 @@ def plan_text(wanted: Sequence[Experiment], work: Work) -> str:
     models = dict(arms_of(wanted, work))
     missing = {key: arm for key, arm in models.items() if not is_done(work, *key)}
     trained, edits = (sum(arm.kind == kind for arm in missing.values()) for kind in ("train", "edit"))
-    asked = sum(map(len, data_of(work.settings).questions.values()))
+    asked = sum(map(len, work.read.questions.values()))
     text = (
         f"plan: {len(wanted)} experiments, {len(models)} models, {len(models) - len(missing)} of them done; to do: "
         f"{trained} to fine-tune, {edits} to edit, {sum(kind == 'answers' for kind, _ in missing)} to answer "
@@ -47,16 +44,11 @@ def plan_text(wanted: Sequence[Experiment], work: Work) -> str:
     if not missing:
         return text
     examples = some_examples(work)
-    second = seconds_per_token(work.loaded, examples)
+    second = seconds_per_token(work.model, examples)
     left = work_left(wanted, work, fmean(len(example.input_ids) for example in examples))
     minutes = {kind: tokens * second / 60 for kind, tokens in left.items()}
     shown = ", ".join(f"{kind} {value:.1f}" for kind, value in minutes.items())
     return f"{text}\nabout {sum(minutes.values()):,.0f} minutes on this machine: {shown}{unknown(wanted, work)}"
-
-
-@lru_cache(maxsize=4)
-def data_of(settings: RunSettings) -> pipeline.RunData:
-    return pipeline.read_data(settings)
 
 
 def unknown(wanted: Sequence[Experiment], work: Work) -> str:
@@ -89,14 +81,14 @@ def work_left(wanted: Sequence[Experiment], work: Work, pair: float) -> dict[str
             for one in (arm, *(located(arm, work) if kind == "information" else ())):
                 settings = work.settings_of(one)
                 scored[score_folder(work, settings).name] = settings
-    data = data_of(work.settings)
+    data = work.read
     rest = sum(2 * len(data.final) * pair for kind, _ in missing if kind == "answers")
     rest += sum(2 * REPORTS * work.settings.examples * pair for kind, _ in missing if kind == "information")
     rest += sum(4 * work.settings.budget.pairs * 2 * pair for kind, _ in missing if kind == "margins")
     return {
         "fine-tuning": sum(training_tokens(work, key, arm, pair) for key, arm in every.items() if arm.kind == "train"),
         "scoring": sum(scoring_tokens(work, settings, pair) for settings in scored.values()),
-        "answers and verdicts": sum(answer_tokens(work, key) for kind, key in missing if kind == "answers"),
+        "answers and verdicts": sum(asked_tokens(work, key) for kind, key in missing if kind == "answers"),
         "the rest": rest + sum(choosing_tokens(work, key, arm, pair) for key, arm in every.items()),
     }
 
@@ -114,16 +106,16 @@ def scoring_tokens(work: Work, settings: RunSettings, pair: float) -> float:
     folder, passes = score_folder(work, settings), 0
     for role, names in (("concepts", settings.concepts), ("protect", settings.protect)):
         both_kinds = role == "concepts" and "margin" in settings.wanted_statistics
-        passes += sum(1 + both_kinds for name, _ in names if not pipeline.score_file(folder, name).is_file())
+        passes += sum(1 + both_kinds for name, _ in names if not score_file(folder, name).is_file())
     return WITH_GRADIENTS * passes * settings.examples * pair
 
 
-def answer_tokens(work: Work, key: str) -> float:
+def asked_tokens(work: Work, key: str) -> float:
     """Of all questions the verdicts, and of those that are not answered yet the answers."""
-    asked = sum(map(len, data_of(work.settings).questions.values()))
+    asked = sum(map(len, work.read.questions.values()))
     file = work.folder / "progress" / f"answers-{key}.jsonl"
     answered = len(file.read_bytes().splitlines()) if file.is_file() else 0
-    return max(0, asked - answered) * ANSWER_TOKEN * work.settings.new_tokens + asked * VERDICT
+    return answer_tokens(work.settings, max(0, asked - answered), asked)
 
 
 def choosing_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
@@ -132,18 +124,16 @@ def choosing_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
     if arm.kind != "edit" or (work.folder / "edits" / key / "patch.safetensors").is_file():
         return 0.0
     settings = work.settings_of(arm)
-    data = data_of(settings)
+    data = work.told(settings).read
     if settings.rule != SEARCHED:
         return 0.0 if settings.ratio is not None else RATIOS_TRIED * len(data.choose) * pair
-    budget = settings.budget
-    pairs = 2 * budget.pairs + KL_PAIRS + sum(len(side) for sides in data.contrasts.values() for side in sides)
-    answers = sum(map(len, data.search.values())) * (1.5 + 0.75 * budget.survivors)
+    answers = searched_answers(settings, data)
     if not (score_folder(work, settings) / OWN).is_dir():
         answers += sum(map(len, data.own.values()))
-    return budget.trials * pairs * pair + answers * (ANSWER_TOKEN * settings.new_tokens + VERDICT)
+    return trial_tokens(settings, data, pair) + answer_tokens(settings, answers)
 
 
 def some_examples(work: Work) -> list[Example]:
-    data = pipeline.fitting(work.settings, data_of(work.settings), work.loaded, console=work.console)
+    data = work.fitted
     rows = [pair for pairs in (*data.concepts.values(), *data.protect.values()) for pair in pairs[:SAMPLE]]
-    return pipeline.encode(work.settings, work.loaded, rows)
+    return encode(work.settings, work.model, rows)

@@ -57,9 +57,8 @@ def margin_results(work: Work, arm: Arm) -> dict[str, Any]:
         return found
     if view is not None:
         settings = replace(work.settings_of(arm), rule="auto", ratio=None)
-        data = pipeline.fitting(settings, pipeline.read_data(settings), work.loaded)
-        bench = pipeline.bench_of(settings, work.loaded, data, ScoreSet({}))
-        base = measure_reference(work.loaded, bench.contrasts, bench.general)
+        bench = pipeline.bench_of(work.told(settings), ScoreSet({}))
+        base = measure_reference(work.model, bench.contrasts, bench.general)
         with view() as edited:
             found |= measure_proxy(edited, bench.contrasts, bench.general, base).as_json()
     write_json(file, found)
@@ -93,14 +92,19 @@ def dependence_results(work: Work, arm: Arm, recipe: Recipe, selection: Selectio
     """`information_report`s by title: of the edit on both kinds of pairs, and of as many random weights."""
     from spin_llm.analysis import Measures, information_report
 
-    data = pipeline.fitting(work.settings, pipeline.read_data(work.settings), work.loaded)
-    pairs = {name: data.concepts[name] for name in list(data.concepts)[:2]}
+    pairs = dict(list(work.fitted.concepts.items())[:2])
     control = random_like(selection, work.settings.seed)
     measures = Measures(seed=work.settings.seed)
-    options: dict[str, Any] = {"scale": recipe.scale, "template": rendering_of(work.settings), "measures": measures}
     return {
         f"{name}, {pairing} pairs": information_report(
-            work.loaded, pairs, chosen, pairing=pairing, **options, console=work.console
+            work.model,
+            pairs,
+            chosen,
+            pairing=pairing,
+            scale=recipe.scale,
+            template=rendering_of(work.settings),
+            measures=measures,
+            console=work.console,
         )
         for name, chosen, pairing in (
             (arm.name, selection, "shuffled"),

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from spin_llm import pipeline
 from spin_llm.analysis import location_report
 from spin_llm.models import editable_matrices
-from spin_llm.paper.arms import Work, make_scores, scored_data
+from spin_llm.paper.arms import Work, make_scores
 from spin_llm.paper.experiments import SELECTORS, SPIN_SHOTS, Arm
+from spin_llm.pipeline.inputs import RunData
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import ScoreSet
 from spin_llm.selection import Selection, random_like, select
@@ -44,7 +44,7 @@ def location_results(work: Work, arm: Arm, recipe: Recipe, selection: Selection,
         if other is not None:
             selections[name] = other
             about[name] += "" if other.weights else f": {EMPTY}"
-    transposed = any(matrix.transposed for matrix in editable_matrices(work.loaded.model, recipe.target))
+    transposed = any(matrix.transposed for matrix in editable_matrices(work.model.model, recipe.target))
     report = location_report(selections, draws=0, transposed=transposed)
     own = location_report({arm.name: selection}, transposed=transposed, seed=work.settings.seed)  # chance is for SPIN's
     report["selections"] |= own["selections"]
@@ -65,19 +65,17 @@ def others(
         why = "" if kept else f": not kept, the scores hold the top {scores.keep:g}"
         found = chosen(replace(recipe, ratio=ratio, protect_ratio=protect_ratio), scores) if kept else None
         yield name, found, f"ratio {ratio:.3g}{why}"
-    own = scored_data(work, work.settings_of(arm))
+    own = work.scored(work.settings_of(arm)).inputs
     for other in located(arm, work):
-        settings = work.settings_of(other)
-        data = scored_data(work, settings)
-        found = chosen(recipe, make_scores(work, settings, data))
-        yield other.name, found, described(other.name, own, data)
+        run = work.scored(work.settings_of(other))
+        yield other.name, chosen(recipe, make_scores(run)), described(other.name, own, run.inputs)
 
 
 def chosen(recipe: Recipe, scores: ScoreSet) -> Selection:
     return select(scores, recipe, allow_empty=True)
 
 
-def described(name: str, own: pipeline.RunData, data: pipeline.RunData) -> str:
+def described(name: str, own: RunData, data: RunData) -> str:
     """What differs from SPIN's scores; of other examples, how many are SPIN's too."""
     if name.startswith("selector"):
         return "another importance score"

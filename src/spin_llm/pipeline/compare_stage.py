@@ -19,21 +19,19 @@ from spin_llm.evaluate.likelihood import View
 from spin_llm.files import sha256_file
 from spin_llm.generation.server import ServerCompleter, served, server_completer
 from spin_llm.judges.quality.reading import asked_of
-from spin_llm.models import load
+from spin_llm.models import Checkpoint, LoadedModel, checkpoint_of, load
 from spin_llm.ownership import owned
 from spin_llm.patch.file import find_patch, load_patch
 from spin_llm.patch.patch import Patch
 from spin_llm.pipeline.checking import check_settings, check_template
-from spin_llm.pipeline.context import asking, checkpoint_of, fitting, say_untuned
+from spin_llm.pipeline.context import Run, asking, say_untuned
 from spin_llm.pipeline.evaluate_stage import (
     capability_results,
     edit_summary,
     evaluate_judged,
-    evaluation_of,
     patched_view,
 )
 from spin_llm.pipeline.folder import located, model_record, whole_path, write_results
-from spin_llm.pipeline.inputs import RunData, read_data
 from spin_llm.pipeline.resuming import Opened, open_folder
 from spin_llm.progress import SILENT, Console
 from spin_llm.report import write_report
@@ -60,51 +58,52 @@ def evaluate_models(
             return evaluate_served(settings, folder, baseline=baseline, overwrite=overwrite, console=console)
         patch_file = find_patch(patch_file) if patch_file else None
         patch = load_patch(patch_file) if patch_file else None
-        settings = replace(settings, concepts=())  # nothing is scored
-        check_settings(settings, [settings.model, *([baseline] if baseline else [])])
-        data = read_data(settings, console)
-        checkpoint = checkpoint_of(settings.model, console, trust_remote_code=settings.trust_remote_code)
-        check_template(settings, checkpoint.base or checkpoint.folder)
+        run = Run(replace(settings, concepts=()), folder, console)  # nothing is scored
+        check_settings(run.settings, [settings.model, *([baseline] if baseline else [])])
+        rows = run.read.record(located(run.settings))
+        check_template(run.settings, run.checkpoint.base or run.checkpoint.folder)
+        other = None
         compared: dict[str, Any] = {"baseline": whole_path(str(baseline))}
         if patch_file:
             compared = {"patch": whole_path(str(patch_file)), "patch_sha256": sha256_file(patch_file)}
         else:
-            other = checkpoint_of(str(baseline), console, trust_remote_code=settings.trust_remote_code)
+            other = checkpoint_of(str(baseline), trust_remote_code=settings.trust_remote_code, say=console.say)
             compared["baseline_model"] = {"fingerprint": other.fingerprint, "parts": asdict(other.identity)}
-        told: dict[str, Any] = {"overwrite": overwrite, "compared": compared, "console": console}
-        opened = open_folder(settings, folder, checkpoint, data.record(located(settings)), **told)
-        results = compare_loaded(opened, data, baseline, patch, console)
+        opened = open_folder(
+            run.settings, folder, run.checkpoint, rows, overwrite=overwrite, compared=compared, console=console
+        )
+        run.settings = opened.settings
+        _ = run.model
+        if other:
+            run.others = (baseline_model(run, str(baseline), other),)
+        results = compare_loaded(run, opened, patch)
         write_report(folder)
         return results
 
 
-def compare_loaded(
-    opened: Opened, data: RunData, baseline: str | None, patch: Patch | None, console: Console
-) -> dict[str, Any]:
-    """Load both models, or the one with and without the patch; answers, verdicts and results.json."""
-    settings, folder = opened.settings, opened.folder
-    options: dict[str, Any] = {
-        "dtype": settings.dtype,
-        "trust_remote_code": settings.trust_remote_code,
-        "say": console.say,
-    }
-    loaded = load(settings.model, **options)
-    base = loaded if patch else load(str(baseline), **options)
-    compared_models = [loaded] if patch else [loaded, base]
-    for each in {model.name: model for model in compared_models}.values():
-        say_untuned(each, console)
-    with patch.applied(loaded.model) if patch else nullcontext():
+def baseline_model(run: Run, name: str, checkpoint: Checkpoint) -> LoadedModel:
+    """The other model of a comparison, loaded as the first one is."""
+    told = run.settings
+    loaded = load(
+        name, dtype=told.dtype, checkpoint=checkpoint, trust_remote_code=told.trust_remote_code, say=run.console.say
+    )
+    if name != told.model:
+        say_untuned(loaded, run.console)
+    return loaded
+
+
+def compare_loaded(run: Run, opened: Opened, patch: Patch | None) -> dict[str, Any]:
+    """Both models, or the one with and without the patch: answers, verdicts and results.json."""
+    edited, base = run.model, (run.others or (run.model,))[0]
+    with patch.applied(edited.model) if patch else nullcontext():
         pass  # a patch of another model is told now, and not when the base has answered
-    data = fitting(settings, data, *compared_models, console=console)
-    about = model_record(settings, loaded)
-    opened.write(about, data.record(located(settings)), console)
-    edited = patched_view(loaded, patch) if patch else lambda: nullcontext(loaded)
-    views: dict[str, View] = {BASE: lambda: nullcontext(base), EDITED: edited}
-    evaluation = evaluation_of(settings, loaded, data, *compared_models[1:])
-    measured = evaluate_judged(settings, views, evaluation, folder, console, *compared_models)
-    tasks = capability_results(settings, views, folder, console)
-    results = replace(measured, capabilities=tasks)
-    return write_results(folder, replace(results, edit=edit_summary(patch)) if patch else results)
+    about = model_record(run.settings, edited)
+    opened.write(about, run.fitted.record(located(run.settings)), run.console)
+    view = patched_view(edited, patch) if patch else lambda: nullcontext(edited)
+    views: dict[str, View] = {BASE: lambda: nullcontext(base), EDITED: view}
+    measured = evaluate_judged(run, views, run.evaluation)
+    results = replace(measured, capabilities=capability_results(run.settings, views, run.folder, run.console))
+    return write_results(run.folder, replace(results, edit=edit_summary(patch)) if patch else results)
 
 
 def evaluate_served(
@@ -128,23 +127,22 @@ def evaluate_served(
             cause="the server renders the messages.",
             change="give auto, chat or raw.",
         )
-    settings = replace(settings, concepts=())
-    check_settings(settings, [edited[0], base[0]])
+    run = Run(replace(settings, concepts=()), folder, console)
+    check_settings(run.settings, [edited[0], base[0]])
     completers = {name: server_completer(url, model) for name, (model, url) in ((BASE, base), (EDITED, edited))}
-    data = replace(read_data(settings, console), choose=(), final=())
+    data = replace(run.read, choose=(), final=())
     template = "raw" if settings.template == "raw" else "chat"
     model = {**completers[EDITED].record(), "template": template}
     compared = {"baseline": baseline, "baseline_served": completers[BASE].record()}
-    told: dict[str, Any] = {"overwrite": overwrite, "compared": compared, "console": console}
-    opened = open_folder(settings, folder, model, data.record(located(settings)), **told)
-    settings = opened.settings
+    rows = data.record(located(run.settings))
+    opened = open_folder(run.settings, folder, model, rows, overwrite=overwrite, compared=compared, console=console)
+    run.settings = opened.settings
     opened.write(model, opened.data, console)
     console.say("perplexity and kl are left out: a server gives no likelihoods of given texts")
     views = {name: answering(completer) for name, completer in completers.items()}
     asked = asked_of((), settings.questions)
-    evaluation = asking(replace(settings, template=template), data.questions, asked=asked)
-    measured = evaluate_judged(settings, views, evaluation, folder, console)
-    results = write_results(folder, measured)
+    evaluation = asking(replace(run.settings, template=template), data.questions, asked=asked)
+    results = write_results(folder, evaluate_judged(run, views, evaluation))
     write_report(folder)
     return results
 

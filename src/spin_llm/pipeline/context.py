@@ -1,65 +1,200 @@
-"""What a run works with: the model that is scored and edited, pairs as its tokens, and the judge.
+"""What a run works with: its model, its data, its judges, scores and patch, each made once, when it is first asked for.
 
-In: `RunSettings`. Out: a loaded checkpoint; encoded examples; a judge that is none of the models it judges. Left out:
-how models (models/) and judges (judges/named.py) are loaded.
+In: `RunSettings`, a folder, a console. Out: `Run`, which every stage is given. What several runs share (the arms of
+the paper's experiments) is on a `Shelf`: files that were read, judges, models in use. Left out: writing scores and
+patch, which a run reads (score_stage.py, select_stage.py), and how own answers become pairs (evaluate/own.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ParamSpec, Self, TypeVar
+from weakref import WeakValueDictionary
 
-from spin_llm.data import Example, Pair, Question, encode_all, rendering_of
-from spin_llm.data.lengths import Long, long_pairs, long_questions, refuse_long_pairs, refuse_long_questions
+from spin_llm.data import Example, Pair, Question, encode_all, rendering_of, rows_sha256
+from spin_llm.data.rows import Row, read_rows
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import Evaluation
 from spin_llm.evaluate.condition import warn_untuned
+from spin_llm.evaluate.own import own_pairs
+from spin_llm.files import write_json
+from spin_llm.generation.server import served
+from spin_llm.judges.coherence import load_coherence_judge
 from spin_llm.judges.named import load_judge, refuse_fingerprint
-from spin_llm.judges.quality.reading import Asked
+from spin_llm.judges.quality.reading import Asked, asked_of, reading
 from spin_llm.judges.verdict import Judge
-from spin_llm.models import Checkpoint, LoadedModel, load
-from spin_llm.models.adapters import adapter_base
-from spin_llm.models.disk import resolve
-from spin_llm.pipeline.inputs import RunData
+from spin_llm.models import Checkpoint, LoadedModel, checkpoint_of, load
+from spin_llm.patch.file import load_patch
+from spin_llm.patch.patch import Patch
+from spin_llm.pipeline.inputs import RunData, fitting, read_data, with_rule
+from spin_llm.pipeline.resuming import foreign_patch, made_by
 from spin_llm.progress import SILENT, Console
-from spin_llm.settings import RunSettings
+from spin_llm.records import PATCH
+from spin_llm.scores import ScoreSet, load_scores
+from spin_llm.settings import OWN, RunSettings
 
-SKIP = "give --skip-long to leave them out"
-
+Made = TypeVar("Made")
+Told = ParamSpec("Told")
+UNMEASURED = "unmeasured.json"  # in the folder own/: where the judge that divided was not measured, and why
 NOBODY = Asked()
 
 
-def checkpoint_of(model: str, console: Console = SILENT, *, trust_remote_code: bool = False) -> Checkpoint:
-    """The checkpoint folder of a model, an adapter's with its base, without loading it."""
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "say": console.say}
-    folder = resolve(model, **options)
-    base = adapter_base(folder)
-    return Checkpoint(folder, None if base is None else resolve(base, **options))
+class Shelf:
+    """What is made once for all runs that share it; a model as long as one of them works with it."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, Any] = {}
+        self.models: WeakValueDictionary[tuple[object, ...], LoadedModel] = WeakValueDictionary()
+
+    def once(self, make: Callable[Told, Made], *args: Told.args, **options: Told.kwargs) -> Made:
+        """What `make` makes of these arguments, made when it is first asked for."""
+        key = (make, args, tuple(options.items()))
+        if key not in self._made:
+            self._made[key] = make(*args, **options)
+        found: Made = self._made[key]
+        return found
+
+    def rows(self, path: Path) -> tuple[Row, ...]:
+        """The rows of a data file."""
+        return self.once(all_rows, path)
 
 
-def scored_checkpoint(settings: RunSettings, console: Console = SILENT) -> Checkpoint:
-    """The checkpoint to score and edit; SpinError for an adapter, which has no weights of its own."""
-    checkpoint = checkpoint_of(settings.model, console, trust_remote_code=settings.trust_remote_code)
-    if checkpoint.base:
-        raise SpinError(
-            f"{settings.model} is an adapter: it has no weights of its own to score and edit.",
-            change="give a merged checkpoint (`spin-llm baseline` writes one for lora and dora).",
+def all_rows(path: Path) -> tuple[Row, ...]:
+    return tuple(read_rows(path))
+
+
+@dataclass(eq=False)
+class Run:
+    """A run and what it works with. `settings` are final when its folder is opened (`resuming.open_folder`); `others`
+    are models that are compared with its own; `scores_alone`: nothing is searched or evaluated, and what that would
+    need is neither read nor checked."""
+
+    settings: RunSettings
+    folder: Path
+    console: Console = SILENT
+    shelf: Shelf = field(default_factory=Shelf, repr=False)
+    others: tuple[LoadedModel, ...] = ()
+    scores_alone: bool = False
+
+    @classmethod
+    def of(cls, settings: RunSettings | str, folder: str | Path, console: Console = SILENT) -> Run:
+        """A run by its settings, or of a model with the command's defaults."""
+        return cls(RunSettings(settings) if isinstance(settings, str) else settings, Path(folder), console)
+
+    def told(self, settings: RunSettings, folder: Path | None = None) -> Self:
+        """A run with other settings; what both have in common is not made again."""
+        return replace(self, settings=settings, folder=folder or self.folder)
+
+    def settle_rule(self) -> None:
+        """Put the paper's rule in the place of `auto` where the data allow no search (inputs.py: `with_rule`)."""
+        self.settings = with_rule(self.settings, self.console, self.shelf.rows)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The model as files, an adapter's with its base."""
+        settings = self.settings
+        return checkpoint_of(settings.model, trust_remote_code=settings.trust_remote_code, say=self.console.say)
+
+    @cached_property
+    def scored_checkpoint(self) -> Checkpoint:
+        """The checkpoint to score and edit; SpinError for an adapter, which has no weights of its own."""
+        if self.checkpoint.base:
+            raise SpinError(
+                f"{self.settings.model} is an adapter: it has no weights of its own to score and edit.",
+                change="give a merged checkpoint (`spin-llm baseline` writes one for lora and dora).",
+            )
+        return self.checkpoint
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        """The model; one without a chat template is warned of."""
+        told = self.settings
+        key = (told.model, told.dtype, told.device_map, told.trust_remote_code)
+        if (found := self.shelf.models.get(key)) is not None:
+            return found
+        model = load(
+            told.model,
+            dtype=told.dtype,
+            device_map=told.device_map,
+            trust_remote_code=told.trust_remote_code,
+            checkpoint=self.checkpoint,
+            say=self.console.say,
         )
-    return checkpoint
+        say_untuned(model, self.console)
+        self.shelf.models[key] = model
+        return model
 
+    @cached_property
+    def read(self) -> RunData:
+        """What the sources hold, sampled."""
+        return read_data(self.settings, self._once_said, self.shelf.rows, search=not self.scores_alone)
 
-def load_model(settings: RunSettings, console: Console = SILENT) -> LoadedModel:
-    """The model of these settings, to score and edit: a checkpoint, not an adapter."""
-    scored_checkpoint(settings, console)
-    loaded = load(
-        settings.model,
-        dtype=settings.dtype,
-        device_map=settings.device_map,
-        trust_remote_code=settings.trust_remote_code,
-        say=console.say,
-    )
-    say_untuned(loaded, console)
-    return loaded
+    @cached_property
+    def fitted(self) -> RunData:
+        """What was read, as far as it fits the models."""
+        models, read = (self.model, *self.others), self.read
+        if not self.scores_alone:
+            return fitting(self.settings, read, *models, console=self._once_said)
+        checked = replace(read, choose=(), final=(), questions={})
+        fits = fitting(self.settings, checked, *models, console=self._once_said)
+        return replace(fits, choose=read.choose, final=read.final, questions=read.questions)
+
+    @cached_property
+    def inputs(self) -> RunData:
+        """What is scored, searched with and reported on: what fits, with the model's own answers in the place of the
+        responses where the settings ask for them."""
+        return with_own_answers(self, self.fitted) if self.fitted.own else self.fitted
+
+    @property
+    def _once_said(self) -> Console:
+        return Console(lambda line: self.shelf.once(self.console.say, line), self.console.bar)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Who reports; SpinError when it has the weights of a model under evaluation."""
+        return self._judge(self.settings.judge, self.settings.judge_quality)
+
+    @cached_property
+    def divider(self) -> Judge:
+        """Who divides the model's own answers."""
+        named, settings = self.settings.dividing_judge, self.settings
+        return self._judge(named, settings.judge_quality if named == settings.judge else None)
+
+    def _judge(self, name: str, quality: str | None) -> Judge:
+        trusted = self.settings.trust_remote_code
+        judge = self.shelf.once(load_judge, name, quality=quality, trust_remote_code=trusted, date=self.settings.date)
+        own = () if served(self.settings.model) else (self.checkpoint,)
+        refuse_fingerprint(judge, [*own, *(model.checkpoint for model in self.others)])
+        return judge
+
+    @cached_property
+    def coherence(self) -> Judge:
+        """Who says whether an answer is readable."""
+        return self.shelf.once(load_coherence_judge)
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """What the models are asked; general pairs by the tokenizer of the run's own."""
+        asked = asked_of([self.model, *self.others], self.settings.questions)
+        general = encode(self.settings, self.model, self.fitted.final)
+        return asking(self.settings, self.fitted.questions, general, asked)
+
+    @cached_property
+    def scores(self) -> ScoreSet:
+        """The scores in the folder."""
+        return stored_scores(self.settings, self.folder)
+
+    @cached_property
+    def patch(self) -> Patch:
+        """The patch that this run wrote; SpinError when it is another one, put there by `spin-llm select` for
+        instance."""
+        patch = load_patch(path := self.folder / PATCH)
+        if not made_by(self.settings, patch):
+            raise foreign_patch(path, patch)
+        return patch
 
 
 def say_untuned(loaded: LoadedModel, console: Console) -> None:
@@ -85,50 +220,59 @@ def asking(
     return Evaluation(questions, general, rendering_of(settings), settings.new_tokens, settings.seed, asked, thinking)
 
 
-def fitting(settings: RunSettings, data: RunData, *models: LoadedModel, console: Console = SILENT) -> RunData:
-    """The data, when all of it fits the models and --max-length; with --skip-long without what does not, which is said.
-
-    Every prompt and response is rendered, so that any error of one comes before the work. Raises SpinError otherwise,
-    which names the rows, and when too little is left of a set.
-    """
-    gone: set[Pair | Question] = set()
-    new_tokens = settings.new_tokens + (settings.thinking_tokens or 0)
-    for loaded in models:
-        most = min(settings.max_length, loaded.context) - 1
-        if settings.asks_own and settings.new_tokens > most:
-            raise SpinError(
-                f"An answer of --new-tokens {settings.new_tokens} would not fit to be scored: {most} tokens do.",
-                change=f"give --new-tokens {most} or fewer, or a larger --max-length where the model's context allows.",
-            )
-        longs = _long(settings, data, loaded)
-        gone |= {long.item for long in longs}
-        if not settings.skip_long:
-            pairs, questions = ([long for long in longs if isinstance(long.item, kind)] for kind in (Pair, Question))
-            refuse_long_pairs(pairs, max_length=settings.max_length, context=loaded.context, others=SKIP)
-            refuse_long_questions(questions, new_tokens=new_tokens, context=loaded.context, others=SKIP)
-    return data.without(gone, "too long", console) if gone else data
+def score_file(folder: Path, name: str) -> Path:
+    return folder / "scores" / f"{name}.safetensors"
 
 
-def _long(settings: RunSettings, data: RunData, loaded: LoadedModel) -> list[Long]:
-    """What of the data does not fit one model."""
-    groups = (data.concepts, data.protect, data.unaware)
-    pairs = [pair for group in groups for part in group.values() for pair in part]
-    pairs += [pair for sides in data.contrasts.values() for side in sides for pair in side]
-    pairs += [*data.choose, *data.final]
-    asked = [q for group in (data.questions, data.search, data.own) for part in group.values() for q in part]
-    options = {"tokenizer": loaded.tokenizer, "template": rendering_of(settings)}
-    new_tokens = settings.new_tokens + (settings.thinking_tokens or 0)
-    length, room = min(settings.max_length, loaded.context), loaded.context - new_tokens
-    return [
-        *long_pairs(pairs=pairs, max_length=length, **options),
-        *long_questions(questions=asked, room=room, **options),
-    ]
+def stored_scores(settings: RunSettings, folder: Path) -> ScoreSet:
+    """The score files of a run; OWN is protected where it was scored."""
+    protected = [name for name, _ in settings.protect] + ([OWN] if score_file(folder, OWN).is_file() else [])
+    sides = ([name for name, _ in settings.concepts], protected)
+    return ScoreSet(*({name: load_scores(score_file(folder, name)) for name in side} for side in sides))
 
 
-def judge_of(settings: RunSettings, *models: LoadedModel) -> Judge:
-    """The judge of these settings; SpinError when it has the weights of one of the models under evaluation."""
-    judge = load_judge(
-        settings.judge, quality=settings.judge_quality, trust_remote_code=settings.trust_remote_code, date=settings.date
+def with_own_answers(run: Run, data: RunData) -> RunData:
+    """The data with the model's own answers in the place of the responses. They are kept in the run's folder own/.
+    What the aware ones need is protected too, as the set OWN: suppression that makes them unlikely moves the model to
+    answers that nobody judged."""
+    settings, judge = run.settings, run.divider
+    if unknown := [name for name in data.own if name not in judge.axes]:
+        raise SpinError(
+            f"The judge {judge.name} does not judge {', '.join(unknown)}: it cannot divide the model's own answers.",
+            change="give --own-judge, or leave out --responses own.",
+        )
+    asked = asked_of([run.model], settings.concepts)
+    unmeasured = unread_divisions(judge, asked, data.own)
+    if not (run.folder / OWN / UNMEASURED).is_file():
+        write_json(run.folder / OWN / UNMEASURED, unmeasured)
+    for name, why in unmeasured.items():
+        run.console.say(
+            f"warning: {name}: the model's own answers are divided by {judge.name}, {why}; the edit is for what that "
+            "judge takes for aware. Give --own-judge, such as a human's sheet, to be sure"
+        )
+    pairs = own_pairs(
+        run.model,
+        data.own,
+        (judge, run.coherence),
+        run.folder / OWN,
+        asked=asking(settings, {}, asked=asked),
+        told={"judge": judge.name, "tokens": settings.new_tokens}
+        | {name: rows_sha256(asked) for name, asked in data.own.items()},
+        console=run.console,
     )
-    refuse_fingerprint(judge, [model.checkpoint for model in models])
-    return judge
+    parts = {name: part.divided(settings.examples, settings.budget.pairs) for name, part in pairs.items()}
+    by_margin = "margin" in settings.wanted_statistics
+    aware = [pair for part in parts.values() for pair in part[0][: max(1, settings.examples // len(parts))]]
+    return replace(
+        data,
+        protect={**data.protect, **({OWN: aware} if by_margin else {})},
+        concepts={name: part[0] for name, part in parts.items()},
+        unaware={name: part[1] for name, part in parts.items() if by_margin},
+        contrasts={name: (part[2], part[3]) for name, part in parts.items()} if settings.searches else {},
+    )
+
+
+def unread_divisions(judge: Judge, asked: Asked, concepts: Iterable[str]) -> dict[str, str]:
+    """The concepts on whose own answers the dividing judge was not measured, or not well enough, and which of these."""
+    found = {name: reading(judge, name, asked).why_not for name in concepts}
+    return {name: why for name, why in found.items() if why}

@@ -7,7 +7,6 @@ disk, free memory and versions; and the same as lines of text. Left out: scoring
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,8 +22,10 @@ from spin_llm.data.reasoning import closing_of, divided
 from spin_llm.errors import SpinError
 from spin_llm.judges.quality.reading import family_of
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
-from spin_llm.pipeline import PACKAGES, encode, fitting, load_model, read_data, version_of, with_rule
+from spin_llm.pipeline.context import Run, Shelf, encode
+from spin_llm.pipeline.inputs import fitting, read_data, with_rule
 from spin_llm.progress import SILENT, Console
+from spin_llm.records import versions
 from spin_llm.scores import accumulators, count, importance, make_batches, make_plan, parse_bytes, top_entries
 from spin_llm.scores.plan import free_memory
 from spin_llm.settings import RunSettings
@@ -46,7 +47,9 @@ def examine(settings: RunSettings, *, console: Console = SILENT) -> Report:
 
     Raises SpinError when the model cannot be loaded or edited.
     """
-    loaded = load_model(settings, console)
+    run = Run(settings, Path(), console)
+    _ = run.scored_checkpoint  # an error now for an adapter
+    loaded = run.model
     matrices = editable_matrices(loaded.model, settings.target)
     return {
         "model": about_model(loaded),
@@ -55,7 +58,7 @@ def examine(settings: RunSettings, *, console: Console = SILENT) -> Report:
         "dtype": chosen_dtype(loaded, settings.dtype),
         "batching": batching(loaded, matrices, rendering_of(settings)),
         "plan": plan(settings, loaded, matrices),
-        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
+        "versions": versions(),
     }
 
 
@@ -219,8 +222,9 @@ def plan(settings: RunSettings, loaded: LoadedModel, matrices: Sequence[Matrix])
         "score_files": int(settings.keep * weights) * KEPT_BYTES * (len(settings.concepts) + len(settings.protect)),
     }
     try:
-        settings = with_rule(settings)
-        data, statistics = read_data(settings, search=False), settings.wanted_statistics
+        rows = Shelf().rows
+        settings = with_rule(settings, rows=rows)
+        data, statistics = read_data(settings, rows=rows, search=False), settings.wanted_statistics
         scored = replace(data, choose=(), final=(), questions={}, search={}, own={})
         data = fitting(settings, scored, loaded)
         sets = [

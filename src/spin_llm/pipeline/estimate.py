@@ -15,28 +15,29 @@ import torch
 from spin_llm.data import Example
 from spin_llm.models import LoadedModel, Matrix, mlp_coverage, unknown_modules, unknown_text
 from spin_llm.models.losses import response_losses
+from spin_llm.pipeline.context import Run
 from spin_llm.pipeline.inputs import RunData
-from spin_llm.progress import Console
 from spin_llm.scores import Plan, accumulators, make_batches, make_plan, parse_bytes
 from spin_llm.search.proxy import KL_PAIRS
 from spin_llm.settings import RunSettings
 
+WITH_GRADIENTS = 3  # forward passes
+ANSWER_TOKEN, VERDICT = 4, 60  # tokens of a forward pass
+
 
 def plan_sets(
-    settings: RunSettings,
-    loaded: LoadedModel,
-    data: RunData,
+    run: Run,
     matrices: Sequence[Matrix],
     aware: Mapping[str, Sequence[Example]],
     unaware: Mapping[str, Sequence[Example]],
-    console: Console,
 ) -> Plan:
     """One plan for all sets to be scored, said before the work begins; where an edit is searched with what the run
     will take."""
+    settings, loaded, say = run.settings, run.model, run.console.say
     if settings.target != "attention" and (coverage := mlp_coverage(loaded.model)) < 1:
-        console.say(f"only {coverage:.0%} of the MLP weights are scored; the others are experts fused in another form")
+        say(f"only {coverage:.0%} of the MLP weights are scored; the others are experts fused in another form")
     if unknown := unknown_modules(loaded.model):
-        console.say(unknown_text(unknown))
+        say(unknown_text(unknown))
     plan = make_plan(
         loaded,
         [batch for name in aware for batch in make_batches(aware[name], unaware[name], matrices=matrices)],
@@ -46,37 +47,41 @@ def plan_sets(
         budget=parse_bytes(settings.memory_budget) if settings.memory_budget else None,
         checkpoints=True,
     )
-    console.say(plan.text())
+    say(plan.text())
     if settings.searches:
         tokens = sum(len(example.input_ids) for part in (aware, unaware) for rows in part.values() for example in rows)
-        console.say(expected_text(settings, data, plan.seconds, tokens))
+        say(expected_text(settings, run.inputs, plan.seconds, tokens))
     return plan
 
 
 def expected_text(settings: RunSettings, data: RunData, scoring: float, tokens: int) -> str:
-    """What the run will take, from the time of scoring: a forward pass is a third of it, a token of an answer takes
-    as long as four (measured in batches: docs/search.md), a verdict with the local judge as long as 60."""
-    forward = scoring / max(tokens, 1) / 3
-    budget, mean = (
-        settings.budget,
-        tokens / max(1, sum(map(len, (*data.concepts.values(), *data.unaware.values(), *data.protect.values())))),
-    )
-    pairs = 2 * budget.pairs + KL_PAIRS + sum(len(kind) for kinds in data.contrasts.values() for kind in kinds)
-    asked, search = (sum(map(len, questions.values())) for questions in (data.questions, data.search))
-    answers = asked * (2 + len(settings.wanted_controls)) + search * (1.0 + 0.75 * budget.survivors + 0.5)
+    """What the run will take, from the time of scoring."""
+    forward = scoring / max(tokens, 1) / WITH_GRADIENTS
+    scored = sum(map(len, (*data.concepts.values(), *data.unaware.values(), *data.protect.values())))
+    reported = sum(map(len, data.questions.values())) * (2 + len(settings.wanted_controls))
     seconds = {
         "scoring": scoring,
-        "search": budget.trials * pairs * mean * forward,
-        "answers and verdicts": answers * (4 * settings.new_tokens + 60) * forward,
+        "search": trial_tokens(settings, data, tokens / max(1, scored)) * forward,
+        "answers and verdicts": answer_tokens(settings, reported + searched_answers(settings, data)) * forward,
     }
     parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
     return f"effort {settings.effort}: about {sum(seconds.values()) / 60:.0f} minutes ({parts})"
 
 
-WITH_GRADIENTS = 3  # forward passes
+def trial_tokens(settings: RunSettings, data: RunData, pair: float) -> float:
+    """Tokens that a search puts through the model to try edits on pairs of `pair` tokens."""
+    pairs = 2 * settings.budget.pairs + KL_PAIRS + sum(len(kind) for kinds in data.contrasts.values() for kind in kinds)
+    return settings.budget.trials * pairs * pair
 
 
-ANSWER_TOKEN, VERDICT = 4, 60  # tokens of a forward pass
+def searched_answers(settings: RunSettings, data: RunData) -> float:
+    """How many answers a search judges: the base's, those of the survivors, and of the pick."""
+    return sum(map(len, data.search.values())) * (1.5 + 0.75 * settings.budget.survivors)
+
+
+def answer_tokens(settings: RunSettings, answers: float, verdicts: float | None = None) -> float:
+    """Tokens of a forward pass that take as long as so many answers and their verdicts, one each unless told."""
+    return answers * ANSWER_TOKEN * settings.new_tokens + (answers if verdicts is None else verdicts) * VERDICT
 
 
 PATIENCE = 0.5  # seconds; a pass that took longer is measurement enough

@@ -1,6 +1,6 @@
 """What the edit did: base, edited and controls on the same questions.
 
-In: `RunSettings`, a folder, the loaded model, scores, the patch. Out: answers, verdicts and results.json, with the
+In: a `Run` with scores and a patch. Out: answers, verdicts and results.json, with the
 controls and the lm-eval tasks that were asked for. Left out: the questions put and judged (evaluate/), and the report.
 """
 
@@ -22,14 +22,10 @@ from spin_llm.evaluate.answers import Served
 from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.tasks import measure_capabilities, named_tasks
 from spin_llm.files import read_typed, write_jsonl
-from spin_llm.judges.coherence import load_coherence_judge
-from spin_llm.judges.quality.reading import asked_of
 from spin_llm.models import Checkpoint, LoadedModel
 from spin_llm.patch.patch import Patch
-from spin_llm.pipeline.context import asking, encode, judge_of
+from spin_llm.pipeline.context import UNMEASURED, Run
 from spin_llm.pipeline.folder import write_results
-from spin_llm.pipeline.inputs import RunData
-from spin_llm.pipeline.own_stage import UNMEASURED
 from spin_llm.pipeline.select_stage import patch_of
 from spin_llm.progress import Console
 from spin_llm.results.edited import Edit, RatioTried, Regions, Stability
@@ -44,24 +40,16 @@ from spin_llm.selection import KNOWN, Selection, control_selection, overlap, sel
 from spin_llm.settings import OWN, RunSettings
 
 
-def evaluate_stage(
-    settings: RunSettings,
-    folder: Path,
-    loaded: LoadedModel,
-    data: RunData,
-    scores: ScoreSet,
-    patch: Patch,
-    console: Console,
-) -> dict[str, Any]:
+def evaluate_stage(run: Run) -> dict[str, Any]:
     """Answers, verdicts, results.json."""
+    settings, folder, scores, patch = run.settings, run.folder, run.scores, run.patch
     recipe = recipe_of(patch.metadata)
     selection = select(scores, recipe)
-    controls, left_out = control_patches(settings, loaded.checkpoint, scores, selection, patch, console)
+    controls, left_out = control_patches(settings, run.model.checkpoint, scores, selection, patch, run.console)
     patches = {EDITED: patch, **controls}
-    views: dict[str, View] = {BASE: lambda: nullcontext(loaded)}
-    views |= {name: patched_view(loaded, other) for name, other in patches.items()}
-    evaluation = evaluation_of(settings, loaded, data)
-    measured = evaluate_judged(settings, views, evaluation, folder, console, loaded)
+    views: dict[str, View] = {BASE: lambda: nullcontext(run.model)}
+    views |= {name: patched_view(run.model, other) for name, other in patches.items()}
+    measured = evaluate_judged(run, views, run.evaluation)
     others = {
         name: replace(control, weights=patches[name].weights, shared=weights_in_common(patches[name], patch))
         for name, control in measured.controls.items()
@@ -80,7 +68,7 @@ def evaluate_stage(
         search=read_typed(search, SearchRecord) if search.is_file() else None,
         controls_left_out=left_out,
         stability=read_typed(stable, Stability) if stable.is_file() else None,
-        capabilities=capability_results(settings, views, folder, console),
+        capabilities=capability_results(settings, views, folder, run.console),
     )
     found = write_results(folder, results)
     shutil.rmtree(folder / "progress", ignore_errors=True)
@@ -150,25 +138,11 @@ def patched_view(loaded: LoadedModel, patch: Patch) -> View:
     return view
 
 
-def evaluation_of(settings: RunSettings, loaded: LoadedModel, data: RunData, *others: LoadedModel) -> Evaluation:
-    """What the models of a comparison are asked, general pairs by the tokenizer of `loaded`; `others` are compared with
-    it."""
-    general, asked = encode(settings, loaded, data.final), asked_of([loaded, *others], settings.questions)
-    return asking(settings, data.questions, general, asked)
-
-
-def evaluate_judged(
-    settings: RunSettings,
-    views: Mapping[str, View | Served],
-    evaluation: Evaluation,
-    folder: Path,
-    console: Console,
-    *models: LoadedModel,
-) -> Results:
-    """`evaluate` with the judges of these settings; `models` are those of this process, which may not judge."""
-    judge, coherence = judge_of(settings, *models), load_coherence_judge()
-    answered_before(evaluation, folder)
-    return evaluate(views, evaluation, judge, folder, coherence=coherence, console=console)
+def evaluate_judged(run: Run, views: Mapping[str, View | Served], evaluation: Evaluation) -> Results:
+    """`evaluate` with the judges of a run, in its folder."""
+    judge, coherence = run.judge, run.coherence
+    answered_before(evaluation, run.folder)
+    return evaluate(views, evaluation, judge, run.folder, coherence=coherence, console=run.console)
 
 
 def answered_before(evaluation: Evaluation, folder: Path) -> None:

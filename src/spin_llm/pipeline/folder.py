@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,11 @@ from spin_llm.data.known import KNOWN
 from spin_llm.files import sha256_file
 from spin_llm.judges.quality.reading import family_of
 from spin_llm.models import LoadedModel
-from spin_llm.records import PATCH, RECORD, RESULTS, Machine, made_from
+from spin_llm.records import PATCH, RECORD, RESULTS, Machine, made_from, versions
 from spin_llm.results import file
 from spin_llm.results.file import Results
 from spin_llm.settings import STAGES, RunSettings, flag_of
 
-PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "optuna")
 SOURCES = ("concepts", "protect", "questions")
 FILES = ("judge", "own_judge", "judge_quality")  # settings that may name a file, whose content counts
 SCORED = ("own", "scores", "progress")
@@ -115,7 +113,7 @@ def new_record(
         "settings": settings.as_json(),
         **({"compared": dict(compared)} if compared else {}),
         "files": files_of(settings),
-        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
+        "versions": versions(),
         "machine": asdict(this_machine()),
         "model": dict(model),
         "data": list(data),
@@ -149,14 +147,6 @@ def write_results(folder: Path, results: Results) -> dict[str, Any]:
     results = replace(results, made_from=made_from(folder))
     file.write_results(folder, results)
     return dict(file.written(results))
-
-
-def version_of(package: str) -> str:
-    """The installed version; a source tree on the path has none."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def replay_command(settings: RunSettings, compared: Mapping[str, Any] | None = None) -> str:

@@ -1,8 +1,8 @@
 """What a run reads: pairs of the concepts and of the protected sets, questions, and what a search needs beside them.
 
 In: `RunSettings`. Out: `RunData`, every source loaded and sampled with the run's seed, what is scored, searched with
-and reported on kept apart; and the rule that these data allow. Left out: the model's own answers (score_stage.py), and
-the sources themselves (data/).
+and reported on kept apart; the rule that these data allow; what of them fits a model. Left out: the model's own
+answers (context.py), and the sources themselves (data/).
 """
 
 from __future__ import annotations
@@ -11,9 +11,25 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from spin_llm.data import Pair, Question, load_pairs, load_prompts, load_questions, rows_sha256, sample, split_sample
+from spin_llm.data import (
+    Pair,
+    PairSet,
+    Question,
+    QuestionSet,
+    load_pairs,
+    load_prompts,
+    load_questions,
+    rendering_of,
+    rows_sha256,
+    sample,
+    split_sample,
+)
+from spin_llm.data.lengths import Long, long_pairs, long_questions, refuse_long_pairs, refuse_long_questions
+from spin_llm.data.rows import read_rows
+from spin_llm.data.sources import ReadRows
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.own import LEAST_PROMPTS, PROMPTS_PER_EXAMPLE
+from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
 from spin_llm.settings import OWN, SEARCHED, RunSettings
 
@@ -22,7 +38,35 @@ LEAST_CONTRAST = 8
 PARTS = {"concepts": "concept", "unaware": "unaware pairs", "protect": "protect", "questions": "questions"}
 PARTS |= {"search": "search questions", "own": "own answers"}  # sets of a RunData, and their roles in run.json
 ROLES = {"concept": "pairs of", "protect": "protected set", "questions": "questions on"}
+SKIP = "give --skip-long to leave them out"
 GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The sources of a run, read from the folder and the columns that its settings say; `rows` reads a file."""
+
+    settings: RunSettings
+    rows: ReadRows = read_rows
+
+    def pairs(self, source: str, concept: str, responses: str = "aware") -> PairSet:
+        told, column = self.settings, self.settings.response_column
+        columns = {"prompt_column": told.prompt_column, "response_column": column}
+        return load_pairs(
+            source, concept=concept, responses=responses, data_dir=told.data_dir, rows=self.rows, **columns
+        )
+
+    def questions(self, source: str, axis: str) -> QuestionSet:
+        told = self.settings
+        return load_questions(
+            source, concept=axis, data_dir=told.data_dir, prompt_column=told.prompt_column, rows=self.rows
+        )
+
+    def prompts(self, source: str, concept: str) -> Sequence[Question]:
+        told = self.settings
+        return load_prompts(
+            source, concept=concept, data_dir=told.data_dir, prompt_column=told.prompt_column, rows=self.rows
+        )
 
 
 @dataclass(frozen=True)
@@ -105,17 +149,17 @@ class RunData:
         return replace(self, **sets, left_out=left_out)
 
 
-def with_rule(settings: RunSettings, console: Console = SILENT) -> RunSettings:
+def with_rule(settings: RunSettings, console: Console = SILENT, rows: ReadRows = read_rows) -> RunSettings:
     """The settings with the paper's rule in the place of `auto` where nothing can be searched: without unaware
     responses beside the aware ones there is no margin."""
     if settings.rule != SEARCHED:
         return settings
-    options = source_options(settings)
+    reader = Reader(settings, rows)
     why = "the data are unaware responses alone" if settings.responses == "unaware" else ""
     for name, source in settings.concepts if not why and settings.responses != OWN else ():
-        aware = load_pairs(source, concept=name, responses="aware", **options)
+        aware = reader.pairs(source, name)
         try:
-            if aware.pairs != load_pairs(source, concept=name, responses="unaware", **options).pairs:
+            if aware.pairs != reader.pairs(source, name, "unaware").pairs:
                 continue
         except SpinError:  # what reads as aware and not as unaware lacks its columns or rows
             pass
@@ -127,12 +171,14 @@ def with_rule(settings: RunSettings, console: Console = SILENT) -> RunSettings:
     return settings
 
 
-def read_data(settings: RunSettings, console: Console = SILENT, *, search: bool = True) -> RunData:
+def read_data(
+    settings: RunSettings, console: Console = SILENT, rows: ReadRows = read_rows, *, search: bool = True
+) -> RunData:
     """Load and sample every source; without `search` not what a search needs beside the scores.
 
     General pairs that nothing is scored on are halved: one half chooses the ratio, one reports.
     """
-    options = source_options(settings)
+    reader = Reader(settings, rows)
     concepts: dict[str, Sequence[Pair]] = {}
     unaware: dict[str, Sequence[Pair]] = {}
     contrasts = {}
@@ -141,11 +187,11 @@ def read_data(settings: RunSettings, console: Console = SILENT, *, search: bool 
         if settings.responses == OWN:  # the data's own responses are not looked at: there need not be any
             concepts[name] = unaware[name] = ()
             continue
-        found = load_pairs(source, concept=name, responses=settings.given_responses, **options)
+        found = reader.pairs(source, name, settings.given_responses)
         pairs, left_out["concept", name] = found.pairs, found.left_out
         concepts[name] = sample(pairs, settings.examples, settings.seed, f"the concept {name}")
         if "margin" in settings.wanted_statistics:
-            others = load_pairs(source, concept=name, responses="unaware", **options).pairs
+            others = reader.pairs(source, name, "unaware").pairs
             if others == pairs:
                 raise SpinError(
                     f"The margin needs aware and unaware responses, and {source} has one kind for {name}.",
@@ -154,9 +200,9 @@ def read_data(settings: RunSettings, console: Console = SILENT, *, search: bool 
             unaware[name] = sample(others, settings.examples, settings.seed, f"the concept {name}, unaware")
         if search and settings.searches:
             contrasts[name] = held_back(name, concepts[name], unaware[name], pairs, others, settings)
-    protect, general = read_protected(settings, console, left_out)
-    questions, searched = read_questions(settings, left_out)
-    own = own_prompts(settings, {q.prompt for asked in (questions, searched) for part in asked.values() for q in part})
+    protect, general = read_protected(reader, console, left_out)
+    questions, searched = read_questions(reader, left_out)
+    own = own_prompts(reader, {q.prompt for asked in (questions, searched) for part in asked.values() for q in part})
     for (role, name), reasons in left_out.items():
         if reasons:
             console.say(f"left out of the {ROLES[role]} {name}: {'; '.join(reasons)}")
@@ -164,41 +210,34 @@ def read_data(settings: RunSettings, console: Console = SILENT, *, search: bool 
     return RunData(concepts, protect, *halves, questions, unaware, contrasts, searched, own, left_out)
 
 
-def source_options(settings: RunSettings) -> dict[str, Any]:
-    """What `load_pairs` is told of every source: the folder of the data, and the columns."""
-    columns = {"prompt_column": settings.prompt_column, "response_column": settings.response_column}
-    return {"data_dir": settings.data_dir, **columns}
-
-
 def read_protected(
-    settings: RunSettings, console: Console, left_out: dict[tuple[str, str], Sequence[str]]
+    reader: Reader, console: Console, left_out: dict[tuple[str, str], Sequence[str]]
 ) -> tuple[dict[str, Sequence[Pair]], Sequence[Pair]]:
     """(pairs by protected set, general pairs that none of them has: what the samples leave, or the starter set's where
     too few are left). What was not taken is put into `left_out`."""
-    options = source_options(settings)
-    protect: dict[str, Sequence[Pair]] = {}
+    settings, protect = reader.settings, dict[str, Sequence[Pair]]()
     rest: list[Pair] = []
     for name, source in settings.protect:
-        found = load_pairs(source, concept=name, **options)
+        found = reader.pairs(source, name)
         pairs, left_out["protect", name] = found.pairs, found.left_out
         protect[name], left = split_sample(pairs, settings.examples, settings.seed, f"the protected set {name}")
         rest += list(left)
     if len(rest) < 16:
         console.say("too few general pairs are left beside the scored ones: perplexity is taken on the starter set's")
-        rest = list(load_pairs("starter", concept="general").pairs)
+        rest = list(load_pairs("starter", concept="general", rows=reader.rows).pairs)
         used = {pair.prompt for pairs in protect.values() for pair in pairs}
         rest = [pair for pair in rest if pair.prompt not in used]
     return protect, sample(rest, min(len(rest), 2 * GENERAL_PAIRS), settings.seed)
 
 
 def read_questions(
-    settings: RunSettings, left_out: dict[tuple[str, str], Sequence[str]]
+    reader: Reader, left_out: dict[tuple[str, str], Sequence[str]]
 ) -> tuple[dict[str, Sequence[Question]], dict[str, Sequence[Question]]]:
     """(questions to report on, questions to search with), by axis. What was not taken is put into `left_out`."""
-    questions: dict[str, Sequence[Question]] = {}
+    settings, questions = reader.settings, dict[str, Sequence[Question]]()
     searched: dict[str, Sequence[Question]] = {}
     for axis, source in settings.questions:
-        found = load_questions(source, concept=axis, data_dir=settings.data_dir, prompt_column=settings.prompt_column)
+        found = reader.questions(source, axis)
         asked, left_out["questions", axis] = found.questions, found.left_out
         if settings.searches_answers:
             searched[axis], asked = split_questions(asked, settings.budget.search_questions, settings.seed)
@@ -207,13 +246,12 @@ def read_questions(
     return questions, searched
 
 
-def own_prompts(settings: RunSettings, others: Collection[str]) -> dict[str, Sequence[Question]]:
+def own_prompts(reader: Reader, others: Collection[str]) -> dict[str, Sequence[Question]]:
     """Prompts by concept that the model answers itself to be scored on; none of them is in `others`, what is searched
     and reported on."""
-    found: dict[str, Sequence[Question]] = {}
-    columns: dict[str, Any] = {"data_dir": settings.data_dir, "prompt_column": settings.prompt_column}
+    settings, found = reader.settings, dict[str, Sequence[Question]]()
     for name, source in settings.concepts if settings.asks_own else ():
-        asked = [q for q in load_prompts(source, concept=name, **columns) if q.prompt not in others]
+        asked = [q for q in reader.prompts(source, name) if q.prompt not in others]
         found[name] = sample(asked, min(len(asked), PROMPTS_PER_EXAMPLE * settings.examples), settings.seed)
         if len(found[name]) < LEAST_PROMPTS:
             few = len(asked) < LEAST_PROMPTS
@@ -266,3 +304,43 @@ def split_questions(
     if {q.prompt for q in search} & {q.prompt for q in final}:
         raise AssertionError("a search question is among those that are reported on")
     return search, final
+
+
+def fitting(settings: RunSettings, data: RunData, *models: LoadedModel, console: Console = SILENT) -> RunData:
+    """The data, when all of it fits the models and --max-length; with --skip-long without what does not, which is said.
+
+    Every prompt and response is rendered, so that any error of one comes before the work. Raises SpinError otherwise,
+    which names the rows, and when too little is left of a set.
+    """
+    gone: set[Pair | Question] = set()
+    new_tokens = settings.new_tokens + (settings.thinking_tokens or 0)
+    for loaded in models:
+        most = min(settings.max_length, loaded.context) - 1
+        if settings.asks_own and settings.new_tokens > most:
+            raise SpinError(
+                f"An answer of --new-tokens {settings.new_tokens} would not fit to be scored: {most} tokens do.",
+                change=f"give --new-tokens {most} or fewer, or a larger --max-length where the model's context allows.",
+            )
+        longs = _long(settings, data, loaded)
+        gone |= {long.item for long in longs}
+        if not settings.skip_long:
+            pairs, questions = ([long for long in longs if isinstance(long.item, kind)] for kind in (Pair, Question))
+            refuse_long_pairs(pairs, max_length=settings.max_length, context=loaded.context, others=SKIP)
+            refuse_long_questions(questions, new_tokens=new_tokens, context=loaded.context, others=SKIP)
+    return data.without(gone, "too long", console) if gone else data
+
+
+def _long(settings: RunSettings, data: RunData, loaded: LoadedModel) -> list[Long]:
+    """What of the data does not fit one model."""
+    groups = (data.concepts, data.protect, data.unaware)
+    pairs = [pair for group in groups for part in group.values() for pair in part]
+    pairs += [pair for sides in data.contrasts.values() for side in sides for pair in side]
+    pairs += [*data.choose, *data.final]
+    asked = [q for group in (data.questions, data.search, data.own) for part in group.values() for q in part]
+    options = {"tokenizer": loaded.tokenizer, "template": rendering_of(settings)}
+    new_tokens = settings.new_tokens + (settings.thinking_tokens or 0)
+    length, room = min(settings.max_length, loaded.context), loaded.context - new_tokens
+    return [
+        *long_pairs(pairs=pairs, max_length=length, **options),
+        *long_questions(questions=asked, room=room, **options),
+    ]

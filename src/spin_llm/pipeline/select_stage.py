@@ -1,6 +1,6 @@
 """From scores to a patch: the recipe given or searched, the selection, and what the patch says of itself.
 
-In: `RunSettings`, a folder with scores, the loaded model or its checkpoint. Out: patch.safetensors, search.json of a
+In: a `Run` with scores; or its folder alone and a checkpoint. Out: patch.safetensors, search.json of a
 search; or another patch of the same scores. Left out: the rules (selection/), the search (search/find.py), and
 the edit of a model (patch/).
 """
@@ -16,19 +16,16 @@ from typing import Any
 
 from spin_llm.errors import SpinError
 from spin_llm.files import is_folder, read_checked, write_json
-from spin_llm.judges.coherence import load_coherence_judge
 from spin_llm.judges.quality.reading import asked_of
-from spin_llm.models import Checkpoint, LoadedModel
+from spin_llm.models import Checkpoint
 from spin_llm.models.disk import resolve
 from spin_llm.outputs import check_output
 from spin_llm.ownership import owned
-from spin_llm.patch.file import check_same_shapes, load_patch, make_patch, save_patch
+from spin_llm.patch.file import check_same_shapes, make_patch, save_patch
 from spin_llm.patch.patch import Patch
-from spin_llm.pipeline.context import asking, encode, judge_of
+from spin_llm.pipeline.context import Run, asking, encode, stored_scores
 from spin_llm.pipeline.folder import delete_artefacts, made_after, there
-from spin_llm.pipeline.inputs import RunData
-from spin_llm.pipeline.resuming import foreign_patch, made_by, model_changes, usual_recipe
-from spin_llm.pipeline.score_stage import stored_scores
+from spin_llm.pipeline.resuming import model_changes, usual_recipe
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RunRecord, read_record
 from spin_llm.results.recipe import Recipe, recipe_of
@@ -42,89 +39,71 @@ from spin_llm.selection import Selection, select
 from spin_llm.settings import OWN, SEARCHED, RunSettings
 
 
-def select_stage(
-    settings: RunSettings,
-    folder: Path,
-    loaded: LoadedModel,
-    data: RunData,
-    scores: ScoreSet,
-    console: Console,
-) -> Patch:
-    """Choose the ratio where it is to be chosen, select, and write patch.safetensors; read it when it is there."""
-    path = folder / "patch.safetensors"
+def select_stage(run: Run) -> None:
+    """Choose the ratio where it is to be chosen, select, and write patch.safetensors, unless it is there."""
+    path = run.folder / PATCH
     if path.is_file():
-        return patch_of_run(settings, path)
-    table: list[dict[str, Any]] = []
-    if settings.rule == SEARCHED:
-        recipe = search_stage(settings, folder, loaded, data, scores, console)
-    elif settings.ratio is None:
-        ratio, table = choose_ratio(
-            loaded,
-            scores,
-            encode(settings, loaded, data.choose),
-            recipe=usual_recipe(settings, settings.rule, 0.5),
-            max_increase=settings.max_perplexity_increase,
-            console=console,
-        )
-        recipe = usual_recipe(settings, settings.rule, ratio)
-    else:
-        recipe = usual_recipe(settings, settings.rule, settings.ratio)
-    selection = select(scores, recipe)
-    patch = patch_of(settings, loaded.checkpoint, selection, scores, recipe, table)
+        _ = run.patch  # an error now where another command wrote it
+        return
+    recipe, table = find_recipe(run, run.scores, run.folder)
+    selection = select(run.scores, recipe)
+    patch = patch_of(run.settings, run.model.checkpoint, selection, run.scores, recipe, table)
     save_patch(path, patch)
-    console.say(f"{patch.weights:,} weights in {len(patch.edits)} matrices, ratio {recipe.ratio:g}; patch {path}")
-    return load_patch(path)  # as a resumed run reads it
+    run.console.say(f"{patch.weights:,} weights in {len(patch.edits)} matrices, ratio {recipe.ratio:g}; patch {path}")
 
 
-def search_stage(
-    settings: RunSettings,
-    folder: Path,
-    loaded: LoadedModel,
-    data: RunData,
-    scores: ScoreSet,
-    console: Console,
-) -> Recipe:
+def find_recipe(run: Run, scores: ScoreSet, folder: Path) -> tuple[Recipe, list[dict[str, Any]]]:
+    """(the recipe that is given, searched in `folder`, or at the largest ratio that the limit on perplexity allows; the
+    ratios tried)."""
+    settings = run.settings
+    if settings.rule == SEARCHED:
+        return search_stage(run, scores, folder), []
+    if settings.ratio is not None:
+        return usual_recipe(settings, settings.rule, settings.ratio), []
+    ratio, table = choose_ratio(
+        run.model,
+        scores,
+        encode(settings, run.model, run.inputs.choose),
+        recipe=usual_recipe(settings, settings.rule, 0.5),
+        max_increase=settings.max_perplexity_increase,
+        console=run.console,
+    )
+    return usual_recipe(settings, settings.rule, ratio), table
+
+
+def search_stage(run: Run, scores: ScoreSet, folder: Path) -> Recipe:
     """Search an edit into search.json; the pick of an earlier search is read."""
-    path = folder / "search.json"
+    settings, path = run.settings, folder / "search.json"
     if path.is_file():
         record = read_checked(path, SearchRecord)
         return recipe_of(next(row["recipe"] for row in record["trials"] if row["number"] == record["pick"]))
-    bench = bench_of(settings, loaded, data, scores)
-    asked = asked_of([loaded], settings.questions)
-    questions = asking(settings, data.search, asked=asked)
+    questions = asking(settings, run.inputs.search, asked=asked_of([run.model], settings.questions))
     recipe, record = find_edit(
-        bench,
+        bench_of(run, scores),
         usual_recipe(settings, "coupled", min(settings.keep, 1e-4)),
         folder / "search",
         effort=settings.budget,
         questions=questions if settings.searches_answers else None,
-        judges=lambda: (judge_of(settings, loaded), load_coherence_judge()),
+        judges=lambda: (run.judge, run.coherence),
         seed=settings.seed,
-        console=console,
+        console=run.console,
     )
-    responses = OWN if OWN in data.protect else settings.given_responses
+    responses = OWN if OWN in run.inputs.protect else settings.given_responses
     write_json(path, {"effort": settings.effort, "responses": responses, **record})
     for rung in (folder / "search").glob("rung-*"):  # what a killed search would have gone on from
         shutil.rmtree(rung / "progress", ignore_errors=True)
     return recipe
 
 
-def bench_of(settings: RunSettings, loaded: LoadedModel, data: RunData, scores: ScoreSet) -> Bench:
+def bench_of(run: Run, scores: ScoreSet) -> Bench:
     """What edits are tried on."""
+    settings, loaded = run.settings, run.model
     contrasts = {
         name: Contrast(encode(settings, loaded, aware), encode(settings, loaded, unaware))
-        for name, (aware, unaware) in data.contrasts.items()
+        for name, (aware, unaware) in run.inputs.contrasts.items()
     }
-    general = encode(settings, loaded, data.choose[: 2 * settings.budget.pairs])
+    general = encode(settings, loaded, run.inputs.choose[: 2 * settings.budget.pairs])
     return Bench(loaded, scores, contrasts, general, settings.max_perplexity_increase)
-
-
-def patch_of_run(settings: RunSettings, path: Path) -> Patch:
-    """The patch that this run wrote; SpinError when it is another one, put there by `spin-llm select` for instance."""
-    patch = load_patch(path)
-    if not made_by(settings, patch):
-        raise foreign_patch(path, patch)
-    return patch
 
 
 def patch_of(

@@ -20,71 +20,54 @@ from spin_llm.analysis.resampled import Job
 from spin_llm.analysis.stability import ScoredExamples, measure_stability, stability_summary
 from spin_llm.errors import SpinError
 from spin_llm.files import read_checked, write_json
-from spin_llm.models import LoadedModel
+from spin_llm.models import checkpoint_of
 from spin_llm.ownership import owned
-from spin_llm.patch.patch import Patch
-from spin_llm.pipeline.context import checkpoint_of, encode, fitting, load_model
+from spin_llm.pipeline.context import Run, encode
 from spin_llm.pipeline.folder import write_results
-from spin_llm.pipeline.inputs import RunData, read_data
-from spin_llm.pipeline.own_stage import with_own_answers
 from spin_llm.pipeline.resuming import data_changes, refuse_bound
-from spin_llm.pipeline.score_stage import stored_scores
-from spin_llm.pipeline.select_stage import patch_of_run, recorded_checkpoint
+from spin_llm.pipeline.select_stage import recorded_checkpoint
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RESULTS, RunRecord, check_belongs, is_run, read_record
 from spin_llm.report import write_report
 from spin_llm.results.edited import Stability, StabilityRecord
 from spin_llm.results.file import read_results
 from spin_llm.results.recipe import recipe_of
-from spin_llm.scores import ScoreSet, parse_bytes
+from spin_llm.scores import parse_bytes
 from spin_llm.selection import KNOWN, select
-from spin_llm.settings import RunSettings
 
 
-def stability_stage(
-    settings: RunSettings,
-    folder: Path,
-    loaded: LoadedModel,
-    data: RunData,
-    scores: ScoreSet,
-    patch: Patch,
-    console: Console,
-    *,
-    resamples: int,
-    seed: int,
-    anew: bool = False,
-) -> dict[str, Any]:
+def stability_stage(run: Run, resamples: int, seed: int, *, anew: bool = False) -> dict[str, Any]:
     """Select again from resampled scoring data into stability.json; unless `anew`, read it when it is there, made with
     the same `resamples` and `seed`."""
-    path = folder / "stability.json"
+    path, settings = run.folder / "stability.json", run.settings
     if path.is_file() and not anew:
         before = dict(read_checked(path, StabilityRecord))
         if (before["resamples"], before["seed"]) == (resamples, seed):
             return before
-    recipe = recipe_of(patch.metadata)
+    data, scores, recipe = run.inputs, run.scores, recipe_of(run.patch.metadata)
     rule = KNOWN[recipe.rule]
     spared = rule.spared(scores)
     unaware = data.unaware if "margin" in rule.needs else {}
     examples = {
-        name: ScoredExamples(encode(settings, loaded, pairs), encode(settings, loaded, unaware.get(name, ())))
+        name: ScoredExamples(encode(settings, run.model, pairs), encode(settings, run.model, unaware.get(name, ())))
         for name, pairs in {**data.concepts, **data.protect}.items()
         if name in spared.everything
     }
     result = measure_stability(
-        loaded,
+        run.model,
         examples,
         Job(select(scores, recipe), spared),
         target=settings.target,
         resamples=resamples,
         seed=seed,
         budget=parse_bytes(settings.memory_budget) if settings.memory_budget else None,
-        folder=folder / "progress" / "stability",
-        console=console,
+        folder=run.folder / "progress" / "stability",
+        console=run.console,
     )
     write_json(path, result)
-    shutil.rmtree(folder / "progress" / "stability")
+    shutil.rmtree(run.folder / "progress" / "stability")
     with suppress(OSError):  # a run that is not finished keeps other things there
-        (folder / "progress").rmdir()
+        (run.folder / "progress").rmdir()
     return result
 
 
@@ -113,20 +96,15 @@ def stability(
         results = read_results(folder) if (folder / RESULTS).is_file() else None
         if results is not None:
             check_belongs(folder, results.made_from, results.files)
-        given = checkpoint_of(model, console) if model else None
+        given = checkpoint_of(model, say=console.say) if model else None
         place = recorded_checkpoint(record, folder, given).folder
         settings = replace(settings, model=str(place), dtype=record.model.dtype or "auto")  # type: ignore[arg-type]
         if not settings.asks_own:  # whose prompts are those that no question has
             settings = replace(settings, questions=())
-        patch = patch_of_run(settings, folder / PATCH)
-        data = read_data(settings, console)
-        refuse_other_data(record, data.record(settings), folder)
-        loaded = load_model(settings, console)
-        data = fitting(settings, data, loaded)
-        data = with_own_answers(settings, folder, loaded, data, console)
-        scores = stored_scores(settings, folder)
-        options: dict[str, Any] = {"resamples": resamples, "seed": seed, "anew": overwrite}
-        result = stability_stage(settings, folder, loaded, data, scores, patch, console, **options)
+        run = Run(settings, folder, console)
+        _ = run.patch  # an error now where another command wrote it
+        refuse_other_data(record, run.read.record(settings), folder)
+        result = stability_stage(run, resamples, seed, anew=overwrite)
         if results is not None:
             write_results(folder, replace(results, stability=convert(stability_summary(result), Stability)))
             write_report(folder)
