@@ -433,14 +433,14 @@ def test_what_other_commands_can_know_is_told_before_their_work(
 ):
     from spin_llm.evaluate import answers as evaluation
     from spin_llm.evaluate import verdicts as rejudge
-    from spin_llm.pipeline import context
+    from spin_llm.paper.arms import Work
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("work is done")
 
     monkeypatch.setattr(evaluation, "generate", never)
     monkeypatch.setattr(rejudge, "load_judge", never)
-    monkeypatch.setattr(context, "load", never)
+    monkeypatch.setattr(Work, "model", property(never))
     (tmp_path / "file").write_text("x")
     other = tiny_folder("llama", seed=5)
     asked = [w for w in setting.run[setting.run.index("--protect") :] if w not in ("--keep", "0.1")]
