@@ -39,6 +39,7 @@ def stop() -> None:
     raise Stopped
 
 
+@pytest.mark.slow
 def test_stopped_at_every_write_in_turn(words: list[str], command: Command, whole: dict[str, bytes], tmp_path: Path):
     """Each attempt gets one write further than the first of the former attempts; the last one gets through."""
     folder, attempts = tmp_path / "o", 0
@@ -59,6 +60,7 @@ def test_stopped_at_every_write_in_turn(words: list[str], command: Command, whol
     assert not (folder / "progress").exists()
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(words: list[str], command: Command, whole: dict[str, bytes], tmp_path: Path):
     """kill -9 in the middle of a score file, then of a file of answers; then run to the end."""
     folder = tmp_path / "o"
@@ -70,6 +72,7 @@ def test_killed_again_and_again(words: list[str], command: Command, whole: dict[
     assert {name: (folder / name).read_bytes() for name in RESULTS} == whole
 
 
+@pytest.mark.slow
 def test_interrupted_in_the_middle_of_the_answers(
     words: list[str], command: Command, whole: dict[str, bytes], tmp_path: Path
 ):

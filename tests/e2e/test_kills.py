@@ -26,6 +26,7 @@ def test_killed_at_random_moments(verb: str, tmp_path: Path):
     assert figures.kills > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "baseline"])
 def test_killed_and_gone_on_with(command: str, tmp_path: Path):
     """The bytes of a command that nobody killed; `paper` and a search by `make kills`."""

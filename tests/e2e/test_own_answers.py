@@ -91,6 +91,7 @@ def test_answers_judged_in_another_way_are_not_mixed_in(words: list[str], comman
     assert "made or judged in another way" in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_human_divides_and_another_judge_reports(words: list[str], command: Command, tmp_path: Path):
     """Answers of a first run, to a sheet, labelled, and back as the judge that divides."""

@@ -115,6 +115,7 @@ def test_concepts_are_measured_by_margins(words: list[str], command: Command, tm
     assert "nats per token" in text
 
 
+@pytest.mark.slow
 def test_information(words: list[str], command: Command, folder: Path):
     outcome = command("paper", "information", *words, "-o", folder)
     assert outcome.code == 0, outcome.err
@@ -141,6 +142,7 @@ def test_information(words: list[str], command: Command, folder: Path):
     assert "scoring" not in again.err, "scores and places are kept"
 
 
+@pytest.mark.slow
 def test_table2_runs_a_task(words: list[str], command: Command, tmp_path: Path):
     pytest.importorskip("lm_eval")
     folder = tmp_path / "tasks"

@@ -108,6 +108,7 @@ def test_a_pick_that_cannot_be_resampled_does_not_end_the_run(
     assert "raise --memory-budget" in refused.err
 
 
+@pytest.mark.slow
 def test_a_search_killed_on_the_way_ends_with_the_same_patch(words: list[str], command: Command, tmp_path: Path):
     whole = command("run", *words, "-o", tmp_path / "whole")
     assert whole.code == 0, whole.err

@@ -326,6 +326,7 @@ def score_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "scores").glob("*.safetensors"))}
 
 
+@pytest.mark.slow
 def test_killed_at_many_places_and_run_again(words: list[str], tmp_path: Path):
     """kill -9 at the n-th batch or rename; then the same command again. And one folder that is killed over and over."""
     places = [3, 6, 9, 14]

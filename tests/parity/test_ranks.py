@@ -69,6 +69,7 @@ def test_torchrun_gives_the_selection_of_one_process(words: list[str], alone: Pa
     assert not [path for path in (tmp_path / "o" / "progress").rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_a_dead_rank_ends_the_job_and_any_number_of_ranks_continues_it(tiny_folder: TinyFolder, tmp_path: Path):
     """Small batches, a checkpoint after each; either rank dies, and one or two processes take up what is there."""
     words = ["score", str(tiny_folder("llama")), *write_pairs(tmp_path, rows=20), *OPTIONS, "--examples", "8"]

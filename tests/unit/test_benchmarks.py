@@ -120,6 +120,7 @@ def test_rounds_are_interleaved(benchmarks: dict[str, Any]):
     assert all(value["least"] <= value["median"] <= value["most"] for value in timings.values())
 
 
+@pytest.mark.slow
 def test_the_scoring_benchmark_runs_and_writes_its_sections(
     benchmarks: dict[str, Any], tiny_folder: TinyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
