@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from spin_llm.cli import main as cli
+from spin_llm.cli.options import options_of
 from spin_llm.settings import GROUPS, RunSettings
 from spin_llm.settings.training import BaselineSettings
 
@@ -173,6 +175,19 @@ def test_the_last_of_an_option_wins_and_lists_grow(run: Parsed):
     settings = run("m", "--seed", "1", "--seed", "2", "--control", "random", "--control", "released", "--scale", "-1")
     assert (settings.seed, settings.controls, settings.scale) == (2, ("random", "released"), -1.0)
     assert run("m", "--protect", "general=[1,2].csv").protect == (("general", "[1,2].csv"),)
+
+
+@pytest.mark.parametrize(("verb", "groups"), [("run", tuple(GROUPS)), ("baseline", (BaselineSettings,))])
+def test_the_help_has_every_option_with_its_text(
+    verb: str, groups: tuple[type, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("COLUMNS", "400")
+    cli.app([verb, "--help"])
+    shown = capsys.readouterr().out
+    for name, option in options_of(*groups).items():
+        about = option.annotation.__metadata__[0]
+        flag = about.name[0] if about.name else name.upper()
+        assert re.search(rf"{flag}\b.*{re.escape(about.help)}", shown), name
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

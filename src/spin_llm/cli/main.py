@@ -23,8 +23,8 @@ from spin_llm.errors import SpinError, visible
 COMMANDS = {  # in the order of the help, and the module beside this file that has each
     **dict.fromkeys(("run", "sweep", "score"), "run"),
     **dict.fromkeys(("select", "apply", "revert", "verify"), "patch"),
-    **{"eval": "run", "baseline": "paper", "stability": "report", "paper": "paper"},
-    **{"report": "report", "doctor": "run", "judge": "judge"},
+    **{"eval": "run", "baseline": "paper", "stability": "run", "paper": "paper"},
+    **{"report": "run", "doctor": "run", "judge": "judge"},
 }
 
 

@@ -10,7 +10,7 @@ import ast
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +18,13 @@ from typing import Annotated, Any, get_args, get_origin
 
 from cyclopts import Group, Parameter
 
+from spin_llm.cli.terminal import slug
 from spin_llm.settings import GROUPS, RunSettings, flag_of
 from spin_llm.settings.checks import choices_of, types_of
+from spin_llm.settings.training import BaselineSettings
 
 PANELS = {group: Group(str(group.__doc__), sort_key=place) for place, group in enumerate(GROUPS)}
+PANELS[BaselineSettings] = Group("Training", sort_key=0)
 OUTPUT = Group("Output", sort_key=len(GROUPS))
 METAVARS = {"layers": "FIRST-LAST", "template_options": "NAME=VALUE"}
 MODEL = "Hub id, local folder, .gguf file, or smollm2-135m (embedded)."
@@ -40,6 +43,26 @@ Config = Annotated[
 def written(where: str) -> Parameter:
     """-o, which says `where` the result is written."""
     return Parameter(("--output", "-o"), help=where, group=OUTPUT)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a command writes its folder, and what it prints."""
+
+    output: Annotated[
+        Path | None, written("The folder to write (default: runs/MODEL, with -eval or a method after it).")
+    ] = None
+    overwrite: Overwrite = False
+    as_json: Json = False
+    quiet: Quiet = False
+
+    def folder(self, model: str, after: str = "") -> Path:
+        """The folder for a model."""
+        return self.output or Path("runs") / f"{slug(model)}{after}"
+
+
+Out = Annotated[Output, Parameter("*")]
+PLAIN = Output()
 
 
 @cache
@@ -71,7 +94,7 @@ def option_of(group: type, field: Field[Any]) -> inspect.Parameter:
     about = Parameter(
         None if field.default is MISSING else flag_of(field.name),
         help=text,
-        group=PANELS.get(group),
+        group=PANELS[group],
         metavar=METAVARS.get(field.name),
         converter=(lambda _, tokens: tokens[-1].value) if choices_of(hint) else None,
         negative=f"--no-{field.name}" if default is True else (),

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from spin_llm.cli.options import Json, Overwrite, Quiet, told, written
+from spin_llm.cli.options import PLAIN, Out, Quiet, told, written
 from spin_llm.cli.terminal import console_of, show, slug
 from spin_llm.errors import SpinError
 from spin_llm.settings import AnswerSettings, DataSettings, JudgeSettings, ModelSettings, RunSettings, flag_of
@@ -21,21 +21,14 @@ from spin_llm.settings.training import BaselineSettings, make
 
 
 @told(BaselineSettings, make=make)
-def baseline(
-    settings: BaselineSettings,
-    *,
-    output: Annotated[Path | None, written("The folder to write (default: runs/MODEL-METHOD).")] = None,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+def baseline(settings: BaselineSettings, *, out: Out = PLAIN) -> None:
     """Fine-tune a model, to compare an edit with: a checkpoint or adapter that `eval` takes."""
-    folder = output or Path("runs") / f"{slug(settings.model)}-{settings.method}"
-    with console_of(quiet) as console:
+    folder = out.folder(settings.model, f"-{settings.method}")
+    with console_of(out.quiet) as console:
         from spin_llm.baselines.train import train_baseline
 
-        record = train_baseline(settings, folder, overwrite=overwrite, console=console)
-    show(record, [folder / record["result"]], as_json=as_json)
+        record = train_baseline(settings, folder, overwrite=out.overwrite, console=console)
+    show(record, [folder / record["result"]], as_json=out.as_json)
 
 
 @told(

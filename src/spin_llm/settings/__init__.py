@@ -5,11 +5,9 @@ only, so that `--help` is quick.
 """
 
 from spin_llm.settings.checks import flag_of
-from spin_llm.settings.data import DataSettings, ModelSettings
-from spin_llm.settings.edit import EditSettings, SearchSettings
-from spin_llm.settings.evaluation import AnswerSettings, ExtraSettings, JudgeSettings
+from spin_llm.settings.data import DataSettings, MachineSettings, ModelSettings, ScoreSettings
+from spin_llm.settings.edit import AnswerSettings, EditSettings, ExtraSettings, JudgeSettings, SearchSettings
 from spin_llm.settings.run import GROUPS, RunSettings, scope_of
-from spin_llm.settings.scores import MachineSettings, ScoreSettings
 from spin_llm.settings.sources import default_axes, default_sources, parse_options, sources
 from spin_llm.settings.words import (
     BY_MARGIN,
@@ -27,35 +25,8 @@ from spin_llm.settings.words import (
     Sources,
 )
 
-__all__ = [
-    "BY_MARGIN",
-    "CONCEPTS",
-    "EFFORTS",
-    "GROUPS",
-    "OWN",
-    "RULES",
-    "SEARCHED",
-    "SELECTORS",
-    "SHIPPED",
-    "SIGNED",
-    "STAGES",
-    "STATISTICS",
-    "AnswerSettings",
-    "DataSettings",
-    "EditSettings",
-    "Effort",
-    "ExtraSettings",
-    "JudgeSettings",
-    "MachineSettings",
-    "ModelSettings",
-    "RunSettings",
-    "ScoreSettings",
-    "SearchSettings",
-    "Sources",
-    "default_axes",
-    "default_sources",
-    "flag_of",
-    "parse_options",
-    "scope_of",
-    "sources",
-]
+__all__ = ["BY_MARGIN", "CONCEPTS", "EFFORTS", "GROUPS", "OWN", "RULES", "SEARCHED", "SELECTORS", "SHIPPED"]
+__all__ += ["SIGNED", "STAGES", "STATISTICS", "AnswerSettings", "DataSettings", "EditSettings", "Effort"]
+__all__ += ["ExtraSettings", "JudgeSettings", "MachineSettings", "ModelSettings", "RunSettings", "ScoreSettings"]
+__all__ += ["SearchSettings", "Sources", "default_axes", "default_sources", "flag_of", "parse_options", "scope_of"]
+__all__ += ["sources"]

@@ -10,8 +10,7 @@ import difflib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from spin_llm.errors import SpinError
 
@@ -54,23 +53,28 @@ def several(given: Any) -> Any:
 @cache
 def types_of(group: type) -> dict[str, Any]:
     """The fields of a group of settings and their types."""
-    return {name: kind for name, kind in get_type_hints(group).items() if get_origin(kind) is not ClassVar}
+    return get_type_hints(group)
 
 
 def check(settings: object, group: type, **least: int) -> None:
     """SpinError for a value of another type than the group's field, a word that is not among its choices, or a number
     below the `least` of its name. Paths become texts."""
+    import msgspec  # here: no help needs it
+
     for name, kind in types_of(group).items():
         value = getattr(settings, name)
         if isinstance(value, Path):
-            put(settings, **{name: str(value)})
-        elif not fits(value, kind):
-            raise SpinError(
-                f"{flag_of(name)} {value!r} is of the wrong type: expected {words_of(kind)}.",
-                change="`spin-llm run --help` says what each option takes.",
-            )
-        elif (allowed := choices_of(kind)) and value is not None and value not in allowed:
+            value = str(value)
+            put(settings, **{name: value})
+        if (allowed := choices_of(kind)) and isinstance(value, str) and value not in allowed:
             raise no_choice(name, value, allowed)
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise SpinError(
+                f"{flag_of(name)} {value!r} is of the wrong type: {error}.",
+                change="`spin-llm run --help` says what each option takes.",
+            ) from None
     for name, lowest in least.items():
         if (value := getattr(settings, name)) is not None and value < lowest:
             raise invalid(name, value, f"{lowest} or more")
@@ -81,27 +85,3 @@ def choices_of(kind: Any) -> tuple[str, ...]:
     if get_origin(kind) is Literal:
         return get_args(kind)
     return next((get_args(part) for part in get_args(kind) if get_origin(part) is Literal), ())
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a field's type; any text is taken for one of several words."""
-    parts = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        return any(fits(value, part) for part in parts)
-    if get_origin(kind) is tuple:
-        if not isinstance(value, tuple):
-            return False
-        every = (parts[0],) * len(value) if parts[-1] is ... else parts
-        return len(value) == len(every) and all(map(fits, value, every))
-    if kind is float:
-        return isinstance(value, float | int) and not isinstance(value, bool)
-    of = str if get_origin(kind) is Literal else kind
-    return isinstance(value, of) and not (kind is int and isinstance(value, bool))
-
-
-def words_of(kind: Any) -> str:
-    """A field's type for people."""
-    if get_origin(kind) in (Union, UnionType):
-        return " or ".join(map(words_of, get_args(kind)))
-    plain = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "nothing"}
-    return plain.get(kind, "text" if get_origin(kind) is Literal else "several")

@@ -1,7 +1,7 @@
-"""Which model reads which data, and how: everything that its scores, and so everything after them, depend on.
+"""Which model reads which data, what is scored by what, on what machine: what scores, and so all after them, depend on.
 
-In: values from the command line or Python; sources as texts, (name, source) pairs, or a dict. Out: `ModelSettings` and
-`DataSettings`, checked. Left out: reading (data/), and the questions (evaluation.py).
+In: values from the command line or Python; sources as texts, (name, source) pairs, or a dict. Out: `ModelSettings`,
+`DataSettings`, `ScoreSettings` and `MachineSettings`, checked. Left out: reading (data/), and the questions (edit.py).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
-from spin_llm.settings.checks import check, invalid, put
+from spin_llm.settings.checks import check, invalid, no_choice, put, several
 from spin_llm.settings.sources import as_pairs, default_sources, pairs_of, parse_options
-from spin_llm.settings.words import CONCEPTS, OWN, Dtype, Responses, Sources
+from spin_llm.settings.words import CONCEPTS, OWN, STATISTICS, Dtype, Granularity, Responses, Selector, Sources, Target
 
 LONGEST_NAME = 200
 
@@ -106,3 +106,43 @@ def check_names(option: str, pairs: Sources) -> None:
         raise invalid(option, long[0], f"a name of at most {LONGEST_NAME} bytes: files are named after it")
     if len(set(names)) != len(names):
         raise invalid(option, ", ".join(names), "each name once")
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Scores"""
+
+    target: Target = "mlp"
+    """Which matrices."""
+    selector: Selector = "taylor"
+    """What importance is measured by; taylor is the paper's."""
+    statistics: tuple[str, ...] = ()
+    """Also store these statistics: margin, fisher, or another selector."""
+    granularity: Granularity = "matrix"
+    """What a ratio is a fraction of; matrix is the paper's."""
+    keep: float = 0.01
+    """Fraction of each matrix kept in the score files; no ratio can be larger."""
+
+    def __post_init__(self) -> None:
+        put(self, statistics=several(self.statistics))
+        check(self, ScoreSettings)
+        if not 0 < self.keep < 1:
+            raise invalid("keep", self.keep, "a fraction above 0 and below 1")
+        for statistic in self.statistics:
+            if statistic not in STATISTICS:
+                raise no_choice("statistics", statistic, STATISTICS)
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """Machine"""
+
+    memory_budget: str | None = None
+    """Memory for scoring, such as 8g (default: most of what is free)."""
+    device_map: str | None = None
+    """auto spreads the model over all devices."""
+    skip_long: bool = False
+    """Leave out pairs and questions that are too long, instead of ending with an error."""
+
+    def __post_init__(self) -> None:
+        check(self, MachineSettings)

@@ -1,7 +1,8 @@
-"""How the edit is made: by a rule and a ratio, or by a search and what it may spend.
+"""How the edit is made, what is asked of base and edited model, who judges it, and what else is measured.
 
-In: values from the command line or Python; layers also as 4-20, a ratio also as `auto`. Out: `EditSettings` and
-`SearchSettings`, checked. Left out: what a rule needs of the scores (run.py).
+In: values from the command line or Python; layers also as 4-20, a ratio also as `auto`. Out: `EditSettings`,
+`SearchSettings`, `AnswerSettings`, `JudgeSettings` and `ExtraSettings`, checked; each is what one stage of a run first
+depends on. Left out: what a rule needs of the scores, and default questions, which follow the concepts (run.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from spin_llm.errors import SpinError
 from spin_llm.settings.checks import check, invalid, put, several
-from spin_llm.settings.words import EFFORTS, Effort, EffortName, RuleOrAuto
+from spin_llm.settings.data import check_names
+from spin_llm.settings.words import EFFORTS, Effort, EffortName, RuleOrAuto, Sources
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,64 @@ class SearchSettings:
         """What --effort stands for, with --trials and --survivors in its place where they were given."""
         given = {"trials": self.trials, "survivors": self.survivors}
         return replace(EFFORTS[self.effort], **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """Questions and answers"""
+
+    questions: Sources = None  # type: ignore[assignment] # of the concepts
+    """NAME=SOURCE of prompts to answer and judge (a concept's name, over_refusal), or a shipped NAME."""
+    max_questions: int | None = None
+    """At most this many questions for each axis (default: all)."""
+    new_tokens: int = 64
+    """Tokens of an answer."""
+    thinking_tokens: int | None = None
+    """Tokens of reasoning, beside those of the answer; turns --thinking on (default: 1024 with it)."""
+
+    def __post_init__(self) -> None:
+        put(self, questions=several(self.questions))
+        check(self, AnswerSettings, max_questions=1, new_tokens=1, thinking_tokens=1)
+        check_names("questions", self.questions)
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """Judge"""
+
+    judge: str = "local"
+    """local, FILE.safetensors (judge fit), a guard's name or hub id, GUARD:MODEL, rubric:MODEL (all also with @URL) or
+    human:FILE.csv; docs/judges.md."""
+    judge_quality: str | None = None
+    """Quality of --judge on answers like these: a file of `spin-llm judge check DATA --judge ... -o FILE.json`."""
+
+    def __post_init__(self) -> None:
+        check(self, JudgeSettings)
+
+
+@dataclass(frozen=True)
+class ExtraSettings:
+    """Controls, stability and tasks"""
+
+    controls: tuple[str, ...] = ()
+    """Also measure these other edits: random, same-magnitude, CONCEPT-alone, unprotected, released; all (of these); or
+    another rule."""
+    resamples: int = 0
+    """Select again from this many bootstrap resamples of the scored examples, to see whether the selection holds."""
+    capabilities: tuple[str, ...] = ()
+    """Also measure these lm-eval tasks: names with commas between, or paper for the paper's Table 2."""
+    capability_tasks: str | None = None
+    """Folder with more lm-eval tasks, as YAML files."""
+    capabilities_limit: int | None = None
+    """At most this many documents of each lm-eval task (default: all)."""
+
+    def __post_init__(self) -> None:
+        put(self, controls=several(self.controls), capabilities=several(self.capabilities))
+        check(self, ExtraSettings, resamples=0, capabilities_limit=1)
+        names = (name.strip() for name in ",".join(self.capabilities).split(","))
+        put(self, capabilities=tuple(dict.fromkeys(filter(None, names))))
+        if self.resamples == 1:
+            raise invalid("resamples", 1, "0, or 2 or more")
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

@@ -11,10 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spin_llm.settings.checks import invalid, no_choice, put
-from spin_llm.settings.data import DataSettings, ModelSettings
-from spin_llm.settings.edit import EditSettings, SearchSettings
-from spin_llm.settings.evaluation import AnswerSettings, ExtraSettings, JudgeSettings
-from spin_llm.settings.scores import MachineSettings, ScoreSettings
+from spin_llm.settings.data import DataSettings, MachineSettings, ModelSettings, ScoreSettings
+from spin_llm.settings.edit import AnswerSettings, EditSettings, ExtraSettings, JudgeSettings, SearchSettings
 from spin_llm.settings.sources import as_pairs, default_sources, questions_of
 from spin_llm.settings.words import BY_MARGIN, CONTROLS, EFFORTS, MEASURES, RULES, SEARCHED, SHIPPED, SIGNED
 
