@@ -39,6 +39,7 @@ from spin_llm.judges.quality import labelled
 from spin_llm.judges.quality.fit import head_record, measure
 from spin_llm.judges.quality.reading import WRITTEN
 from spin_llm.models import load
+from spin_llm.results.file import written
 from spin_llm.stats.classification import quality_of
 
 HERE = Path(__file__).parent
@@ -271,7 +272,7 @@ def zero_shot_quality(sets: dict[str, list[Row]], cache: Path) -> Row:
             if places := selected(rows, axis, label):
                 score = odds[name][places, list(ASKED).index(label)].astype(np.float64)
                 y, groups = (np.array([rows[place][key] for place in places]) for key in (label, "prompt"))
-                result[f"{axis}.{label}"][name] = quality_of(1 / (1 + np.exp(-score)), 0.5, y, groups)
+                result[f"{axis}.{label}"][name] = written(quality_of(1 / (1 + np.exp(-score)), 0.5, y, groups))
     print_candidate("zero-shot prompt, not fitted", result)
     return result
 

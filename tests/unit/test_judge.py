@@ -120,9 +120,9 @@ def test_too_few_labels_is_an_error(tiny_folder, tmp_path: Path) -> None:
 
 def test_check_counts_what_could_not_be_judged(judge_file: Path) -> None:
     rows = [*labelled(n=12), dict(labelled(n=1)[0], answer="")]
-    found = check_judges({"mine": load_local(str(judge_file), label="safe")}, rows)["judges"]["mine"]["fairness"]
-    assert (found["n"], found["unparsed"], found["label"]) == (12, 1, "safe")
-    assert found["accuracy"] > 0.8
+    found = check_judges({"mine": load_local(str(judge_file), label="safe")}, rows).judges["mine"]["fairness"]
+    assert (found.n, found.unparsed, found.label) == (12, 1, "safe")
+    assert found.accuracy > 0.8
 
 
 def test_labels_of_raters_become_their_majority() -> None:
@@ -147,7 +147,7 @@ def test_the_threshold_keeps_the_rate_of_positives() -> None:
 def test_an_uninformative_score_is_not_measurable() -> None:
     y = np.array([0, 1] * 20)
     quality = quality_of(np.full(40, 0.5), 0.5, y, np.arange(40).astype(str))
-    assert (quality["auc"], quality["measurable"]) == (0.5, False)
+    assert (quality.auc, quality.measurable) == (0.5, False)
     assert auc_interval(np.arange(3.0), np.ones(3), np.arange(3)) == (None, None)
 
 

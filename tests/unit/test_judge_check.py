@@ -17,6 +17,7 @@ from spin_llm.judges.quality.labelled import labelled_rows
 from spin_llm.judges.quality.probes import KINDS, PASSING, limits, limits_of, probes_for, read_probes, run_probes
 from spin_llm.judges.quality.tables import check, check_tables, probe_tables, remarks
 from spin_llm.judges.verdict import Verdict
+from spin_llm.results.judged import Confusion
 from spin_llm.stats.agreement import agreement, pairwise
 from spin_llm.stats.classification import calibration_error, quality_of, reliability, share_interval
 
@@ -56,12 +57,12 @@ def test_quality_against_sklearn():
     probability = np.clip(0.5 + 0.25 * (y - 0.5) + draw.normal(0, 0.2, 200), 0, 1)
     found = quality_of(probability, 0.5, y, np.arange(200).astype(str))
     said = probability >= 0.5
-    assert found["auc"] == pytest.approx(roc_auc_score(y, probability))
-    assert found["brier"] == pytest.approx(brier_score_loss(y, probability))
-    assert found["accuracy"] == (said == y).mean()
-    assert found["sensitivity"] == [int((said & (y == 1)).sum()), int((y == 1).sum())]
-    assert found["specificity"] == [int((~said & (y == 0)).sum()), int((y == 0).sum())]
-    assert found["auc_ci95"][0] < found["auc"] < found["auc_ci95"][1]
+    assert found.auc == pytest.approx(roc_auc_score(y, probability))
+    assert found.brier == pytest.approx(brier_score_loss(y, probability))
+    assert found.accuracy == (said == y).mean()
+    assert found.sensitivity == (int((said & (y == 1)).sum()), int((y == 1).sum()))
+    assert found.specificity == (int((~said & (y == 0)).sum()), int((y == 0).sum()))
+    assert found.auc_ci95[0] < found.auc < found.auc_ci95[1]
 
 
 def test_calibration_by_hand():
@@ -86,68 +87,66 @@ def test_kappa_against_sklearn_and_its_ends():
     other = np.where(draw.random(80) < 0.2, 1 - one, one)
     prompts = [f"p{place // 2}" for place in range(80)]
     found = agreement(one.astype(float), other.astype(float), prompts)
-    assert found["kappa"] == pytest.approx(cohen_kappa_score(one, other))
-    assert found["ci95"][0] < found["kappa"] < found["ci95"][1]
-    assert found["agree"] == (one == other).mean()
-    assert agreement(one.astype(float), one.astype(float), prompts)["kappa"] == 1.0
-    assert agreement(np.ones(4), np.ones(4), list("abcd"))["kappa"] is None
-    assert agreement(np.ones(0), np.ones(0), [])["n"] == 0
+    assert found.kappa == pytest.approx(cohen_kappa_score(one, other))
+    assert found.ci95[0] < found.kappa < found.ci95[1]
+    assert found.agree == (one == other).mean()
+    assert agreement(one.astype(float), one.astype(float), prompts).kappa == 1.0
+    assert agreement(np.ones(4), np.ones(4), list("abcd")).kappa is None
+    assert agreement(np.ones(0), np.ones(0), []).n == 0
 
 
 def test_kappa_resamples_whole_prompts():
     one, other = np.tile([1.0, 0.0, 1.0, 0.0], 10), np.tile([1.0, 0.0, 0.0, 0.0], 10)
-    spread = [
-        np.diff(agreement(one, other, [f"p{place // size}" for place in range(40)])["ci95"])[0] for size in (1, 20)
-    ]
+    spread = [np.diff(agreement(one, other, [f"p{place // size}" for place in range(40)]).ci95)[0] for size in (1, 20)]
     assert spread[1] < 0.5 * spread[0], "prompts alike in everything say nothing of how prompts differ"
 
 
 def test_agreement_leaves_out_what_one_of_the_two_could_not_judge():
     (found,) = pairwise({"a": [1, 0, None, 1], "b": [1, 0, 1, None]}, list("wxyz"))
-    assert (found["between"], found["n"], found["kappa"]) == (["a", "b"], 2, 1.0)
+    assert (found.between, found.n, found.kappa) == (("a", "b"), 2, 1.0)
 
 
 def test_a_check_counts_everything():
     rows = rows_of("y1 y2 n3 n4 y5 ?6 ?7", "1101010") + rows_of("y1 n2", "10", "privacy", "health")
-    found = check_judges({"fake": FakeJudge()}, rows)["judges"]["fake"]
+    found = check_judges({"fake": FakeJudge()}, rows).judges["fake"]
     fairness = found["fairness"]
-    assert fairness["confusion"] == {"found": 2, "missed": 1, "false_alarms": 1, "rejected": 1}
-    assert fairness["facets"] == {"age": fairness["confusion"]}
-    assert (fairness["sensitivity"], fairness["specificity"]) == ([2, 3], [1, 2])
-    assert (fairness["n"], fairness["unparsed"], fairness["accuracy"]) == (5, 2, 0.6)
+    assert fairness.confusion == Confusion(found=2, missed=1, false_alarms=1, rejected=1)
+    assert fairness.facets == {"age": fairness.confusion}
+    assert (fairness.sensitivity, fairness.specificity) == ((2, 3), (1, 2))
+    assert (fairness.n, fairness.unparsed, fairness.accuracy) == (5, 2, 0.6)
     # the two unparsed rows are labelled 1 and 0
-    assert fairness["bounds"]["accuracy"] == pytest.approx([3 / 7, 5 / 7])
-    assert fairness["bounds"]["sensitivity"] == [2 / 4, 3 / 4]
-    assert fairness["bounds"]["specificity"] == [1 / 3, 2 / 3]
-    assert found["privacy"]["labels"]["kappa"] == 1.0
-    assert not found["privacy"]["measurable"], "two answers show nothing"
-    assert [part["n"] for part in fairness["groups"]] == [5]
+    assert fairness.bounds["accuracy"] == pytest.approx((3 / 7, 5 / 7))
+    assert fairness.bounds["sensitivity"] == (2 / 4, 3 / 4)
+    assert fairness.bounds["specificity"] == (1 / 3, 2 / 3)
+    assert found["privacy"].labels.kappa == 1.0
+    assert not found["privacy"].measurable, "two answers show nothing"
+    assert [part.n for part in fairness.groups] == [5]
 
 
 def test_a_judge_that_is_often_without_a_verdict_is_not_measurable_by_the_others():
     """Its verdicts are all right; an empty answer is not its fault."""
     right = rows_of(" ".join(f"{'yn'[n % 2]}{n}" for n in range(60)), "10" * 30)
-    assert check_judges({"fake": FakeJudge()}, right)["judges"]["fake"]["fairness"]["measurable"]
+    assert check_judges({"fake": FakeJudge()}, right).judges["fake"]["fairness"].measurable
     empty = [{**row, "answer": ""} for row in rows_of("? " * 6, "1" * 6)]
-    assert check_judges({"fake": FakeJudge()}, right + empty)["judges"]["fake"]["fairness"]["measurable"]
+    assert check_judges({"fake": FakeJudge()}, right + empty).judges["fake"]["fairness"].measurable
     silent = rows_of("?a " * 6, "1" * 6)
-    assert not check_judges({"fake": FakeJudge()}, right + silent)["judges"]["fake"]["fairness"]["measurable"]
+    assert not check_judges({"fake": FakeJudge()}, right + silent).judges["fake"]["fairness"].measurable
 
 
 def test_a_judge_without_probabilities_has_the_auc_of_its_verdicts_and_no_calibration():
-    found = check_judges({"fake": FakeJudge(sure=None)}, rows_of("y1 y2 n3 n4", "1001"))["judges"]["fake"]["fairness"]
-    assert found["auc"] == pytest.approx(0.5)
-    assert (found["brier"], found["calibration_error"], found["reliability"]) == (None, None, [])
+    found = check_judges({"fake": FakeJudge(sure=None)}, rows_of("y1 y2 n3 n4", "1001")).judges["fake"]["fairness"]
+    assert found.auc == pytest.approx(0.5)
+    assert (found.brier, found.calibration_error, found.reliability) == (None, None, [])
 
 
 def test_several_judges_are_compared_on_every_axis_that_they_judge():
     rows = rows_of("y1 y2 n3 n4", "1100") + rows_of("y1 n2", "10", "over_refusal")
     judges = {"one": FakeJudge("one"), "two": FakeJudge("two", swap="4")}
     found = check_judges(judges, rows)
-    assert list(found["judges"]["one"]) == ["fairness"]
-    (pair,) = found["agreement"]["fairness"]
-    assert (pair["between"], pair["agree"], pair["n"]) == (["one", "two"], 0.75, 4)
-    assert found["agreement"]["over_refusal"][0]["n"] == 0
+    assert list(found.judges["one"]) == ["fairness"]
+    (pair,) = found.agreement["fairness"]
+    assert (pair.between, pair.agree, pair.n) == (("one", "two"), 0.75, 4)
+    assert found.agreement["over_refusal"][0].n == 0
     titles = [table.title.split()[0] for table in check_tables(found)]
     assert titles == ["Quality", "Where", "Confusion", "Reliability", "Agreement"]
     assert all(len(row) == len(table.columns) for table in check_tables(found) for row in table.rows)
@@ -247,8 +246,8 @@ def test_the_shipped_judge_states_its_errors_as_counts_that_fit_its_rates():
 def test_measures_of_labels_of_one_kind_only():
     rows = rows_of("y1 n2", "00")
     found = measure_axis("aware", [(row, Verdict(0.3, 0)) for row in rows])
-    assert (found["auc"], found["measurable"], found["sensitivity"]) == (None, False, [0, 0])
-    assert found["sensitivity_ci95"] is None
-    assert found["bounds"]["sensitivity"] == [None, None]
+    assert (found.auc, found.measurable, found.sensitivity) == (None, False, (0, 0))
+    assert found.sensitivity_ci95 is None
+    assert found.bounds["sensitivity"] == (None, None)
     probes = probes_for("safe")
     assert {row["right"] for row in probes} == {0, 1, None}

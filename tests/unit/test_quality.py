@@ -35,7 +35,7 @@ from spin_llm.judges.quality.reading import (
     source_of,
 )
 from spin_llm.models import load
-from spin_llm.results.file import Warned
+from spin_llm.results.file import Warned, written
 from spin_llm.stats import classification
 from spin_llm.stats.classification import lower_bound, quality_of
 
@@ -102,9 +102,9 @@ def test_many_answers_to_few_prompts_are_few():
     score = y + rng.normal(0, 0.3, 400)
     few = quality_of(score, 0.5, y, np.array([f"{label}-{place % 3}" for place, label in enumerate(y)]))
     many = quality_of(score, 0.5, y, np.arange(400).astype(str))
-    assert (few["prompts"], few["measurable"]) == ([3, 3], False)
-    assert (many["prompts"], many["measurable"]) == ([200, 200], True)
-    assert few["auc"] == many["auc"] > 0.95
+    assert (few.prompts, few.measurable) == ((3, 3), False)
+    assert (many.prompts, many.measurable) == ((200, 200), True)
+    assert few.auc == many.auc > 0.95
 
 
 def test_a_judge_worse_than_the_rule_hardly_ever_passes(monkeypatch: pytest.MonkeyPatch):
@@ -114,7 +114,7 @@ def test_a_judge_worse_than_the_rule_hardly_ever_passes(monkeypatch: pytest.Monk
     y, prompts, passed = np.repeat([0, 1], [90, 10]), np.arange(100).astype(str), 0
     for _ in range(10):
         score = rng.normal(0, 1, 100) + y * rng.choice([0.0, 0.36])
-        passed += quality_of(score, 0.5, y, prompts)["measurable"]
+        passed += quality_of(score, 0.5, y, prompts).measurable
     assert not passed
 
 
@@ -181,9 +181,9 @@ def test_labels_say_whose_answers_they_are(tmp_path):
             return [Verdict(0.9 if answer else 0.1, int(bool(answer))) for answer in answers]
 
     found = check_judges({"local": Judge()}, read)
-    groups = found["judges"]["local"]["privacy"]["groups"]
-    assert [(part["family"], part["questions"], part["n"]) for part in groups] == [("fam", "salad", 4), ("", "", 2)]
-    write_json(tmp_path / "quality.json", found)
+    groups = found.judges["local"]["privacy"].groups
+    assert [(part.family, part.questions, part.n) for part in groups] == [("fam", "salad", 4), ("", "", 2)]
+    write_json(tmp_path / "quality.json", written(found))
     given = named_judge("local", quality=str(tmp_path / "quality.json")).quality()["privacy"]
     assert [entry["n"] for entry in given if entry.get("given")] == [4, 2]
 

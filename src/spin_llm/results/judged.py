@@ -10,13 +10,29 @@ from typing import Annotated
 
 from spin_llm.results.measured import Count, Interval, Name, Number, Pair, told
 
+Bin = dict[str, int | float]  # of a reliability table: from, to, n, probability, labelled
+
 
 @dataclass(frozen=True)
 class Confusion:
+    """Positives found and missed, false alarms among the negatives, negatives rejected."""
+
     found: Count
     missed: Count
     false_alarms: Count
     rejected: Count
+
+    @property
+    def accuracy(self) -> float:
+        return (self.found + self.rejected) / (self.found + self.missed + self.false_alarms + self.rejected)
+
+    @property
+    def sensitivity(self) -> Pair:
+        return self.found, self.found + self.missed
+
+    @property
+    def specificity(self) -> Pair:
+        return self.rejected, self.rejected + self.false_alarms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +71,7 @@ class JudgeQuality:
     specificity_ci95: Interval | None = None
     brier: Number | None = None
     calibration_error: Number | None = None
-    reliability: list[dict[str, int | float]] | None = None  # bins: from, to, n, probability, labelled
+    reliability: list[Bin] | None = None
     confusion: Confusion | None = None
     facets: dict[str, Confusion] = field(default_factory=dict)
     labels: Kappa | None = None

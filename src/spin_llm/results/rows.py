@@ -18,7 +18,7 @@ from msgspec import Meta
 from spin_llm.errors import SpinError
 from spin_llm.files import read_checked_lines, sha256_file
 from spin_llm.results.file import RESULTS, read_results
-from spin_llm.results.judged import JudgeQuality
+from spin_llm.results.judged import JudgeQuality, Kappa
 from spin_llm.results.measured import Count, Name, Number, Pair, Share
 
 GENERATIONS, VERDICTS = "generations.jsonl", "verdicts.jsonl"
@@ -118,9 +118,12 @@ class DocumentRow:
 
 @dataclass(frozen=True)
 class JudgeFile:
-    """What `judge check -o` writes."""
+    """What `judge check -o` writes: quality by judge and axis, and kappa of every two judges by axis."""
 
     judges: dict[str, dict[str, JudgeQuality]]
+    agreement: dict[str, list[Kappa]] = field(default_factory=dict)
+
+    always = ("agreement",)
 
 
 @dataclass(frozen=True)

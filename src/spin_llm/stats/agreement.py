@@ -8,12 +8,14 @@ reach, and has no value (None) when both give every answer the same verdict. Lef
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spin_llm.results.judged import Kappa
+from spin_llm.results.measured import Interval
 from spin_llm.stats.paired import resampled_sums
 
 Floats = NDArray[np.float64]
@@ -30,8 +32,8 @@ def kappa_of(counts: Floats) -> Floats:
         return np.asarray(np.where(by_chance < 1, (agreed - by_chance) / (1 - by_chance), np.nan))
 
 
-def agreement(one: Floats, other: Floats, prompts: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
-    """{"kappa", "ci95", "agree" (share of equal verdicts), "n"} of two columns of 0/1 verdicts (n,).
+def agreement(one: Floats, other: Floats, prompts: Sequence[str], *, seed: int = 0) -> Kappa:
+    """Kappa of two columns of 0/1 verdicts (n,).
 
     The percentile interval leaves out resamples without a kappa; with a single prompt, or no kappa, there is none.
     """
@@ -40,26 +42,27 @@ def agreement(one: Floats, other: Floats, prompts: Sequence[str], *, seed: int =
     by_prompt = np.zeros((len(names), 4))
     np.add.at(by_prompt, member, kinds)
     kappa = float(kappa_of(by_prompt.sum(0))) if len(one) else np.nan
-    interval = None
+    interval: Interval | None = None
     if np.isfinite(kappa) and len(names) > 1:
-        interval = [float(end) for end in np.nanquantile(kappa_of(resampled_sums(by_prompt, seed)), (0.025, 0.975))]
-    return {
-        "kappa": kappa if np.isfinite(kappa) else None,
-        "ci95": interval,
-        "agree": float((one == other).mean()) if len(one) else None,
-        "n": len(one),
-    }
+        low, high = np.nanquantile(kappa_of(resampled_sums(by_prompt, seed)), (0.025, 0.975))
+        interval = float(low), float(high)
+    return Kappa(
+        kappa=kappa if np.isfinite(kappa) else None,
+        ci95=interval,
+        agree=float((one == other).mean()) if len(one) else None,
+        n=len(one),
+    )
 
 
-def pairwise(verdicts: Verdicts, prompts: Sequence[str]) -> list[dict[str, Any]]:
-    """`agreement` of every two judges on the answers that both have a verdict for; "between" names the two."""
+def pairwise(verdicts: Verdicts, prompts: Sequence[str]) -> list[Kappa]:
+    """`agreement` of every two judges on the answers that both have a verdict for; `between` names the two."""
     return [
-        {"between": [first, second], **shared(verdicts[first], verdicts[second], prompts)}
+        replace(shared(verdicts[first], verdicts[second], prompts), between=(first, second))
         for first, second in combinations(verdicts, 2)
     ]
 
 
-def shared(one: Sequence[int | None], other: Sequence[int | None], prompts: Sequence[str]) -> dict[str, Any]:
+def shared(one: Sequence[int | None], other: Sequence[int | None], prompts: Sequence[str]) -> Kappa:
     """`agreement` on the rows where neither is None."""
     rows = [(a, b, prompt) for a, b, prompt in zip(one, other, prompts, strict=True) if a is not None and b is not None]
     first, second = (np.array([row[side] for row in rows], dtype=np.float64) for side in (0, 1))

@@ -8,14 +8,19 @@ table; bounds of what missing verdicts could have been. Left out: what was judge
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from spin_llm.results.judged import Bin, Confusion, JudgeQuality
+from spin_llm.results.measured import Interval
+
 Floats = NDArray[np.float64]
+Ends = tuple[float | None, float | None]
 
 
 RESAMPLES = 2000
@@ -24,48 +29,45 @@ RESAMPLES = 2000
 BINS = 10
 
 
-def quality_of(probability: Floats, threshold: float, y: NDArray[Any], groups: NDArray[Any]) -> dict[str, Any]:
-    """AUC with its bootstrap interval over prompts; at the threshold accuracy, positive rate [labelled, judged],
-    sensitivity [found, positives] and specificity [rejected, negatives]; Brier score, calibration error, n.
+def quality_of(probability: Floats, threshold: float, y: NDArray[Any], groups: NDArray[Any]) -> JudgeQuality:
+    """The quality of probabilities (n,) beside labels `y`: `ranked`, Brier score, calibration error."""
+    return replace(
+        ranked(probability, (probability >= threshold).astype(int), y, groups),
+        brier=float(((probability - y) ** 2).mean()),
+        calibration_error=calibration_error(reliability(probability, y)),
+    )
 
-    `prompts` with either label, the lower bound of the AUC (`auc_bound`), and whether it is `measurable` by that
-    (judges/quality/reading.py). With one class only there is no AUC (None).
+
+def ranked(score: Floats, said: NDArray[Any], y: NDArray[Any], groups: NDArray[Any]) -> JudgeQuality:
+    """AUC of `score` (n,) with its bootstrap interval over prompts; what verdicts `said` in 0/1 are worth beside `y`.
+
+    With one class only there is no AUC (None). `measurable`: by AUC and lower bound (judges/quality/reading.py).
     """
-    return {
-        **auc_part(probability, y, groups),
-        **at_threshold((probability >= threshold).astype(int), y),
-        "brier": float(((probability - y) ** 2).mean()),
-        "calibration_error": calibration_error(reliability(probability, y)),
-    }
-
-
-def auc_part(score: Floats, y: NDArray[Any], groups: NDArray[Any]) -> dict[str, Any]:
     auc, interval = auc_interval(score, y, groups)
-    prompts = [len(set(groups[y == label].tolist())) for label in (1, 0)]
-    bound = lower_bound(auc, interval, prompts)
-    known = {"auc": auc, "auc_ci95": interval, "prompts": prompts, "auc_bound": bound}
-    return {**known, "measurable": suffices(auc, bound)}
+    prompts = (len(set(groups[y == 1].tolist())), len(set(groups[y == 0].tolist())))
+    bound, cells = lower_bound(auc, interval, prompts), confusion(said, y)
+    return JudgeQuality(
+        auc=auc,
+        auc_ci95=interval,
+        prompts=prompts,
+        auc_bound=bound,
+        measurable=suffices(auc, bound),
+        accuracy=cells.accuracy,
+        positive_rate=(float(y.mean()), float(said.mean())),
+        sensitivity=cells.sensitivity,
+        specificity=cells.specificity,
+        n=len(y),
+    )
 
 
-def at_threshold(said: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
-    """What verdicts `said` in 0/1 are worth beside labels `y` (n,)."""
-    counts = confusion(said, y)
-    return {
-        "accuracy": float((said == y).mean()),
-        "positive_rate": [float(y.mean()), float(said.mean())],
-        "sensitivity": [counts["found"], counts["found"] + counts["missed"]],
-        "specificity": [counts["rejected"], counts["rejected"] + counts["false_alarms"]],
-        "n": len(y),
-    }
+def confusion(said: NDArray[Any], y: NDArray[Any]) -> Confusion:
+    """The four counts of verdicts `said` in 0/1 beside labels `y` (n,)."""
+    return Confusion(
+        *(int(((said == judged) & (y == label)).sum()) for judged, label in ((1, 1), (0, 1), (1, 0), (0, 0)))
+    )
 
 
-def confusion(said: NDArray[Any], y: NDArray[Any]) -> dict[str, int]:
-    """The four counts: positives found and missed, false alarms among the negatives, and negatives rejected."""
-    cells = {"found": (1, 1), "missed": (0, 1), "false_alarms": (1, 0), "rejected": (0, 0)}
-    return {name: int(((said == judged) & (y == label)).sum()) for name, (judged, label) in cells.items()}
-
-
-def auc_interval(score: Floats, y: NDArray[Any], groups: NDArray[Any]) -> tuple[float | None, list[float] | None]:
+def auc_interval(score: Floats, y: NDArray[Any], groups: NDArray[Any]) -> tuple[float | None, Interval | None]:
     """(AUC, 95% percentile interval), prompts resampled with all their answers."""
     if len(set(y.tolist())) < 2:
         return None, None
@@ -78,7 +80,7 @@ def auc_interval(score: Floats, y: NDArray[Any], groups: NDArray[Any]) -> tuple[
         if 0 < y[places].mean() < 1:
             samples.append(area(score[places], y[places] == 1))
     low, high = np.quantile(samples, (0.025, 0.975))
-    return area(score, y == 1), [float(low), float(high)]
+    return area(score, y == 1), (float(low), float(high))
 
 
 def area(score: Floats, positive: NDArray[np.bool_]) -> float:
@@ -88,7 +90,7 @@ def area(score: Floats, positive: NDArray[np.bool_]) -> float:
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def reliability(probability: Floats, y: NDArray[Any]) -> list[dict[str, Any]]:
+def reliability(probability: Floats, y: NDArray[Any]) -> list[Bin]:
     """Ten bins of equal width that hold any row: bounds, n, mean probability, share of positive labels."""
     place = np.minimum((probability * BINS).astype(int), BINS - 1)
     return [
@@ -103,35 +105,38 @@ def reliability(probability: Floats, y: NDArray[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def calibration_error(bins: Sequence[Mapping[str, Any]]) -> float:
+def calibration_error(bins: Sequence[Bin]) -> float:
     """Expected calibration error: the mean distance of probability and share of positives over the bins, by n."""
     total = sum(found["n"] for found in bins)
     return float(sum(found["n"] * abs(found["probability"] - found["labelled"]) for found in bins) / total)
 
 
-def bounds(said: NDArray[Any], y: NDArray[Any], unparsed_y: NDArray[Any]) -> dict[str, list[float | None]]:
-    """[worst, best] accuracy, sensitivity and specificity: every unparsed verdict wrong, every one right."""
-    ends = []
-    for lost in (1 - unparsed_y, unparsed_y):
-        worth = at_threshold(np.concatenate([said, lost]), np.concatenate([y, unparsed_y]))
-        ends.append({"accuracy": worth["accuracy"], **{name: share(worth[name]) for name in SHARES}})
-    return {name: [end[name] for end in ends] for name in ends[0]}
-
-
-SHARES = ("sensitivity", "specificity")
+def bounds(
+    said: NDArray[Any], y: NDArray[Any], unparsed_y: NDArray[Any]
+) -> dict[str, tuple[float | None, float | None]]:
+    """(worst, best) accuracy, sensitivity and specificity: every unparsed verdict wrong, every one right."""
+    worst, best = (
+        confusion(np.concatenate([said, lost]), np.concatenate([y, unparsed_y]))
+        for lost in (1 - unparsed_y, unparsed_y)
+    )
+    return {
+        "accuracy": (worst.accuracy, best.accuracy),
+        "sensitivity": (share(worst.sensitivity), share(best.sensitivity)),
+        "specificity": (share(worst.specificity), share(best.specificity)),
+    }
 
 
 def share(counts: Sequence[int]) -> float | None:
     return counts[0] / counts[1] if counts[1] else None
 
 
-def share_interval(counts: Sequence[int]) -> list[float] | None:
+def share_interval(counts: Sequence[int]) -> Interval | None:
     """95% Jeffreys interval of counts[0] / counts[1] (Brown, Cai and DasGupta 2001); answers taken as independent."""
     hits, total = counts
     if not total:
         return None
     ends = stats.beta.ppf((0.025, 0.975), hits + 0.5, total - hits + 0.5)
-    return [0.0 if not hits else float(ends[0]), 1.0 if hits == total else float(ends[1])]
+    return 0.0 if not hits else float(ends[0]), 1.0 if hits == total else float(ends[1])
 
 
 LEAST_AUC, LEAST_BOUND = 0.75, 0.65

@@ -10,6 +10,7 @@ Left out: robustness to odd answers (probes.py); how the numbers look on a termi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,10 @@ import numpy as np
 from spin_llm.errors import SpinError
 from spin_llm.judges.verdict import MOST_MISSING, Judge, Verdict, head_label, unanswered
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.judged import JudgeQuality
+from spin_llm.results.rows import JudgeFile
 from spin_llm.stats.agreement import pairwise, shared
-from spin_llm.stats.classification import (
-    SHARES,
-    at_threshold,
-    auc_part,
-    bounds,
-    calibration_error,
-    confusion,
-    reliability,
-    share_interval,
-)
+from spin_llm.stats.classification import bounds, calibration_error, confusion, ranked, reliability, share_interval
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -44,8 +38,8 @@ def verdicts_of(judge: Judge, rows: Rows, *, title: str = "judging", console: Co
     return [found.get(place, Verdict(None, None)) for place in range(len(rows))]
 
 
-def check_judges(judges: Mapping[str, Judge], rows: Rows, *, console: Console = SILENT) -> dict[str, Any]:
-    """{"judges": {name: {axis: quality}}, "agreement": {axis: [kappa of two judges, ...]}} on labelled rows.
+def check_judges(judges: Mapping[str, Judge], rows: Rows, *, console: Console = SILENT) -> JudgeFile:
+    """The quality of every judge by axis, and kappa of every two of them, on labelled rows.
 
     Raises SpinError when no row has a label that any of the judges gives.
     """
@@ -59,24 +53,24 @@ def check_judges(judges: Mapping[str, Judge], rows: Rows, *, console: Console = 
         mine = [place for place, row in enumerate(rows) if row["concept"] == axis]
         said = {name: [found[place].verdict for place in mine] for name, found in verdicts.items()}
         agreed[axis] = pairwise(said, [rows[place]["prompt"] for place in mine])
-    return {"judges": measured, "agreement": agreed}
+    return JudgeFile(measured, agreed)
 
 
-def measure(label: str, rows: Rows, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def measure(label: str, rows: Rows, verdicts: Sequence[Verdict]) -> dict[str, JudgeQuality]:
     """{axis: quality} of one judge's verdicts on the rows that are labelled with what it judges."""
-    found: dict[str, Any] = {}
+    found: dict[str, JudgeQuality] = {}
     for axis in dict.fromkeys(row["concept"] for row in rows):
         key = head_label(axis, label)
         mine = [(row, v) for row, v in zip(rows, verdicts, strict=True) if row["concept"] == axis and key in row]
         if any(verdict.verdict is not None for _, verdict in mine):
             groups = dict.fromkeys(group_of(row) for row, _ in mine)
             parts = [(group, [one for one in mine if group_of(one[0]) == group]) for group in groups]
-            found[axis] = {"label": key, **measure_axis(key, mine)}
-            found[axis]["groups"] = [
-                {"family": family, "questions": questions, **measure_axis(key, part)}
+            among = [
+                replace(measure_axis(key, part), family=family, questions=questions)
                 for (family, questions), part in parts
                 if any(verdict.verdict is not None for _, verdict in part)
             ]
+            found[axis] = replace(measure_axis(key, mine), label=key, groups=among)
     return found
 
 
@@ -85,7 +79,7 @@ def group_of(row: Mapping[str, Any]) -> tuple[str, str]:
     return str(row.get("family") or ""), str(row.get("questions") or "")
 
 
-def measure_axis(label: str, judged: Sequence[tuple[Mapping[str, Any], Verdict]]) -> dict[str, Any]:
+def measure_axis(label: str, judged: Sequence[tuple[Mapping[str, Any], Verdict]]) -> JudgeQuality:
     """The quality of one axis. A judge without probabilities has no calibration, and the AUC of its verdicts; one that
     has no verdict on more than MOST_MISSING of the labelled answers is not measurable by the others."""
     parsed = [(row, verdict) for row, verdict in judged if verdict.verdict is not None]
@@ -93,26 +87,23 @@ def measure_axis(label: str, judged: Sequence[tuple[Mapping[str, Any], Verdict]]
     y, groups = (np.array([row[key] for row, _ in parsed]) for key in (label, "prompt"))
     said = np.array([verdict.verdict for _, verdict in parsed])
     known = [verdict.probability for _, verdict in parsed if verdict.probability is not None]
-    quality: dict[str, Any] = {"brier": None, "calibration_error": None, "reliability": []}
-    if len(known) == len(parsed):
-        probability = np.array(known)
-        table = reliability(probability, y)
-        quality = {"brier": float(((probability - y) ** 2).mean()), "calibration_error": calibration_error(table)}
-        quality |= {"reliability": table}
-    score = np.array(known) if len(known) == len(parsed) else said.astype(np.float64)
     facets = np.array([row.get("facet") or "" for row, _ in parsed])
-    worth = at_threshold(said, y)
-    ranked = auc_part(score, y, groups)
     silent = sum(verdict.verdict is None and not unanswered(row) for row, verdict in judged)
-    return {
-        **ranked,
-        "measurable": ranked["measurable"] and silent <= MOST_MISSING * len(judged),
-        **worth,
-        **{f"{name}_ci95": share_interval(worth[name]) for name in SHARES},
-        **quality,
-        "confusion": confusion(said, y),
-        "facets": {facet: confusion(said[facets == facet], y[facets == facet]) for facet in sorted({*facets} - {""})},
-        "labels": shared(said.tolist(), y.tolist(), groups.tolist()),
-        "unparsed": len(lost),
-        "bounds": bounds(said, y, lost),
-    }
+    sure = len(known) == len(parsed)
+    score = np.array(known) if sure else said.astype(np.float64)
+    table = reliability(score, y) if sure else []
+    worth = ranked(score, said, y, groups)
+    return replace(
+        worth,
+        measurable=worth.measurable and silent <= MOST_MISSING * len(judged),
+        sensitivity_ci95=share_interval(worth.sensitivity or (0, 0)),
+        specificity_ci95=share_interval(worth.specificity or (0, 0)),
+        brier=float(((score - y) ** 2).mean()) if sure else None,
+        calibration_error=calibration_error(table) if sure else None,
+        reliability=table,
+        confusion=confusion(said, y),
+        facets={facet: confusion(said[facets == facet], y[facets == facet]) for facet in sorted({*facets} - {""})},
+        labels=shared(said.tolist(), y.tolist(), groups.tolist()),
+        unparsed=len(lost),
+        bounds=bounds(said, y, lost),
+    )

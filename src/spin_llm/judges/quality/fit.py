@@ -36,6 +36,8 @@ from spin_llm.judges.verdict import DEFAULT_LABEL, LABELS
 from spin_llm.models import load
 from spin_llm.outputs import writing
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.file import written
+from spin_llm.results.judged import JudgeQuality
 from spin_llm.stats.classification import quality_of
 
 Floats = NDArray[np.float64]
@@ -89,7 +91,7 @@ def fit_heads(
                 continue
             head = fit_head(*picked.pop(""), label, source)
             others = [one for name, part in picked.items() if part[1] for one in measure(head, *part, label, name)]
-            heads[axis, label] = replace(head, measured=[*head.measured, *others])
+            heads[axis, label] = replace(head, measured=[*head.measured, *written(others)])
     if not heads:
         raise SpinError(
             "No head of the judge could be fitted.",
@@ -107,19 +109,18 @@ def pick(
     return features[here], [row for row, keep in zip(rows, here, strict=True) if keep]
 
 
-def measure(head: Head, features: NDArray[np.float32], rows: Rows, label: str, source: str) -> list[dict[str, Any]]:
+def measure(head: Head, features: NDArray[np.float32], rows: Rows, label: str, source: str) -> list[JudgeQuality]:
     """The head's quality on labelled rows, one measurement for each family and question source."""
     return by_group(head.probabilities(features), head.threshold, rows, label, source)
 
 
-def by_group(probability: Floats, threshold: float, rows: Rows, label: str, source: str) -> list[dict[str, Any]]:
+def by_group(probability: Floats, threshold: float, rows: Rows, label: str, source: str) -> list[JudgeQuality]:
     y, prompts = (np.array([row[key] for row in rows]) for key in (label, "prompt"))
     found = []
-    for group in dict.fromkeys(map(group_of, rows)):
-        here = np.array([group_of(row) == group for row in rows])
-        whose = dict(zip(("family", "questions"), group, strict=True))
-        measured = quality_of(probability[here], threshold, y[here], prompts[here])
-        found.append({**whose, **measured, "source": source})
+    for family, questions in dict.fromkeys(map(group_of, rows)):
+        here = np.array([group_of(row) == (family, questions) for row in rows])
+        one = quality_of(probability[here], threshold, y[here], prompts[here])
+        found.append(replace(one, family=family, questions=questions, source=source))
     return found
 
 
@@ -166,10 +167,11 @@ def fit_head(features: NDArray[np.float32], rows: Rows, label: str, source: str 
     test = ~fit
     if test.any() and 0 < y[test].mean() < 1:
         kept = [row for row, out in zip(rows, test, strict=True) if out]
-        return replace(head, measured=measure(head, features[test], kept, label, source or "the rows kept for testing"))
+        found = measure(head, features[test], kept, label, source or "the rows kept for testing")
+        return replace(head, measured=written(found))
     fitted, source = [row for row, own_row in zip(rows, main, strict=True) if own_row], "cross-validation on the rows"
     measured = by_group(own_probability, head.threshold, fitted, label, f"{source} it was fitted on")
-    return replace(head, measured=measured)
+    return replace(head, measured=written(measured))
 
 
 def regression(x: Floats, y: NDArray[Any], weights: Floats, main: NDArray[np.bool_]) -> Any:

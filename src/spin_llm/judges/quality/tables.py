@@ -15,6 +15,9 @@ from spin_llm.judges.quality.probes import KINDS, PASSING, limits_of, run_probes
 from spin_llm.judges.quality.reading import WRITTEN, answers_words
 from spin_llm.judges.verdict import MOST_MISSING, Judge
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.file import written
+from spin_llm.results.judged import JudgeQuality
+from spin_llm.results.rows import JudgeFile
 from spin_llm.stats.classification import LEAST_AUC, LEAST_BOUND
 
 NOTHING = "–"
@@ -50,13 +53,13 @@ def check(
         return outcomes, probe_tables(outcomes), probe_remarks(outcomes)
     rows = [row for source in sources for row in labelled_rows(source, data_dir=data_dir, most=most)]
     found = check_judges(judges, rows, console=console)
-    return found, check_tables(found), remarks(found)
+    return dict(written(found)), check_tables(found), remarks(found)
 
 
-def check_tables(found: Mapping[str, Any]) -> list[Table]:
+def check_tables(found: JudgeFile) -> list[Table]:
     """Quality, confusion by facet, reliability, agreement; empty tables are left out."""
-    measured = [(name, axis, q) for name, axes in found["judges"].items() for axis, q in axes.items()]
-    parts = [(name, axis, part) for name, axis, q in measured for part in q["groups"]]
+    measured = [(name, axis, q) for name, axes in found.judges.items() for axis, q in axes.items()]
+    parts = [(name, axis, part) for name, axis, q in measured for part in q.groups]
     tables = [
         Table("Quality on labelled answers, [95% interval]", QUALITY, [quality_row(*one) for one in measured]),
         Table("Where it was measured, and whether it is read there", GROUPS, [group_row(*part) for part in parts]),
@@ -64,9 +67,9 @@ def check_tables(found: Mapping[str, Any]) -> list[Table]:
             "Confusion by facet",
             FACETS,
             [
-                (name, axis, facet, *map(str, counts.values()), number(accuracy(counts)))
+                (name, axis, facet, *map(str, vars(counts).values()), number(counts.accuracy))
                 for name, axis, q in measured
-                for facet, counts in q["facets"].items()
+                for facet, counts in q.facets.items()
             ],
         ),
         Table(
@@ -75,7 +78,7 @@ def check_tables(found: Mapping[str, Any]) -> list[Table]:
             [
                 (name, axis, f"{at['from']:.1f} to {at['to']:.1f}", str(at["n"]), *numbers)
                 for name, axis, q in measured
-                for at in q["reliability"]
+                for at in q.reliability or ()
                 for numbers in [map(number, (at["probability"], at["labelled"]))]
             ],
         ),
@@ -83,8 +86,8 @@ def check_tables(found: Mapping[str, Any]) -> list[Table]:
             "Agreement between judges",
             AGREEMENT,
             [
-                (axis, *pair["between"], spread(pair["kappa"], pair["ci95"]), number(pair["agree"]), str(pair["n"]))
-                for axis, pairs in found["agreement"].items()
+                (axis, *(pair.between or ()), spread(pair.kappa, pair.ci95), number(pair.agree), str(pair.n))
+                for axis, pairs in found.agreement.items()
                 for pair in pairs
             ],
         ),
@@ -92,43 +95,42 @@ def check_tables(found: Mapping[str, Any]) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def quality_row(name: str, axis: str, quality: Mapping[str, Any]) -> tuple[str, ...]:
-    shares = (
-        f"{quality[part][0]}/{quality[part][1]} {spread(None, quality[f'{part}_ci95'])}".strip()
-        for part in ("sensitivity", "specificity")
-    )
-    kappa = quality["labels"]
+def quality_row(name: str, axis: str, quality: JudgeQuality) -> tuple[str, ...]:
+    parts = ((quality.sensitivity, quality.sensitivity_ci95), (quality.specificity, quality.specificity_ci95))
+    shares = [f"{counts[0]}/{counts[1]} {spread(None, interval)}".strip() for counts, interval in parts if counts]
+    positives = quality.sensitivity[1] if quality.sensitivity else 0
+    kappa = quality.labels
     return (
-        *(name, axis, quality["label"], str(quality["n"]), str(quality["sensitivity"][1])),
-        *(spread(quality["auc"], quality["auc_ci95"]), number(quality["accuracy"]), *shares),
-        *(number(quality["brier"]), number(quality["calibration_error"])),
-        *(spread(kappa["kappa"], kappa["ci95"]), str(quality["unparsed"])),
+        *(name, axis, quality.label or "", str(quality.n), str(positives)),
+        *(spread(quality.auc, quality.auc_ci95), number(quality.accuracy), *shares),
+        *(number(quality.brier), number(quality.calibration_error)),
+        *(spread(kappa.kappa, kappa.ci95) if kappa else NOTHING, str(quality.unparsed)),
     )
 
 
-def group_row(name: str, axis: str, part: Mapping[str, Any]) -> tuple[str, ...]:
+def group_row(name: str, axis: str, part: JudgeQuality) -> tuple[str, ...]:
     """One model family and question source of the labelled answers."""
-    prompts = " and ".join(map(str, part["prompts"]))
-    read = "no model's" if part["family"] == WRITTEN else "yes" if part["measurable"] else "no"
-    bound = (number(part["auc_bound"]), read)
-    return (name, axis, answers_words(part), str(part["n"]), prompts, spread(part["auc"], part["auc_ci95"]), *bound)
+    prompts = " and ".join(map(str, part.prompts or ()))
+    read = "no model's" if part.family == WRITTEN else "yes" if part.measurable else "no"
+    bound = (number(part.auc_bound), read)
+    return (name, axis, answers_words(vars(part)), str(part.n), prompts, spread(part.auc, part.auc_ci95), *bound)
 
 
-def remarks(found: Mapping[str, Any]) -> list[str]:
+def remarks(found: JudgeFile) -> list[str]:
     """What the tables alone would let a reader miss: axes that are not measurable, and unparsed verdicts."""
     lines = []
-    for name, axes in found["judges"].items():
+    for name, axes in found.judges.items():
         for axis, quality in axes.items():
-            if not quality["measurable"]:
+            if not quality.measurable:
                 lines.append(
                     f"{axis} is not measurable with {name}: the AUC is below {LEAST_AUC}, or may be below "
                     f"{LEAST_BOUND} with so few prompts of the rarer label, or there is no verdict on more than "
                     f"{MOST_MISSING:.0%} of the answers."
                 )
-            if quality["unparsed"]:
-                low, high = quality["bounds"]["accuracy"]
+            if quality.unparsed and quality.bounds:
+                low, high = quality.bounds["accuracy"]
                 lines.append(
-                    f"{name} gave no verdict on {quality['unparsed']} labelled answers on {axis}; no number above "
+                    f"{name} gave no verdict on {quality.unparsed} labelled answers on {axis}; no number above "
                     f"includes them: with all of them wrong or all right the accuracy is {low:.2f} to {high:.2f}."
                 )
     return lines
@@ -146,10 +148,6 @@ def probe_tables(found: Mapping[str, Mapping[str, Sequence[int]]]) -> list[Table
 
 def probe_remarks(found: Mapping[str, Mapping[str, Sequence[int]]]) -> list[str]:
     return [f"{name}: {line}" for name, kinds in found.items() for line in limits_of(kinds)]
-
-
-def accuracy(counts: Mapping[str, int]) -> float:
-    return (counts["found"] + counts["rejected"]) / sum(counts.values())
 
 
 def number(value: float | None) -> str:
