@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,17 @@ from common import RESULTS, machine
 from spin_llm import pipeline
 from spin_llm.evaluate.answers import BASE, EDITED, Evaluation
 from spin_llm.evaluate.comparison import evaluate
-from spin_llm.files import read_json, write_json
+from spin_llm.files import read_json, read_typed, write_json
 from spin_llm.patch.patch import Patch, memory_patch
 from spin_llm.pipeline.context import Run, encode
 from spin_llm.progress import Console
+from spin_llm.results.file import written
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import ScoreSet, score_concept
+from spin_llm.results.searched import Trial
+from spin_llm.scores import ScoreSet, Scoring, score_concept
 from spin_llm.search.find import find_edit
 from spin_llm.search.proxy import Reference, measure_proxy, measure_reference
 from spin_llm.search.ranking import ranked
-from spin_llm.search.trial import Trial
 from spin_llm.search.trials import Bench, attempt, edited_model
 from spin_llm.selection import Selection, candidate_entries, random_like, select
 from spin_llm.settings import EFFORTS, RunSettings, default_sources
@@ -92,12 +93,15 @@ def rounds(bench: Bench, settings: RunSettings, data: Any, recipe: Recipe, parts
         with edited_model(bench.loaded, memory_patch(bench.loaded.model, replace(whole, indices=chosen))):
             encoded = {n: encode(settings, bench.loaded, rows) for n, rows in data.concepts.items()}
             unaware = {n: encode(settings, bench.loaded, rows) for n, rows in data.unaware.items()}
-            options: dict[str, Any] = {"statistics": ("taylor", "margin"), "keep": settings.keep}
-            concepts = {n: score_concept(bench.loaded, rows, unaware[n], **options) for n, rows in encoded.items()}
+            how = Scoring(("taylor", "margin"), keep=settings.keep)
+            concepts = {n: score_concept(bench.loaded, rows, unaware[n], how) for n, rows in encoded.items()}
             entries = candidate_entries(concepts, names)
             protected = {
                 n: score_concept(
-                    bench.loaded, encode(settings, bench.loaded, rows), keep=settings.keep, candidates=entries
+                    bench.loaded,
+                    encode(settings, bench.loaded, rows),
+                    how=Scoring(keep=settings.keep),
+                    candidates=entries,
                 )
                 for n, rows in data.protect.items()
             }
@@ -110,7 +114,7 @@ def rounds(bench: Bench, settings: RunSettings, data: Any, recipe: Recipe, parts
 
 def measured(bench: Bench, selection: Selection, base: Reference) -> dict[str, Any]:
     with edited_model(bench.loaded, memory_patch(bench.loaded.model, selection)) as edited:
-        return measure_proxy(edited, bench.contrasts, bench.general, base).as_json()
+        return asdict(measure_proxy(edited, bench.contrasts, bench.general, base))
 
 
 def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]) -> dict[str, Any]:
@@ -123,7 +127,7 @@ def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]
     bench = pipeline.bench_of(run, run.scores)
     search = {axis: asked[: arguments.search] for axis, asked in data.search.items()}
     effort = replace(settings.budget, trials=arguments.trials, survivors=arguments.survivors)
-    recipe, record = find_edit(
+    record = find_edit(
         bench,
         pipeline.usual_recipe(settings, "coupled", 1e-4),
         folder / "search",
@@ -138,11 +142,9 @@ def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]
     if not grid_file.is_file():
         write_json(
             grid_file,
-            [trial.as_json() for trial in tried_ratios(replace(bench, max_increase=max(limits)), rules, settings.keep)],
+            [written(trial) for trial in tried_ratios(replace(bench, max_increase=max(limits)), rules, settings.keep)],
         )
-    from spin_llm.search.trial import trial_of
-
-    grid = [trial_of(row) for row in read_json(grid_file)]
+    grid, recipe = read_typed(grid_file, list[Trial]), record.recipe
     auto = select(bench.scores, recipe)
     patches: dict[str, tuple[Patch, str]] = {}
     patches[EDITED] = (memory_patch(loaded.model, auto, scale=recipe.scale), recipe.words())
@@ -182,7 +184,7 @@ def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]
         }
         for name, (patch, words) in patches.items()
     }
-    found: dict[str, Any] = {"seed": seed, "search": record, "grid": [trial.as_json() for trial in grid]}
+    found: dict[str, Any] = {"seed": seed, "search": written(record), "grid": [written(trial) for trial in grid]}
     found["edits"] = edits
     if arguments.rounds and seed == arguments.seeds[0]:
         most = Recipe("signed", 5e-5, granularity="model", protect_ratio=settings.keep)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def one_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     views: dict[str, Any] = {BASE: lambda: nullcontext(loaded)}
     for place, (name, patch) in enumerate(patches.items()):
         with edited_model(loaded, patch) as edited:
-            margins[name] = measure_proxy(edited, bench.contrasts, bench.general, reference).as_json()
+            margins[name] = asdict(measure_proxy(edited, bench.contrasts, bench.general, reference))
         print(name, patch.weights, margins[name], flush=True)
         views[name if place else EDITED] = lambda patch=patch: edited_model(loaded, patch)
     results = evaluate(views, run.evaluation, run.judge, folder / "final", coherence=run.coherence, console=console)

@@ -44,7 +44,7 @@ from work import Product, measured_rate, seconds_of_sums, unavoidable
 
 from spin_llm.data import Example
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, load
-from spin_llm.scores import Plan, importance, make_batches, make_plan, ranks, score_concept
+from spin_llm.scores import Passes, Plan, importance, make_batches, make_plan, ranks, score_concept
 from spin_llm.scores import concept as scoring_module
 from spin_llm.scores import plan as plan_module
 from spin_llm.scores.importance import new_totals
@@ -205,7 +205,7 @@ def passes_job(settings: Settings, wanted: int) -> dict[str, Any]:
     plan = plan_of_passes(loaded, examples, wanted)
     with peak_memory(loaded.device) as peak:
         start = time.perf_counter()
-        score_concept(loaded, examples, plan=plan)
+        score_concept(loaded, examples, passes=Passes(plan))
         seconds = time.perf_counter() - start
         measured = peak()
     return {
@@ -287,10 +287,10 @@ def ranks_job(settings: Settings) -> dict[str, Any] | None:
     with ranks() as joined:
         loaded = load(settings.model)
         examples = examples_of_about(loaded, settings.tokens, settings.examples)
-        score_concept(loaded, examples[: 2 * joined.world], ranks=joined)
+        score_concept(loaded, examples[: 2 * joined.world], passes=Passes(ranks=joined))
         joined.wait()
         start = time.perf_counter()
-        score_concept(loaded, examples, ranks=joined)
+        score_concept(loaded, examples, passes=Passes(ranks=joined))
         return {"seconds": time.perf_counter() - start} if joined.first else None
 
 
@@ -387,7 +387,7 @@ def checkpoint_section(settings: Settings) -> dict[str, Any]:
         mock.patch.object(scoring_module, "_checkpoint", timed),
     ):
         start = time.perf_counter()
-        score_concept(loaded, examples, progress_folder=Path(folder))
+        score_concept(loaded, examples, passes=Passes(folder=Path(folder)))
         seconds = time.perf_counter() - start
     print(f"{len(spent)} checkpoints in {seconds:.0f} s took {sum(spent):.2f} s: {sum(spent) / seconds:.2%}")
     return {"seconds": seconds, "checkpoints": spent, "share": sum(spent) / seconds, "examples": len(examples)}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
+from spin_llm import scores
 from spin_llm.data import Example
-from spin_llm.models import Matrix, editable_matrices
+from spin_llm.models import LoadedModel, Matrix, editable_matrices
 from spin_llm.progress import Advance, Console
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import MatrixScores, Scores, ScoreSet
+from spin_llm.scores import MatrixScores, Passes, Scores, ScoreSet, Scoring
 from spin_llm.selection import Selection
 from spin_llm.selection import select as selection_of
 
@@ -195,6 +197,21 @@ def select(
     """`spin_llm.select` with the recipe's options as keywords."""
     recipe = Recipe(rule, fractions=tuple((fractions or {}).items()), **options)
     return selection_of(ScoreSet(concepts, protected), recipe, allow_empty=allow_empty)
+
+
+def score_concept(
+    loaded: LoadedModel,
+    aware: Sequence[Any],
+    unaware: Sequence[Any] = (),
+    *,
+    candidates: Mapping[str, torch.Tensor] | None = None,
+    **options: Any,
+) -> Scores:
+    """`spin_llm.score_concept` with the fields of Scoring and Passes as keywords."""
+    names = {field.name for field in fields(Passes)}
+    passes = Passes(**{name: value for name, value in options.items() if name in names})
+    how = Scoring(**{name: value for name, value in options.items() if name not in names})
+    return scores.score_concept(loaded, aware, unaware, how, candidates=candidates, passes=passes)
 
 
 def mlp_selection(model: Any, **options: Any) -> Selection:

@@ -16,6 +16,7 @@ from harness import pairs as rows
 
 from spin_llm.errors import SpinError
 from spin_llm.ownership import LOCK, OWNER, owned
+from spin_llm.scores import Scoring
 
 pytest_plugins = ["harness"]
 FIXED = ("--rule", "coupled", "--ratio", "0.05", "--protect-ratio", "0.001", "-q")
@@ -523,7 +524,7 @@ def test_python_has_the_command_s_defaults_and_takes_what_people_have(
     loaded = spin_llm.load(str(setting.model), dtype="float32")
     pairs = spin_llm.load_pairs(setting.path("privacy")).pairs
     texts = [(pair.prompt, pair.response) for pair in pairs]
-    one, two = (spin_llm.score_concept(loaded, given, keep=0.1) for given in (pairs, texts))
+    one, two = (spin_llm.score_concept(loaded, given, how=Scoring(keep=0.1)) for given in (pairs, texts))
     assert {name: m.indices.tolist() for name, m in one.matrices.items()} == {
         name: m.indices.tolist() for name, m in two.matrices.items()
     }

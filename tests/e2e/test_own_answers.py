@@ -54,10 +54,10 @@ def test_own_answers_are_what_is_scored(words: list[str], command: Command, tmp_
         aware = sum(row["aware"] for row in mine)
         assert 0 < aware < PROMPTS, "both kinds"
         assert f"{name}: {aware} own answers are aware" in outcome.err
-        about = load_scores(tmp_path / "run" / "scores" / f"{name}.safetensors").metadata
+        about = load_scores(tmp_path / "run" / "scores" / f"{name}.safetensors").info
         least_aware, least_unaware = (max(8, min(32, kind // 4)) for kind in (aware, PROMPTS - aware))
-        assert about["examples"] == min(24, aware - least_aware)
-        assert about["unaware_examples"] == min(24, PROMPTS - aware - least_unaware)
+        assert about.examples == min(24, aware - least_aware)
+        assert about.unaware_examples == min(24, PROMPTS - aware - least_unaware)
     assert not {row["prompt"] for row in rows} & {row["prompt"] for row in final}
     search = json.loads((tmp_path / "run" / "results.json").read_text())["search"]
     assert search["responses"] == "own"
@@ -68,7 +68,7 @@ def test_own_answers_are_what_is_scored(words: list[str], command: Command, tmp_
     assert "Nobody has shown that local is right on such answers" in page
     assert "warning: fairness: the model's own answers are divided by made-up, judge not measured" in outcome.err
     costs = load_scores(tmp_path / "run" / "scores" / "own.safetensors")
-    assert costs.metadata["examples"] == 24, "12 aware answers of each concept: what they need is a cost"
+    assert costs.info.examples == 24, "12 aware answers of each concept: what they need is a cost"
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert [row["examples"] for row in record["data"] if row["role"] == "own answers"] == [PROMPTS, PROMPTS]
 

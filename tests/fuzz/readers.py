@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import mutants
 import tiny
 from full_run import make_full_run
+from tiny import score_concept
 
 from spin_llm import files
 from spin_llm.baselines import train as baseline
@@ -36,8 +38,7 @@ from spin_llm.report import page
 from spin_llm.report.render import render_markdown, render_page
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.rows import hashes_of, read_answers, read_for_sheet, read_verdicts
-from spin_llm.scores import load_scores, save_scores, score_concept
-from spin_llm.search.trial import trial_of
+from spin_llm.scores import load_scores, save_scores
 from spin_llm.settings import RunSettings
 from spin_llm.settings import training as baseline_settings
 
@@ -78,7 +79,7 @@ def scored_run(folder: Path, model: Path) -> Path:
         **{"questions": (("privacy", "d.csv"),), "rule": "coupled", "ratio": RATIO, "keep": 0.2},
     )
     for name in ("fairness", "privacy", "general"):
-        scores = score_concept(loaded, tiny.examples(name == "general")[:4], keep=0.2, about={"data_sha256": name})
+        scores = score_concept(loaded, tiny.examples(name == "general")[:4], keep=0.2)
         save_scores(folder / "scores" / f"{name}.safetensors", scores)
     record = {
         **{"command": f"spin-llm score {model}", "settings": settings.as_json(), "versions": {"python": "3.11.7"}},
@@ -93,7 +94,7 @@ def patch_readers(folder: Path, model: Path) -> list[Reader]:
     checkpoint, path = Checkpoint(model), folder / "patch.safetensors"
     loaded = load(str(model), dtype="float32")
     chosen = tiny.selection(editable_matrices(loaded.model, "mlp"))
-    save_patch(path, make_patch(checkpoint, chosen, about={"base_model": "tiny", "ratio_table": []}))
+    save_patch(path, make_patch(checkpoint, chosen))
 
     def use() -> None:
         patch = load_patch(path)
@@ -125,7 +126,7 @@ def run_readers(folder: Path, scored: Path) -> list[Reader]:
         from spin_llm.results.searched import JournalRow
 
         for row in files.read_progress(journal, JournalRow):
-            trial_of(row)
+            assert msgspec.convert(row, JournalRow).trial.number >= 0
 
     return [
         Reader("scores", scores, mutants.of_safetensors, select),

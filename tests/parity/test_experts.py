@@ -12,6 +12,7 @@ import tiny
 import torch
 from conftest import TOLERANCE, TinyModel
 from test_importance import clear_cuts, distance, footprint, loss_by_hand, raise_interrupt
+from tiny import score_concept
 from torch import nn
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -23,7 +24,7 @@ from spin_llm.patch.file import make_patch
 from spin_llm.patch.patch import loaded_parameter
 from spin_llm.pipeline import score
 from spin_llm.progress import Console
-from spin_llm.scores import importance, score_concept, top_entries
+from spin_llm.scores import importance, top_entries
 from spin_llm.scores.importance import new_totals
 from spin_llm.scores.passes import make_batches, scoring
 from spin_llm.scores.plan import make_plan
@@ -167,8 +168,8 @@ def test_an_expert_that_saw_no_token_says_so(tiny_model: TinyModel):
     apart = replace(whole, partitions=tuple((matrix,) for matrix in matrices))
     for plan in (None, whole, apart):
         scores = score_concept(loaded, examples, plan=plan)
-        assert set(scores.metadata["silent"]) == expected
-    assert score_concept(loaded, tiny.examples()).metadata["silent"] == []
+        assert set(scores.info.silent) == expected
+    assert score_concept(loaded, tiny.examples()).info.silent == []
 
 
 @pytest.mark.parametrize("ending", ["success", "error", "interrupt"])

@@ -19,12 +19,13 @@ import torch
 from conftest import TinyFolder, TinyModel
 from safetensors import safe_open
 from test_statistics_oracle import ALL, same
+from tiny import score_concept
 
 from spin_llm import pipeline
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, editable_matrices
 from spin_llm.progress import Console
-from spin_llm.scores import Plan, Scores, make_batches, make_plan, plan, score_concept
+from spin_llm.scores import Plan, Scores, make_batches, make_plan, plan
 from spin_llm.scores import concept as scoring
 from spin_llm.scores import passes as engine
 from spin_llm.scores.importance import STATISTICS, accumulators
@@ -76,7 +77,7 @@ def equal(one: Scores, other: Scores) -> bool:
     """Bit for bit, in the same order."""
     return (
         list(one.matrices) == list(other.matrices)
-        and dict(one.metadata) == dict(other.metadata)
+        and one.info == other.info
         and all(same(one.matrices[name], other.matrices[name]) for name in one.matrices)
     )
 
@@ -106,7 +107,7 @@ def test_any_number_of_passes_gives_the_same_bits(name: str, target: str, dtype:
 def test_the_granularity_is_the_same_in_several_passes(granularity: str, tiny_model: TinyModel):
     loaded = tiny_model("llama")
     one, several = (score(loaded, plan=passes(loaded, n), granularity=granularity) for n in (1, 5))
-    assert one.metadata["granularity"] == granularity
+    assert one.info.granularity == granularity
     assert equal(one, several)
 
 
@@ -146,7 +147,7 @@ def test_only_checkpoints_and_kept_entries_are_ever_on_the_disk(tiny_model: Tiny
         for name, size in files.items():
             largest[name] = max(size, largest.get(name, 0))
 
-    score(loaded, plan=five, progress_folder=tmp_path, progress=look)
+    score(loaded, plan=five, folder=tmp_path, progress=look)
     assert {name.partition("-")[0] for name in largest} == {"sums", "kept"}
     assert all(sum(name.startswith("sums") for name in names) <= 1 for names in seen), "one checkpoint at a time"
     assert not list(tmp_path.glob("sums-*"))
@@ -163,7 +164,7 @@ def test_without_the_time_for_it_there_is_no_checkpoint(
     files: list[Path] = []
     monkeypatch.setattr(scoring, "DISK_BYTES_PER_SECOND", 1e5)
     monkeypatch.setattr(scoring, "make_batches", functools.partial(make_batches, batch_tokens=BATCH_TOKENS))
-    score(tiny_model("llama"), progress_folder=tmp_path, progress=lambda done: files.extend(tmp_path.rglob("*")))
+    score(tiny_model("llama"), folder=tmp_path, progress=lambda done: files.extend(tmp_path.rglob("*")))
     assert files == list(tmp_path.rglob("*")) == []
 
 
@@ -184,7 +185,7 @@ def test_checkpoints_take_their_share_of_the_time_at_most(tiny_model: TinyModel,
     monkeypatch.setattr(scoring, "make_batches", functools.partial(make_batches, batch_tokens=BATCH_TOKENS))
     monkeypatch.setattr(scoring.time, "monotonic", lambda: now)
     monkeypatch.setattr(scoring, "_checkpoint", checkpoint)
-    score_concept(loaded, examples, progress_folder=tmp_path, progress=tick)
+    score_concept(loaded, examples, folder=tmp_path, progress=tick)
     batches = len(make_batches(examples, batch_tokens=BATCH_TOKENS))
     assert batches > 40
     assert batches / 6 < len(written) <= batches / 4 + 1
@@ -220,7 +221,7 @@ def test_stopped_after_every_batch_in_turn(number: int, tiny_model: TinyModel, t
         # one call per pass that is done or begun, before the batches
         begun = len([name for name in before if name.startswith(("kept", "sums"))])
         try:
-            found = score(loaded, plan=made, progress_folder=tmp_path, progress=stopping(begun + 2))
+            found = score(loaded, plan=made, folder=tmp_path, progress=stopping(begun + 2))
             break
         except Stopped:
             stops += 1
@@ -234,10 +235,10 @@ def test_continued_work_is_not_done_again(tiny_model: TinyModel, tmp_path: Path,
     five = passes(loaded, 5)
     total = 5 * (len(tiny.examples(1)) + len(tiny.examples(2)))
     first: list[int] = []
-    score(loaded, plan=five, progress_folder=tmp_path, progress=first.append)
+    score(loaded, plan=five, folder=tmp_path, progress=first.append)
     assert sum(first) == total
     again: list[int] = []
-    score(loaded, plan=five, progress_folder=tmp_path, progress=again.append)
+    score(loaded, plan=five, folder=tmp_path, progress=again.append)
     assert again == [total // 5] * 5, "all of each pass at once, from the disk"
 
 
@@ -266,7 +267,7 @@ def test_a_checkpoint_of_another_job_is_ignored(
     for folder in (tmp_path / "o",):
         after = {1: 4, 5: 24}[number]  # batches
         with pytest.raises(Stopped):
-            score(loaded, plan=passes(loaded, number), progress_folder=folder, progress=stopping(after))
+            score(loaded, plan=passes(loaded, number), folder=folder, progress=stopping(after))
         assert list(folder.glob("sums-*"))
         assert bool(list(folder.glob("kept-*"))) == (number == 5)
         options = dict(changed)
@@ -279,7 +280,7 @@ def test_a_checkpoint_of_another_job_is_ignored(
         target = options.get("target", "mlp")
         made = passes(other, options.pop("passes", number), target)
         expected = score_concept(other, aware, tiny.examples(2), plan=made, **options)
-        found = score_concept(other, aware, tiny.examples(2), plan=made, progress_folder=folder, **options)
+        found = score_concept(other, aware, tiny.examples(2), plan=made, folder=folder, **options)
         assert equal(found, expected)
 
 
@@ -395,7 +396,7 @@ def test_long_prompts_lose_their_start_and_long_responses_are_refused(tiny_folde
     words = ["score", str(tiny_folder("llama")), *sources]
     said: list[str] = []
     pipeline.score(settings(words, max_length=40), tmp_path / "o", console=Console(said.append))
-    found = {name: scores.metadata for name, scores in _scores(tmp_path / "o").items()}
+    found = {name: scores.info for name, scores in _scores(tmp_path / "o").items()}
     assert all(about["truncated_tokens"] > 0 for about in found.values())
     assert all(about["tokens"] <= 40 * 6 for about in found.values())
     assert [line for line in said if "lost their start" in line]

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from tiny import score_concept
 
 from spin_llm.evaluate.likelihood import compare_likelihoods
 from spin_llm.models import editable_matrices
 from spin_llm.models.losses import mean_loss, response_losses
 from spin_llm.patch.patch import memory_patch
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import ScoreSet, score_concept
+from spin_llm.scores import ScoreSet
 from spin_llm.search.proxy import Contrast, contrast_losses, gains_of, measure_proxy, measure_reference, response_means
 from spin_llm.search.trials import Bench, attempt, edited_model
 from spin_llm.selection import candidate_entries, select

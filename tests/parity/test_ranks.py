@@ -37,7 +37,7 @@ def same_selection(one: Path, other: Path) -> bool:
         for matrix, kept in scores.matrices.items():
             values = scores_of(other)[name].matrices[matrix].values
             assert distance(kept.values, values) <= TOLERANCE[torch.float32]
-        assert dict(scores.metadata) == dict(scores_of(other)[name].metadata)
+        assert scores.info == scores_of(other)[name].info
     return all(chosen(one, rule) == chosen(other, rule) for rule in ("coupled", "coupled-signed"))
 
 
@@ -57,7 +57,7 @@ def alone(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_torchrun_gives_the_selection_of_one_process(words: list[str], alone: Path, tmp_path: Path):
-    tokens = scores_of(alone)["fairness"].metadata["tokens"]
+    tokens = scores_of(alone)["fairness"].info.tokens
     assert tokens > 2 * 1536, "work for both"
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "spin_llm.cli"]
     done = subprocess.run(

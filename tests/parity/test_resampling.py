@@ -13,6 +13,7 @@ import tiny
 import torch
 from conftest import TOLERANCE, TinyModel
 from test_importance import distance, footprint, loss_by_hand
+from tiny import score_concept
 
 from spin_llm.analysis import stability
 from spin_llm.analysis.resampled import Job, all_examples, select_again
@@ -23,7 +24,7 @@ from spin_llm.models import LoadedModel, Matrix, editable_matrices
 from spin_llm.pipeline import control_patches, patch_of, usual_recipe
 from spin_llm.progress import Console
 from spin_llm.results.recipe import PENALTY, Recipe
-from spin_llm.scores import CANDIDATES, Scores, ScoreSet, gather, reweighted, score_concept
+from spin_llm.scores import CANDIDATES, Scores, ScoreSet, gather, reweighted
 from spin_llm.scores.per_example import gradient_at, load_per_example, save_per_example
 from spin_llm.selection import candidate_entries, select
 from spin_llm.selection.rules.signed import FLOOR
@@ -324,7 +325,7 @@ def test_the_candidates_fit_the_memory_or_it_says_what_to_change(tiny_model: Tin
     assert fitting_candidates(job, examples, needed - 1)[0] == multiple / 2
     with pytest.raises(SpinError, match=r"MiB may be taken(.|\n)*--memory-budget"):
         fitting_candidates(job, examples, 1000)
-    little = {name: replace(part, metadata={**part.metadata, "keep": 0.06}) for name, part in scores.items()}
+    little = {name: replace(part, info=replace(part.info, keep=0.06)) for name, part in scores.items()}
     with pytest.raises(SpinError, match=r"keep 1\.2 times the ratio(.|\n)*--keep"):
         fitting_candidates(job_of(little), examples)
 
@@ -375,7 +376,7 @@ def weights_of(loaded: LoadedModel) -> torch.Tensor:
 def test_a_control_that_is_the_edit_or_selects_nothing_is_left_out(tiny_model: TinyModel):
     loaded = tiny_model("gpt2")
     _, scores = scored(loaded)
-    named = {n: Scores(s.matrices, {**s.metadata, "data_sha256": n}) for n, s in scores.items()}
+    named = {n: Scores(s.matrices, replace(s.info, data_sha256=n)) for n, s in scores.items()}
     sides = ScoreSet({n: named[n] for n in ("fairness", "privacy")}, {"general": named["general"]})
     sources = (("fairness", "f.csv"), ("privacy", "p.csv"))
     for rule, left_out in (("coupled", set()), ("released", {"released"})):

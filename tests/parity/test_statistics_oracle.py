@@ -11,7 +11,7 @@ import tiny
 import torch
 from conftest import TOLERANCE, TinyModel
 from test_importance import distance, footprint, loss_by_hand
-from tiny import select
+from tiny import score_concept, select
 
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
@@ -27,7 +27,6 @@ from spin_llm.scores import (
     load_scores,
     make_batches,
     save_scores,
-    score_concept,
     top_entries,
 )
 from spin_llm.scores.importance import new_totals
@@ -112,7 +111,7 @@ def dense_of(scores: Scores, statistic: str) -> dict[str, torch.Tensor]:
     """Dense scores out of score files that keep everything."""
     made = {}
     for name, matrix in scores.matrices.items():
-        kept = matrix if statistic == scores.metadata["selector"] else matrix.others[statistic]
+        kept = matrix if statistic == scores.info.selector else matrix.others[statistic]
         assert kept.indices.numel() == matrix.size
         flat = torch.empty(matrix.size)
         flat[kept.indices] = kept.values
@@ -137,7 +136,7 @@ def test_all_statistics_of_one_pass_are_the_oracles(name: str, tiny_model: TinyM
     matrices = editable_matrices(loaded.model, "all")
     expected = oracle(loaded, aware, unaware, matrices)
     scores = score_concept(loaded, aware, unaware, target="all", statistics=ALL, keep=1.0)
-    assert scores.metadata["statistics"] == list(ALL)
+    assert scores.info.statistics == list(ALL)
     for statistic in ALL:
         if statistic == "random":
             continue
@@ -202,7 +201,7 @@ def test_a_statistic_is_the_same_alone_and_among_others(selector: str, tiny_mode
     others = [name for name in ALL if name != selector]
     alone = score_concept(loaded, aware, unaware, statistics=(selector,), keep=0.05)
     among = score_concept(loaded, aware, unaware, statistics=(selector, *others), keep=0.05)
-    assert among.metadata["selector"] == selector
+    assert among.info.selector == selector
     for name, matrix in alone.matrices.items():
         assert not matrix.others
         assert not matrix.at
@@ -229,7 +228,7 @@ def test_values_at_the_kept_entries_of_the_others_and_a_round_trip(tiny_model: T
     save_scores(tmp_path / "b.safetensors", load_scores(tmp_path / "a.safetensors"))
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     found = load_scores(tmp_path / "a.safetensors")
-    assert dict(found.metadata) == dict(scores.metadata)
+    assert found.info == scores.info
     assert list(found.matrices) == list(scores.matrices)
     assert all(same(found.matrices[name], scores.matrices[name]) for name in scores.matrices)
 
@@ -245,7 +244,7 @@ def test_bfloat16_is_within_the_stated_bound(name: str, tiny_model: TinyModel):
     expected, found = (
         score_concept(loaded, aware, unaware, statistics=ALL, keep=1.0, target="all") for loaded in (exact, rounded)
     )
-    assert (expected.metadata["dtype"], found.metadata["dtype"]) == ("float32", "bfloat16")
+    assert (expected.info.dtype, found.info.dtype) == ("float32", "bfloat16")
     for statistic, factor in BFLOAT16.items():
         left, right = dense_of(found, statistic), dense_of(expected, statistic)
         errors = {name: distance(left[name], right[name]) for name in left}
@@ -396,13 +395,13 @@ def test_the_shortest_and_the_longest_examples(lengths: list[tuple[int, int]], t
     for statistic in ("taylor", "gradient", "fisher"):
         found = dense_of(scores, statistic)
         assert all(distance(found[name], expected[statistic][name]) <= FLOAT32 for name in found)
-    assert scores.metadata["response_tokens"] == sum(response for _, response in lengths)
+    assert scores.info.response_tokens == sum(response for _, response in lengths)
 
 
 def test_truncated_tokens_are_counted_in_the_metadata(tiny_model: TinyModel):
     aware = [replace(example, truncated=number % 3) for number, example in enumerate(tiny.examples(1))]
     scores = score_concept(tiny_model("llama"), aware)
-    assert scores.metadata["truncated_tokens"] == sum(example.truncated for example in aware) > 0
+    assert scores.info.truncated_tokens == sum(example.truncated for example in aware) > 0
 
 
 def test_no_example_is_an_error(tiny_model: TinyModel):

@@ -14,7 +14,7 @@ from tiny import select
 
 from spin_llm.errors import SpinError
 from spin_llm.models import Matrix
-from spin_llm.scores import Scores, count, load_scores, save_scores
+from spin_llm.scores import Scores, ScoresInfo, count, load_scores, save_scores
 from spin_llm.scores.storage import keep_top
 from spin_llm.selection import GRANULARITIES, top_sets
 
@@ -42,7 +42,7 @@ def kept(dense: Dense, keep: float, granularity: str) -> Scores:
         matrix = Matrix(name, module, layer, "mlp", False)
         matrices[name] = keep_top({"taylor": dense[name]}, "taylor", matrix, keep, granularity)
     about = {"keep": keep, "granularity": granularity, "model": "0123", "target": "mlp", "selector": "taylor"}
-    return Scores(matrices, about)
+    return Scores(matrices, ScoresInfo(**about))
 
 
 def units(granularity: str) -> list[list[tuple[str, int]]]:

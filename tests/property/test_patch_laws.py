@@ -152,7 +152,7 @@ def test_a_patch_survives_its_file(case: Case):
         patch = patch_of(case, write(case, Path(temporary) / "base"))
         save_patch(Path(temporary) / "patch", patch)
         found = load_patch(Path(temporary) / "patch")
-    assert dict(found.metadata) == dict(patch.metadata)
+    assert found.info == patch.info
     for part in ("indices", "old", "new"):
         one, other = ({n: getattr(edit, part) for n, edit in p.edits.items()} for p in (found, patch))
         assert bits(one) == bits(other)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny import select
 
 from spin_llm.errors import SpinError
-from spin_llm.scores import MatrixScores, Scores, ScoreSet, count, top_entries
+from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo, count, top_entries
 from spin_llm.selection import Selection, alone, overlap, random_like, same_magnitude_like
 
 SIZES = {"model.layers.0.mlp.up_proj.weight": (4, 6), "model.layers.1.mlp.up_proj.weight": (7, 5)}
@@ -37,7 +37,7 @@ def kept(dense: Dense) -> Scores:
         name: MatrixScores(*top_entries(scores, max(1, count(KEEP, scores.numel()))), SIZES[name], layer, "mlp")
         for layer, (name, scores) in enumerate(dense.items())
     }
-    return Scores(matrices, {"keep": KEEP, "model": "0123", "target": "mlp"})
+    return Scores(matrices, ScoresInfo(keep=KEEP, model="0123", target="mlp"))
 
 
 def full_sort(scores: torch.Tensor, k: int) -> list[int]:

@@ -13,7 +13,7 @@ from tiny import select
 
 from spin_llm.errors import SpinError
 from spin_llm.results.recipe import PENALTY, Recipe
-from spin_llm.scores import CANDIDATES, MatrixScores, Scores, ScoreSet, count
+from spin_llm.scores import CANDIDATES, MatrixScores, Scores, ScoreSet, ScoresInfo, count
 from spin_llm.scores.storage import Kept, top_entries
 from spin_llm.selection import candidate_entries, control_selection, intersection
 from spin_llm.selection import select as selection_of
@@ -32,7 +32,7 @@ def concept(margins: dict[str, torch.Tensor], importance: dict[str, torch.Tensor
         main, margin = top_entries(importance[name], k), top_entries(margins[name], k)
         at = {"margin@taylor": margins[name].flatten()[main[0]], "taylor@margin": importance[name].flatten()[margin[0]]}
         matrices[name] = MatrixScores(*main, SHAPE, layer, "mlp", {"margin": Kept(*margin)}, at)
-    return Scores(matrices, {"selector": "taylor", "keep": keep, "model": "m", "target": "mlp"})
+    return Scores(matrices, ScoresInfo(selector="taylor", keep=keep, model="m", target="mlp"))
 
 
 def protected(importance: dict[str, torch.Tensor], candidates: dict[str, torch.Tensor] | None) -> Scores:
@@ -43,7 +43,7 @@ def protected(importance: dict[str, torch.Tensor], candidates: dict[str, torch.T
         if candidates is not None:
             others[CANDIDATES] = Kept(candidates[name], importance[name].flatten()[candidates[name]])
         matrices[name] = MatrixScores(*main, SHAPE, layer, "mlp", others)
-    return Scores(matrices, {"selector": "taylor", "keep": KEEP, "model": "m", "target": "mlp"})
+    return Scores(matrices, ScoresInfo(selector="taylor", keep=KEEP, model="m", target="mlp"))
 
 
 def drawn(seed: int, concepts: int) -> tuple[list[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:

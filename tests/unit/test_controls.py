@@ -13,7 +13,7 @@ from tiny import select
 from spin_llm.analysis.resampled import Job, jaccard, resampled_selections, select_again
 from spin_llm.errors import SpinError
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import MatrixScores, PerExample, Scores, ScoreSet
+from spin_llm.scores import MatrixScores, PerExample, Scores, ScoreSet, ScoresInfo
 from spin_llm.selection import alone, control_selection, overlap, same_magnitude_like
 from spin_llm.selection import select as selection_of
 from spin_llm.settings import RunSettings
@@ -55,7 +55,7 @@ def test_one_concept_alone_by_the_signed_rule_takes_favourable_weights():
         with_margin = MatrixScores(
             matrix.indices, matrix.values, matrix.shape, 0, "mlp", {}, {"margin@taylor": margins[matrix.indices]}
         )
-        signed[name] = Scores({UP: with_margin}, {**scores.metadata, "selector": "taylor"})
+        signed[name] = Scores({UP: with_margin}, replace(scores.info, selector="taylor"))
     selection = select(signed, {}, rule="coupled-signed", ratio=0.4)
     assert selection.indices[UP].tolist() == [2, 4, 9]
     assert alone(selection, "fairness", ScoreSet(signed)).indices[UP].tolist() == [5, 6, 7], (
@@ -73,7 +73,7 @@ def test_the_signed_control_asks_for_the_margin_and_is_not_one_of_all():
     everything = RunSettings("m", rule="coupled", controls=("all",))
     assert everything.wanted_statistics == ("taylor",)
     assert "coupled-signed" not in everything.wanted_controls
-    unsigned = {name: Scores(part.matrices, {**part.metadata, "selector": "taylor"}) for name, part in CONCEPTS.items()}
+    unsigned = {name: Scores(part.matrices, replace(part.info, selector="taylor")) for name, part in CONCEPTS.items()}
     with pytest.raises(SpinError, match="hold no margin"):
         control_selection("coupled-signed", pick(), ScoreSet(unsigned), stored([1.0] * 10))
 
@@ -165,7 +165,7 @@ def job(importance: dict[str, list[list[float]]], ratio: float = 0.2, multiple: 
         mean = values.mean(0)
         order = mean.argsort(descending=True, stable=True)
         matrix = MatrixScores(order, mean[order], (2, 5), 0, "mlp")
-        scores[name] = Scores({UP: matrix}, {"keep": 1.0, "model": "0", "target": "mlp", "selector": "taylor"})
+        scores[name] = Scores({UP: matrix}, ScoresInfo(keep=1.0, model="0", target="mlp", selector="taylor"))
         parts[name] = PerExample({UP: torch.arange(10)}, {UP: values})
     concepts = {name: part for name, part in scores.items() if name != "general"}
     protected = {name: part for name, part in scores.items() if name == "general"}

@@ -19,7 +19,7 @@ from spin_llm.paper.experiments import Arm
 from spin_llm.paper.selections import others
 from spin_llm.report.sections import location as place
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import MatrixScores, Scores, ScoreSet
+from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo
 from spin_llm.scores.storage import keep_top
 from spin_llm.selection import Selection, random_like
 from spin_llm.selection import select as selection_of
@@ -129,7 +129,7 @@ def scores(seed: int) -> Scores:
     generator = np.random.default_rng(seed)
     values = torch.from_numpy(np.sort(generator.random(240).astype(np.float32))[::-1].copy())
     matrix = MatrixScores(torch.from_numpy(generator.permutation(240)), values, (20, 12), 0, "mlp")
-    return Scores({"model.layers.0.mlp.up.weight": matrix}, {"keep": 1.0, "model": "m", "target": "mlp"})
+    return Scores({"model.layers.0.mlp.up.weight": matrix}, ScoresInfo(keep=1.0, model="m", target="mlp"))
 
 
 def test_a_grid_of_rules_and_ratios():
@@ -164,11 +164,11 @@ def test_one_score_file_serves_several_selectors():
     dense = {name: torch.from_numpy(np.random.default_rng(seed).random((20, 12))) for seed, name in enumerate("ab")}
     matrix = SimpleNamespace(weight=torch.zeros(20, 12), layer=0, kind="mlp")
     first, second = (
-        Scores({"w": keep_top(dense, selector, matrix, 0.1)}, {"selector": selector, "statistics": ["a", "b"]})
+        Scores({"w": keep_top(dense, selector, matrix, 0.1)}, ScoresInfo(selector=selector, statistics=("a", "b")))
         for selector in "ab"
     )
     found = by_statistic(first, "b")
-    assert found.metadata == second.metadata
+    assert found.info == second.info
     assert torch.equal(found.matrices["w"].indices, second.matrices["w"].indices)
     assert torch.equal(found.matrices["w"].values, second.matrices["w"].values)
     assert set(found.matrices["w"].others) == {"a"}

@@ -22,9 +22,9 @@ from spin_llm.report.page import with_bounds
 from spin_llm.report.summary import cautions, cost_line
 from spin_llm.results.file import written
 from spin_llm.results.recipe import Recipe
+from spin_llm.results.searched import Trial
 from spin_llm.search.answered import Answered, added, better_half, pick_answered, unread_in
 from spin_llm.search.ranking import MAX_SILENCE
-from spin_llm.search.trial import Trial
 from spin_llm.stats.paired import paired_rates
 
 CLAIMS = {"improved", "worse", "changed", "unchanged"}
@@ -278,7 +278,7 @@ def test_what_is_an_answer():
 
 
 def trial(number: int) -> Trial:
-    return Trial(number, Recipe("signed", 1e-4), 10, 0.0, None)
+    return Trial(number, Recipe("signed", 1e-4), 10, "", 0.0, None)
 
 
 def searched(number: int, base: list[Any], edited: list[Any]) -> Answered:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def test_a_saved_patch_is_read_as_it_was(tiny_model: TinyModel, tmp_path: Path):
     save_patch(tmp_path / "patch.safetensors", patch)
     found = load_patch(tmp_path / "patch.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["patch.safetensors"]
-    assert dict(found.metadata) == dict(patch.metadata)
+    assert found.info == patch.info
     assert set(found.edits) == set(patch.edits)
     for name, edit in found.edits.items():
         expected = patch.edits[name]
@@ -86,7 +86,7 @@ def test_a_saved_patch_is_read_as_it_was(tiny_model: TinyModel, tmp_path: Path):
 def test_the_file_holds_what_the_contract_says(tiny_model: TinyModel, tmp_path: Path):
     loaded = tiny_model("llama", dtype="float32", seed=3)
     selection = tiny.mlp_selection(loaded.model)
-    patch = make_patch(loaded.checkpoint, selection, about={"data": {"fairness": "0123"}})
+    patch = make_patch(loaded.checkpoint, selection)
     save_patch(tmp_path / "patch.safetensors", patch)
     with safe_open(tmp_path / "patch.safetensors", "pt") as file:
         assert sorted(file.keys()) == sorted(
@@ -95,7 +95,7 @@ def test_the_file_holds_what_the_contract_says(tiny_model: TinyModel, tmp_path: 
         metadata = json.loads(file.metadata()["patch"])
     assert metadata["base_fingerprint"] == loaded.checkpoint.fingerprint
     assert metadata["weights"] == selection.weights == patch.weights
-    assert metadata["data"] == {"fairness": "0123"}
+    assert metadata["places"].keys() == selection.places.keys()
     assert {key: metadata[key] for key in ("rule", "ratio", "protect_ratio", "target", "scale")} == {
         "rule": "coupled",
         "ratio": 0.01,
@@ -150,7 +150,7 @@ DAMAGES: dict[str, Callable[[TensorEdit], TensorEdit]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_an_inconsistent_patch(damage: str, tiny_model: TinyModel, tmp_path: Path):
     patch = patch_of(tiny_model("llama"))
-    save_patch(tmp_path / "a", Patch({**patch.edits, UP: DAMAGES[damage](patch.edits[UP])}, patch.metadata))
+    save_patch(tmp_path / "a", Patch({**patch.edits, UP: DAMAGES[damage](patch.edits[UP])}, patch.info))
     with pytest.raises(SpinError, match=f"is damaged: the edit of {UP} is inconsistent"):
         load_patch(tmp_path / "a")
 
@@ -158,7 +158,7 @@ def test_an_inconsistent_patch(damage: str, tiny_model: TinyModel, tmp_path: Pat
 def resaved(path: Path, patch: Patch) -> Path:
     """A patch as version 0.1.0 wrote it: without a seal."""
     tensors = {f"{name}.{part}": getattr(edit, part).clone() for name, edit in patch.edits.items() for part in PARTS}
-    save_file(tensors, path, metadata={"format": patch_file.FORMAT, "patch": json.dumps(dict(patch.metadata))})
+    save_file(tensors, path, metadata={"format": patch_file.FORMAT, "patch": json.dumps(asdict(patch.info))})
     return path
 
 
@@ -190,7 +190,7 @@ def test_a_seal_whose_name_is_damaged_is_no_older_patch(tiny_model: TinyModel, t
 def test_a_patch_of_version_0_1_0_is_read(tiny_model: TinyModel, tmp_path: Path):
     patch = patch_of(tiny_model("llama"))
     found = load_patch(resaved(tmp_path / "old.safetensors", patch))
-    assert dict(found.metadata) == dict(patch.metadata)
+    assert found.info == patch.info
     assert all(torch.equal(found.edits[name].new, edit.new) for name, edit in patch.edits.items())
 
 
@@ -242,7 +242,7 @@ def test_metadata_of_another_form(metadata: Any, tmp_path: Path):
 
 def test_tensors_that_the_metadata_do_not_name(tiny_model: TinyModel, tmp_path: Path):
     patch = patch_of(tiny_model("llama"))
-    more = Patch({**patch.edits, "unsaid": patch.edits[UP]}, patch.metadata)
+    more = Patch({**patch.edits, "unsaid": patch.edits[UP]}, patch.info)
     with pytest.raises(SpinError, match="does not hold the tensors that it names"):
         load_patch(resaved(tmp_path / "a", more))
 
@@ -267,7 +267,7 @@ def test_suppression_and_scaling(tiny_model: TinyModel):
         assert torch.equal(edit.new.view(torch.int32), torch.zeros(7, dtype=torch.int32))
         assert torch.equal(halved.edits[name].new, edit.old * 0.5)
         assert torch.equal(halved.edits[name].indices, edit.indices)
-    assert halved.metadata["scale"] == 0.5
+    assert halved.info.scale == 0.5
     with halved.applied(loaded.model) as model:
         for name, edit in halved.edits.items():
             assert torch.equal(loaded_parameter(model, name).flatten()[edit.indices], edit.new)
@@ -299,7 +299,7 @@ def test_weights_that_are_zero_already_are_left_out(copy: Path):
     loaded = load(str(with_values(copy, {3: 0.0, 5: 0.0})), dtype="float32")
     patch = make_patch(loaded.checkpoint, selecting([2, 3, 5, 8], loaded))
     assert patch.edits[UP].indices.tolist() == [2, 8]
-    assert patch.weights == patch.metadata["weights"] == 2
+    assert patch.weights == patch.info.weights == 2
     with pytest.raises(SpinError, match=r"changes no weight at all(.|\n)*0 already"):
         make_patch(loaded.checkpoint, selecting([3, 5], loaded))
     with pytest.raises(SpinError, match="changes no weight at all"):

@@ -7,21 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from spin_llm.data import Question
 from spin_llm.errors import SpinError
 from spin_llm.pipeline import split_questions
-from spin_llm.results.recipe import Recipe, recipe_of
-from spin_llm.scores import MatrixScores, Scores, ScoreSet
+from spin_llm.results.file import written
+from spin_llm.results.recipe import Recipe
+from spin_llm.results.searched import Gain, Proxy, Trial
+from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo
 from spin_llm.search import ranking, study
 from spin_llm.search import trials as searching
 from spin_llm.search.answered import Answered, added, better_half, pick_answered, unbeaten
-from spin_llm.search.proxy import Gain, Proxy
 from spin_llm.search.ranking import ranked, survivors
 from spin_llm.search.space import Space, opening
-from spin_llm.search.trial import Trial, trial_of
-from spin_llm.search.trials import Bench, search
+from spin_llm.search.trials import Bench
+from spin_llm.search.trials import try_recipes as search
 
 CONCEPTS = ("fairness", "privacy")
 USUAL = Recipe("coupled", 1e-4)
@@ -34,7 +36,7 @@ def trial(
     options = {"weights": 100, "kl": 0.01, "error": 0.001, **more}
     gains = {"fairness": fairness, "privacy": privacy}
     proxy = Proxy({n: Gain(g, options["error"], 0.0) for n, g in gains.items()}, increase, options["kl"])
-    return Trial(number, replace(USUAL, rule=rule), options["weights"], increase, proxy)
+    return Trial(number, replace(USUAL, rule=rule), options["weights"], "", increase, proxy)
 
 
 def test_the_largest_smallest_share_is_picked():
@@ -44,7 +46,7 @@ def test_the_largest_smallest_share_is_picked():
 
 
 def test_what_costs_too_much_has_no_say():
-    trials = [trial(0, 0.1, 0.1), trial(1, 9.0, 9.0, 0.011), Trial(2, USUAL, 5, 3.0, None, "ruins the model")]
+    trials = [trial(0, 0.1, 0.1), trial(1, 9.0, 9.0, 0.011), Trial(2, USUAL, 5, "ruins the model", 3.0, None)]
     assert [t.number for t in ranked(trials, CONCEPTS, 0.01)] == [0]
     assert ranked(trials, CONCEPTS, -1.0) == []
 
@@ -186,7 +188,7 @@ def bench() -> Bench:
     import torch
 
     matrix = MatrixScores(torch.arange(3), torch.ones(3), (1000, 1000), 4, "mlp")
-    scores = Scores({"a": matrix}, {"keep": 0.01})
+    scores = Scores({"a": matrix}, ScoresInfo(keep=0.01))
     return Bench(None, ScoreSet(dict.fromkeys(CONCEPTS, scores), {"general": scores}), {}, [], 0.01)  # type: ignore[arg-type]
 
 
@@ -250,9 +252,9 @@ def test_a_trial_that_a_kill_cut_off_is_done_again(bench: Bench, made_up: list[i
 def test_trials_and_recipes_survive_json():
     import json
 
-    for one in (trial(3, 0.1, 0.2), Trial(2, replace(USUAL, layers=(1, 4), at_least=2), 5, 3.0, None, "ruins")):
-        assert trial_of(json.loads(json.dumps(one.as_json()))) == one
-    assert recipe_of({"rule": "coupled", "ratio": 1e-4, "weights": 3}) == USUAL
+    for one in (trial(3, 0.1, 0.2), Trial(2, replace(USUAL, layers=(1, 4), at_least=2), 5, "ruins", 3.0, None)):
+        assert msgspec.json.decode(json.dumps(written(one)), type=Trial) == one
+    assert msgspec.convert({"rule": "coupled", "ratio": 1e-4, "weights": 3}, Recipe) == USUAL
 
 
 def test_a_journal_of_another_search_is_refused(bench: Bench, made_up: list[int], tmp_path: Path):

@@ -12,7 +12,7 @@ from tiny import select
 
 from spin_llm.errors import SpinError
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import MatrixScores, Scores, top_entries
+from spin_llm.scores import MatrixScores, Scores, ScoresInfo, top_entries
 from spin_llm.selection import random_like
 
 UP, QUERY = "model.layers.0.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.weight"
@@ -28,7 +28,7 @@ def ranked(
         indices = torch.tensor((order + rest)[: max(1, int(keep * size))])
         values = torch.arange(len(indices), 0, -1).float()
         matrices[name] = MatrixScores(indices, values, (1, size), 0, "attention" if "attn" in name else "mlp")
-    return Scores(matrices, {"keep": keep, "model": "0123", "target": "all", **more})
+    return Scores(matrices, ScoresInfo(**{"keep": keep, "model": "0123", "target": "all", **more}))
 
 
 FAIRNESS, PRIVACY, GENERAL = ranked([7, 2, 9, 4]), ranked([4, 9, 1, 2]), ranked([9, 8, 0, 3])

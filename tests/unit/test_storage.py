@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from conftest import TinyModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from tiny import score_concept
 
 from spin_llm.errors import SpinError
 from spin_llm.files import SEAL
@@ -20,11 +22,11 @@ from spin_llm.models import editable_matrices
 from spin_llm.scores import (
     MatrixScores,
     Scores,
+    ScoresInfo,
     count,
     importance,
     load_scores,
     save_scores,
-    score_concept,
     storage,
     top_entries,
 )
@@ -34,7 +36,7 @@ from spin_llm.scores import (
 def scores() -> Scores:
     indices, values = top_entries(torch.tensor([[0.5, 2.0, 2.0], [0.0, 3.0, 1.0]]), 4)
     matrices = {"model.layers.0.mlp.up_proj.weight": MatrixScores(indices, values, (2, 3), 0, "mlp")}
-    return Scores(matrices, {"keep": 0.7, "model": "0123", "target": "mlp", "examples": 2})
+    return Scores(matrices, ScoresInfo(keep=0.7, model="0123", target="mlp", examples=2))
 
 
 def test_the_largest_come_first_and_ties_by_lower_index(scores: Scores):
@@ -56,7 +58,7 @@ def test_a_saved_file_is_read_as_it_was(scores: Scores, tmp_path: Path):
     save_scores(tmp_path / "scores" / "fairness.safetensors", scores)
     assert [path.name for path in (tmp_path / "scores").iterdir()] == ["fairness.safetensors"]
     found = load_scores(tmp_path / "scores" / "fairness.safetensors")
-    assert dict(found.metadata) == dict(scores.metadata)
+    assert found.info == scores.info
     assert list(found.matrices) == list(scores.matrices)
     for name, matrix in found.matrices.items():
         expected = scores.matrices[name]
@@ -75,7 +77,7 @@ def test_the_file_holds_what_the_contract_says(scores: Scores, tmp_path: Path):
 def test_score_concept_keeps_the_top_of_the_scoring_pass(tiny_model: TinyModel):
     loaded, examples = tiny_model("gpt2"), tiny.examples()
     dense = importance(loaded, examples, editable_matrices(loaded.model, "mlp"))
-    found = score_concept(loaded, examples, keep=0.05, about={"concept": "fairness"})
+    found = score_concept(loaded, examples, keep=0.05)
     assert list(found.matrices) == list(dense)
     for name, matrix in found.matrices.items():
         indices, values = top_entries(dense[name], count(0.05, dense[name].numel()))
@@ -91,10 +93,9 @@ def test_score_concept_keeps_the_top_of_the_scoring_pass(tiny_model: TinyModel):
         "model": loaded.checkpoint.fingerprint,
         "target": "mlp",
         "keep": 0.05,
-        "concept": "fairness",
     }
-    assert expected.items() <= dict(found.metadata).items()
-    assert {"selector", "loss", "reduction"} <= set(found.metadata)
+    assert expected.items() <= found.info.as_json().items()
+    assert {"selector", "loss", "reduction"} <= set(found.info.as_json())
 
 
 def test_every_matrix_keeps_one_entry_at_least(tiny_model: TinyModel):
@@ -152,7 +153,7 @@ def unsealed(whole: bytes) -> dict[str, str]:
 )
 def test_scores_that_cannot_be(indices: list[Any], values: list[Any], tmp_path: Path):
     wrong = MatrixScores(torch.tensor(indices), torch.tensor(values), (2, 3), 0, "mlp")
-    save_scores(tmp_path / "a.safetensors", Scores({"m": wrong}, {}))
+    save_scores(tmp_path / "a.safetensors", Scores({"m": wrong}, ScoresInfo()))
     with pytest.raises(SpinError, match="the scores of m are inconsistent"):
         load_scores(tmp_path / "a.safetensors")
 
@@ -219,6 +220,6 @@ def test_a_full_disk_keeps_the_complete_file_of_before(scores: Scores, tmp_path:
     ],
 )
 def test_metadata_of_other_types_are_refused(scoring: dict[str, Any], scores: Scores, tmp_path: Path):
-    save_scores(tmp_path / "a.safetensors", Scores(scores.matrices, {**scores.metadata, **scoring}))
+    save_scores(tmp_path / "a.safetensors", Scores(scores.matrices, replace(scores.info, **scoring)))
     with pytest.raises(SpinError, match=r"metadata of .*a\.safetensors"):
         load_scores(tmp_path / "a.safetensors")

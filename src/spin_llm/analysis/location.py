@@ -59,9 +59,9 @@ def by_statistic(scores: Scores, statistic: str) -> Scores:
 
     Raises SpinError when the file does not hold it.
     """
-    if statistic == scores.metadata["selector"]:
+    selector, held = str(scores.info.selector), scores.info.statistics
+    if statistic == selector:
         return scores
-    held = scores.metadata["statistics"]
     if statistic not in held:
         raise SpinError(
             f"The scores hold no {statistic!r}, only {', '.join(held)}.",
@@ -70,10 +70,10 @@ def by_statistic(scores: Scores, statistic: str) -> Scores:
     matrices = {}
     for name, matrix in scores.matrices.items():
         kept = matrix.others[statistic]
-        others = {**matrix.others, scores.metadata["selector"]: Kept(matrix.indices, matrix.values)}
+        others = {**matrix.others, selector: Kept(matrix.indices, matrix.values)}
         del others[statistic]
         matrices[name] = replace(matrix, indices=kept.indices, values=kept.values, others=others)
-    return Scores(matrices, {**scores.metadata, "selector": statistic})
+    return Scores(matrices, replace(scores.info, selector=statistic))
 
 
 def gini(counts: Counts) -> float | None:

@@ -90,7 +90,7 @@ def candidates(
 
 
 def _wide_top(scores: Scores, ratio: float, names: Sequence[str], granularity: str) -> Tops:
-    return top_sets(scores, names, min(ratio, scores.metadata["keep"]), granularity, decided=False)
+    return top_sets(scores, names, min(ratio, scores.info.keep), granularity, decided=False)
 
 
 def select_again(job: Job, counts: Counts) -> Draw:

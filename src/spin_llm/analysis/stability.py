@@ -70,7 +70,7 @@ def measure_stability(
         part = examples[name]
         key = sha256_json(
             [
-                *(name, multiple, loaded.checkpoint.fingerprint, str(loaded.dtype), dict(scores.metadata)),
+                *(name, multiple, loaded.checkpoint.fingerprint, str(loaded.dtype), scores.info.as_json()),
                 [example.input_ids for side in (part.aware, part.unaware) for example in side],
                 {matrix: indices.tolist() for matrix, indices in entries.items()},
             ]
@@ -80,7 +80,7 @@ def measure_stability(
         with console.bar(f"scoring again, {name}", len(part.aware) + len(part.unaware)) as advance:
             if before:
                 advance(len(part.aware) + len(part.unaware))
-            selector = str(scores.metadata["selector"])
+            selector = str(scores.info.selector)
             found[name] = before or gather(
                 loaded, matrices, entries, part.aware, part.unaware, selector=selector, progress=advance
             )
@@ -105,7 +105,7 @@ def fitting_candidates(
     """(multiple, candidates): the largest of MULTIPLE, half of it, ... whose importances fit the budget, and what the
     score files keep. SpinError below 2."""
     budget = int(free_memory(torch.device("cpu")) * DEFAULT_SHARE) if budget is None else budget
-    kept = min(scores.metadata["keep"] / ratio for scores, ratio in job.rankings.values())
+    kept = min(scores.info.keep / ratio for scores, ratio in job.rankings.values())
     multiple = min(MULTIPLE, kept)
     needed = 0
     while multiple >= 2:

@@ -30,7 +30,7 @@ from spin_llm.patch.patch import Patch
 from spin_llm.pipeline.context import Run, score_file
 from spin_llm.results.file import written
 from spin_llm.results.paper import ArmRecord
-from spin_llm.results.recipe import Recipe, recipe_of
+from spin_llm.results.recipe import Recipe
 from spin_llm.results.rows import read_verdicts
 from spin_llm.scores import ScoreSet
 from spin_llm.selection import Selection, select
@@ -96,7 +96,7 @@ def make_view(work: Work, arm: Arm) -> tuple[View | None, dict[str, Any]]:
         if not selects_nothing(error):
             raise
         return None, {"weights": 0, "why": error.what.splitlines()[0]}
-    about = {name: patch.metadata.get(name) for name in ("rule", "ratio", "granularity", "penalty", "scale")}
+    about = {name: getattr(patch.info, name) for name in ("rule", "ratio", "granularity", "penalty", "scale")}
     return pipeline.patched_view(work.model, patch), {"weights": patch.weights, **about}
 
 
@@ -104,8 +104,8 @@ def make_edit(work: Work, arm: Arm) -> Patch:
     """The patch of an edit; read when it is there."""
     path = work.folder / "edits" / work.key(arm) / "patch.safetensors"
     if not path.is_file():
-        recipe, selection, scores = make_selection(work, arm)
-        patch = pipeline.patch_of(work.settings_of(arm), work.model.checkpoint, selection, scores, recipe)
+        _, selection, scores = make_selection(work, arm)
+        patch = pipeline.patch_of(work.settings_of(arm), work.model.checkpoint, selection, scores)
         save_patch(path, patch)
     return load_patch(path)
 
@@ -136,7 +136,7 @@ def make_selection(work: Work, arm: Arm) -> tuple[Recipe, Selection, ScoreSet]:
     scores = make_scores(run)
     done = work.folder / "edits" / work.key(arm) / "patch.safetensors"
     if done.is_file():
-        recipe = recipe_of(load_patch(done).metadata)
+        recipe = load_patch(done).info.recipe
     else:
         recipe, _ = pipeline.find_recipe(run, scores, done.parent)
     return recipe, select(scores, recipe), scores

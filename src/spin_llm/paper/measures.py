@@ -7,7 +7,7 @@ answers and verdicts (arms.py).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from spin_llm import pipeline
@@ -60,7 +60,7 @@ def margin_results(work: Work, arm: Arm) -> dict[str, Any]:
         bench = pipeline.bench_of(work.told(settings), ScoreSet({}))
         base = measure_reference(work.model, bench.contrasts, bench.general)
         with view() as edited:
-            found |= measure_proxy(edited, bench.contrasts, bench.general, base).as_json()
+            found |= asdict(measure_proxy(edited, bench.contrasts, bench.general, base))
     write_json(file, found)
     return found
 

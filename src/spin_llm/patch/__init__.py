@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from spin_llm.patch.checkpoint import apply_checkpoint, patch_state, revert_checkpoint
 from spin_llm.patch.file import find_patch, load_patch, make_patch, save_patch
-from spin_llm.patch.patch import Patch, TensorEdit, loaded_parameter, memory_patch
+from spin_llm.patch.patch import Patch, PatchInfo, TensorEdit, loaded_parameter, memory_patch
 
 __all__ = [
     "Patch",
+    "PatchInfo",
     "TensorEdit",
     "apply_checkpoint",
     "find_patch",

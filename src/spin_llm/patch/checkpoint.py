@@ -36,7 +36,7 @@ def patch_state(checkpoint: Checkpoint, patch: Patch) -> str:
             raise other_model(name, "weights are neither the patch's old nor its new values")
         states |= ({"base"} if (~is_new).any() else set()) | ({"edited"} if (~is_old).any() else set())
         flat[edit.indices] = edit.old
-        if hashlib.sha256(data).hexdigest() != patch.metadata["tensors"][name]["sha256"]:
+        if hashlib.sha256(data).hexdigest() != patch.info.tensors[name].sha256:
             raise other_model(name, "its bytes are not those of the patch's base")
     return "mixed" if len(states) > 1 else states.pop()
 
@@ -113,9 +113,8 @@ def _stored(checkpoint: Checkpoint, name: str, patch: Patch) -> StoredTensor:
     stored = checkpoint.tensors.get(name)
     if stored is None:
         raise other_model(name, "the checkpoint has no such tensor")
-    expected = patch.metadata["tensors"][name]
-    if [stored.dtype, list(stored.shape)] != [expected["dtype"], expected["shape"]]:
-        raise other_model(
-            name, f"it is {stored.dtype} {list(stored.shape)}, not {expected['dtype']} {expected['shape']}"
-        )
+    expected = patch.info.tensors[name]
+    if (stored.dtype, tuple(stored.shape)) != (expected.dtype, expected.shape):
+        was = f"{expected.dtype} {list(expected.shape)}"
+        raise other_model(name, f"it is {stored.dtype} {list(stored.shape)}, not {was}")
     return stored

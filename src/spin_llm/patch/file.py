@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,23 +19,24 @@ from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
 from spin_llm.files import UNSEALED, check_seal, decoded, seal_safetensors
-from spin_llm.models import Checkpoint
+from spin_llm.models import Checkpoint, LoadedModel
 from spin_llm.models.disk.header import DTYPES
 from spin_llm.outputs import writing
-from spin_llm.patch.patch import Patch, TensorEdit, same_bits
+from spin_llm.patch.patch import Fingerprint, Patch, PatchInfo, Place, TensorEdit, same_bits
 from spin_llm.selection import Selection
 
 FORMAT = "spin-llm patch 1"
 
 
-def make_patch(
-    checkpoint: Checkpoint, selection: Selection, *, scale: float = 0.0, about: Mapping[str, Any] | None = None
-) -> Patch:
-    """The patch that multiplies the selected weights by `scale` (0 suppresses them, as in the paper).
+def make_patch(model: Checkpoint | LoadedModel, selection: Selection, *, scale: float | None = None) -> Patch:
+    """The patch that multiplies the selected weights by `scale` (0 suppresses them, as in the paper; None: as the
+    recipe says).
 
     Entries that would not change (weights that are 0 already) are left out; SpinError when none is left, or when a
     value is NaN or infinite.
     """
+    checkpoint = model if isinstance(model, Checkpoint) else model.checkpoint
+    scale = selection.recipe.scale if scale is None else scale
     edits, fingerprints = {}, {}
     for name, indices in selection.indices.items():
         stored_as = checkpoint.stored_name(name)
@@ -52,23 +51,27 @@ def make_patch(
         if changed.any():
             edits[stored_as] = TensorEdit(indices[changed], old[changed], new[changed])
             _refuse_no_numbers(edits[stored_as], f"The edit of {stored_as} of {checkpoint.folder}")
-            fingerprints[stored_as] = stored.fingerprint(hashlib.sha256(data).hexdigest())
+            digest = hashlib.sha256(data).hexdigest()
+            fingerprints[stored_as] = Fingerprint(stored.shape, stored.dtype, digest)
     if not edits:
         raise SpinError(
             "The edit changes no weight at all.", cause="all selected weights are 0 already, or the scale is 1."
         )
-    metadata = {
-        "base_fingerprint": checkpoint.fingerprint,
-        "tensors": fingerprints,
-        "rule": selection.recipe.rule,
-        "ratio": selection.recipe.ratio,
-        "protect_ratio": selection.recipe.protect_ratio,
-        "target": selection.recipe.target,
-        "scale": scale,
-        "weights": sum(edit.indices.numel() for edit in edits.values()),
-        **(about or {}),
+    places = {
+        checkpoint.stored_name(name): Place(place.shape, place.layer, place.kind)
+        for name, place in selection.places.items()
     }
-    return Patch(edits, metadata)
+    info = PatchInfo(
+        **{**vars(selection.recipe), "scale": scale},
+        base_fingerprint=checkpoint.fingerprint,
+        tensors=fingerprints,
+        weights=sum(edit.indices.numel() for edit in edits.values()),
+        candidates=selection.candidates,
+        shared=selection.shared,
+        targeted_weights=selection.targeted_weights,
+        places=places,
+    )
+    return Patch(edits, info)
 
 
 def save_patch(path: str | Path, patch: Patch) -> None:
@@ -76,31 +79,10 @@ def save_patch(path: str | Path, patch: Patch) -> None:
     tensors = {}
     for name, edit in patch.edits.items():
         tensors.update({f"{name}.indices": edit.indices, f"{name}.old": edit.old, f"{name}.new": edit.new})
-    metadata = {"format": FORMAT, "patch": json.dumps(dict(patch.metadata), sort_keys=True), **UNSEALED}
+    metadata = {"format": FORMAT, "patch": json.dumps(asdict(patch.info), sort_keys=True), **UNSEALED}
     with writing(path) as part:
         save_file(tensors, part, metadata=metadata)
         seal_safetensors(part)
-
-
-@dataclass(frozen=True)
-class _Fingerprint:
-    """What a patch's metadata says of a tensor of its base."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class _About:
-    """What is read from a patch's metadata by name."""
-
-    tensors: dict[str, _Fingerprint]
-    rule: str = ""
-    ratio: float | None = None
-    target: str = ""
-    scale: float = 0.0
-    ratio_table: tuple[dict[str, Any], ...] = ()
 
 
 def load_patch(path: str | Path, *, finite: bool = True) -> Patch:
@@ -118,13 +100,13 @@ def load_patch(path: str | Path, *, finite: bool = True) -> Patch:
             if header.get("format") != FORMAT:
                 raise SpinError(f"{path} is not a patch of this version (format {header.get('format')!r}).")
             check_seal(path, header, ("format", "patch"))
-            about = decoded(header.get("patch", ""), _About, f"The metadata of {path}")
-            names = sorted(f"{name}.{part}" for name in about.tensors for part in ("indices", "new", "old"))
+            info = decoded(header.get("patch", ""), PatchInfo, f"The metadata of {path}")
+            names = sorted(f"{name}.{part}" for name in info.tensors for part in ("indices", "new", "old"))
             if sorted(file.keys()) != names or not names:
                 raise SpinError(f"{path} is damaged: it does not hold the tensors that it names.")
             edits = {
                 name: TensorEdit(*(file.get_tensor(f"{name}.{part}") for part in ("indices", "old", "new")))
-                for name in about.tensors
+                for name in info.tensors
             }
     except (SafetensorError, OSError, TypeError) as error:  # TypeError: a shape beyond what torch can hold
         raise SpinError(
@@ -133,11 +115,11 @@ def load_patch(path: str | Path, *, finite: bool = True) -> Patch:
             change="copy it again, or make it again with `spin-llm select`.",
         ) from None
     for name, edit in edits.items():
-        if not _consistent(edit, about.tensors[name]):
+        if not _consistent(edit, info.tensors[name]):
             raise SpinError(f"{path} is damaged: the edit of {name} is inconsistent.")
         if finite:
             _refuse_no_numbers(edit, f"{path}: {name}")
-    return Patch(edits, json.loads(header["patch"]))
+    return Patch(edits, info)
 
 
 def find_patch(path: str | Path) -> Path:
@@ -151,7 +133,7 @@ def find_patch(path: str | Path) -> Path:
     return found
 
 
-def _consistent(edit: TensorEdit, fingerprint: _Fingerprint) -> bool:
+def _consistent(edit: TensorEdit, fingerprint: Fingerprint) -> bool:
     """Sorted unique indices within the tensor, and as many old and new values, in its dtype."""
     indices, size = edit.indices, math.prod(fingerprint.shape)
     typed = indices.dtype == torch.int64 and edit.old.dtype == edit.new.dtype == DTYPES.get(fingerprint.dtype)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.models.experts import fused_weights
+from spin_llm.results.edited import RatioTried
+from spin_llm.results.measured import Count, Layer
+from spin_llm.results.recipe import Recipe
 from spin_llm.selection import Selection
 
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -31,12 +34,51 @@ class TensorEdit:
 
 
 @dataclass(frozen=True)
+class Fingerprint:
+    """A tensor of the base, and the digest of its stored bytes."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a targeted matrix is."""
+
+    shape: tuple[Count, Count]
+    layer: Layer
+    kind: str
+
+
+@dataclass(frozen=True)
+class PatchInfo(Recipe):
+    """The recipe, what was made by it and of what: a patch file's metadata. `tensors` are the touched ones, `places`
+    all that were targeted; `weights` change, of so many `targeted_weights`."""
+
+    base_fingerprint: str = ""
+    tensors: Mapping[str, Fingerprint] = field(default_factory=dict)
+    weights: Count = 0
+    base_model: str | None = None
+    data_sha256: Mapping[str, str | None] = field(default_factory=dict)
+    candidates: Count | None = None
+    shared: Count | None = None
+    targeted_weights: Count | None = None
+    ratio_table: tuple[RatioTried, ...] = ()
+    searched: bool = False
+    places: Mapping[str, Place] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(**{part.name: getattr(self, part.name) for part in fields(Recipe)})
+
+
+@dataclass(frozen=True)
 class Patch:
-    """Edits by tensor name as in the checkpoint, and `metadata`: base model, fingerprints of the touched tensors, rule,
-    settings."""
+    """Edits by tensor name as in the checkpoint, and what is known of them."""
 
     edits: Mapping[str, TensorEdit]
-    metadata: Mapping[str, Any]
+    info: PatchInfo
 
     @property
     def weights(self) -> int:
@@ -72,8 +114,10 @@ class Patch:
                     flat[indices] = values
 
 
-def memory_patch(model: Any, selection: Selection, *, scale: float = 0.0) -> Patch:
-    """A patch of a loaded model for the moment: without checkpoint and fingerprints, it is not for saving."""
+def memory_patch(model: Any, selection: Selection, *, scale: float | None = None) -> Patch:
+    """A patch of a loaded model for the moment: without checkpoint and fingerprints, it is not for saving. `scale` None
+    is the recipe's."""
+    scale = selection.recipe.scale if scale is None else scale
     weights = loaded_weights(model)
     edits = {}
     for name, indices in selection.indices.items():
@@ -81,7 +125,7 @@ def memory_patch(model: Any, selection: Selection, *, scale: float = 0.0) -> Pat
         old = flat[indices.to(flat.device)].cpu()
         new = (old.double() * scale).to(old.dtype) if scale else torch.zeros_like(old)
         edits[name] = TensorEdit(indices, old, new)
-    return Patch(edits, {})
+    return Patch(edits, PatchInfo(**vars(selection.recipe)))
 
 
 def loaded_parameter(model: Any, name: str) -> torch.Tensor:

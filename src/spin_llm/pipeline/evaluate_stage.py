@@ -28,11 +28,10 @@ from spin_llm.pipeline.context import UNMEASURED, Run
 from spin_llm.pipeline.folder import write_results
 from spin_llm.pipeline.select_stage import patch_of
 from spin_llm.progress import Console
-from spin_llm.results.edited import Edit, RatioTried, Regions, Stability
+from spin_llm.results.edited import Edit, Regions, Stability
 from spin_llm.results.file import Results
 from spin_llm.results.judged import OwnAnswers
 from spin_llm.results.measured import AxisResult
-from spin_llm.results.recipe import recipe_of
 from spin_llm.results.rows import hashes_of, read_answers
 from spin_llm.results.searched import SearchRecord
 from spin_llm.scores import ScoreSet
@@ -43,7 +42,7 @@ from spin_llm.settings import OWN, RunSettings
 def evaluate_stage(run: Run) -> dict[str, Any]:
     """Answers, verdicts, results.json."""
     settings, folder, scores, patch = run.settings, run.folder, run.scores, run.patch
-    recipe = recipe_of(patch.metadata)
+    recipe = patch.info.recipe
     selection = select(scores, recipe)
     controls, left_out = control_patches(settings, run.model.checkpoint, scores, selection, patch, run.console)
     patches = {EDITED: patch, **controls}
@@ -62,7 +61,7 @@ def evaluate_stage(run: Run) -> dict[str, Any]:
         measured,
         edit=edit,
         controls=others,
-        ratio_table=convert(patch.metadata["ratio_table"], list[RatioTried]),
+        ratio_table=list(patch.info.ratio_table),
         files=measured.files | hashes_of(folder, "patch.safetensors"),
         overlap=None if rule.weighs else convert(overlap(selection, rule.spared(scores)), Regions),
         search=read_typed(search, SearchRecord) if search.is_file() else None,
@@ -98,11 +97,10 @@ def control_patches(
 
     made: dict[str, Patch] = {}
     left_out: dict[str, str] = {}
-    recipe = recipe_of(patch.metadata)
     for name in settings.wanted_controls:
         try:
             control = control_selection(name, selection, scores, stored, seed=settings.seed)
-            made[name] = patch_of(settings, checkpoint, control, scores, recipe)
+            made[name] = patch_of(settings, checkpoint, control, scores)
         except SpinError as error:
             left_out[name] = error.what
             continue
@@ -165,18 +163,17 @@ def answered_before(evaluation: Evaluation, folder: Path) -> None:
 
 def edit_summary(patch: Patch) -> Edit:
     """The `edit` part of results.json."""
-    about = patch.metadata
-    places = about.get("places", {})
+    info, places = patch.info, patch.info.places
     told = ("rule", "ratio", "protect_ratio", "target", "scale", "candidates", "shared")
     return Edit(
-        **{key: about.get(key) for key in told},
+        **{key: getattr(info, key) for key in told},
         weights=patch.weights,
         matrices=len(patch.edits),
-        share=patch.weights / about["targeted_weights"] if about.get("targeted_weights") else None,
+        share=patch.weights / info.targeted_weights if info.targeted_weights else None,
         per_matrix={name: edit.indices.numel() for name, edit in patch.edits.items()},
-        shapes={name: place["shape"] for name, place in places.items()},
-        layers={name: place["layer"] for name, place in places.items()},
-        kinds={name: place["kind"] for name, place in places.items()},
+        shapes={name: list(place.shape) for name, place in places.items()},
+        layers={name: place.layer for name, place in places.items()},
+        kinds={name: place.kind for name, place in places.items()},
     )
 
 

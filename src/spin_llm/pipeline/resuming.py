@@ -34,7 +34,7 @@ from spin_llm.pipeline.folder import (
 )
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RunRecord, is_run, read_record
-from spin_llm.results.recipe import Recipe, recipe_of
+from spin_llm.results.recipe import Recipe
 from spin_llm.settings import SEARCHED, STAGES, RunSettings, scope_of
 
 NOT_COMPARED = ("model", "data_dir", "prompt_column", "response_column")  # by what they lead to: hashes
@@ -267,9 +267,8 @@ def with_patch(folder: Path, stale: str, told: RunSettings, now: RunSettings) ->
 
 
 def foreign_patch(path: Path, patch: Patch) -> SpinError:
-    about = patch.metadata
     return SpinError(
-        f"{path} was not made by this run (rule {about['rule']}, ratio {about['ratio']:g}).",
+        f"{path} was not made by this run (rule {patch.info.rule}, ratio {patch.info.ratio:g}).",
         cause="`spin-llm select` wrote it there.",
         change="move it away; or compare it with `spin-llm eval MODEL --patch`.",
     )
@@ -277,10 +276,10 @@ def foreign_patch(path: Path, patch: Patch) -> SpinError:
 
 def made_by(settings: RunSettings, patch: Patch) -> bool:
     """Whether a run with these settings made the patch, as far as its metadata tell."""
-    about, recipe = patch.metadata, recipe_of(patch.metadata)
-    if settings.rule == SEARCHED or about.get("searched"):
-        return settings.rule == SEARCHED and bool(about.get("searched")) and about["target"] == settings.target
-    if settings.ratio is None and not about["ratio_table"]:
+    info, recipe = patch.info, patch.info.recipe
+    if settings.rule == SEARCHED or info.searched:
+        return settings.rule == SEARCHED and info.searched and info.target == settings.target
+    if settings.ratio is None and not info.ratio_table:
         return False
     usual = usual_recipe(settings, settings.rule, settings.ratio or recipe.ratio)
     return comparable(recipe) == comparable(usual)

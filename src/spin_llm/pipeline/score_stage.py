@@ -23,7 +23,7 @@ from spin_llm.pipeline.folder import located, model_record
 from spin_llm.pipeline.resuming import open_folder
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import RECORD, read_record
-from spin_llm.scores import STATISTICS, Ranks, load_scores, save_scores, score_concept
+from spin_llm.scores import STATISTICS, Passes, Ranks, Scoring, load_scores, save_scores, score_concept
 from spin_llm.scores import ranks as joined_ranks
 from spin_llm.selection import candidate_entries
 from spin_llm.settings import RunSettings
@@ -81,7 +81,7 @@ def score_stage(run: Run, ranks: Ranks = ALONE) -> None:
 
 def has_margin(path: Path) -> bool:
     """Whether a score file has the statistic `margin`."""
-    return "margin" in load_scores(path).metadata["statistics"]
+    return "margin" in load_scores(path).info.statistics
 
 
 def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> None:
@@ -102,7 +102,6 @@ def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> 
             change="free some space, or choose another folder with --output.",
         )
     for name, path in files.items():
-        about = {"concept": name, "data_sha256": rows_sha256(pairs[name]), "seed": settings.seed}
         if truncated := sum(example.truncated > 0 for example in aware[name]):
             console.say(f"{name}: {truncated} prompts too long for --max-length or the model lost their start")
         total = len(plan.partitions) * (len(aware[name]) + len(unaware[name])) // ranks.world
@@ -115,23 +114,28 @@ def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> 
                 loaded,
                 aware[name],
                 unaware[name],
-                target=settings.target,
-                plan=plan,
-                statistics=[s for s in statistics if unaware[name] or not STATISTICS[s].unaware],
-                keep=settings.keep,
-                granularity=settings.granularity,
-                seed=settings.seed,
+                Scoring(
+                    tuple(s for s in statistics if unaware[name] or not STATISTICS[s].unaware),
+                    settings.target,
+                    settings.keep,
+                    settings.granularity,
+                    settings.seed,
+                ),
                 candidates=candidates,
-                about={**about, "template": settings.template},
-                progress_folder=run.folder / "progress" / name,
-                ranks=ranks,
-                progress=advance,
+                passes=Passes(plan, run.folder / "progress" / name, ranks, advance),
             )
         if ranks.first:
-            if silent := scores.metadata["silent"]:
+            if silent := scores.info.silent:
                 console.say(
                     f"{name}: nothing reached {len(silent)} matrices (experts without a token): {silent[0]}, ..."
                 )
-            save_scores(path, scores)
+            info = replace(
+                scores.info,
+                concept=name,
+                data_sha256=rows_sha256(pairs[name]),
+                seed=settings.seed,
+                template=settings.template,
+            )
+            save_scores(path, replace(scores, info=info))
             shutil.rmtree(run.folder / "progress" / name, ignore_errors=True)
         ranks.wait()

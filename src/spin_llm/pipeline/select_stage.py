@@ -8,14 +8,13 @@ the edit of a model (patch/).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from spin_llm.errors import SpinError
-from spin_llm.files import is_folder, read_checked, write_json
+from spin_llm.files import is_folder, read_typed, write_json
 from spin_llm.judges.quality.reading import asked_of
 from spin_llm.models import Checkpoint
 from spin_llm.models.disk import resolve
@@ -28,7 +27,9 @@ from spin_llm.pipeline.folder import delete_artefacts, made_after, there
 from spin_llm.pipeline.resuming import model_changes, usual_recipe
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RunRecord, read_record
-from spin_llm.results.recipe import Recipe, recipe_of
+from spin_llm.results.edited import RatioTried
+from spin_llm.results.file import written
+from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import SearchRecord
 from spin_llm.scores import ScoreSet
 from spin_llm.search.find import find_edit
@@ -47,12 +48,12 @@ def select_stage(run: Run) -> None:
         return
     recipe, table = find_recipe(run, run.scores, run.folder)
     selection = select(run.scores, recipe)
-    patch = patch_of(run.settings, run.model.checkpoint, selection, run.scores, recipe, table)
+    patch = patch_of(run.settings, run.model.checkpoint, selection, run.scores, table)
     save_patch(path, patch)
     run.console.say(f"{patch.weights:,} weights in {len(patch.edits)} matrices, ratio {recipe.ratio:g}; patch {path}")
 
 
-def find_recipe(run: Run, scores: ScoreSet, folder: Path) -> tuple[Recipe, list[dict[str, Any]]]:
+def find_recipe(run: Run, scores: ScoreSet, folder: Path) -> tuple[Recipe, list[RatioTried]]:
     """(the recipe that is given, searched in `folder`, or at the largest ratio that the limit on perplexity allows; the
     ratios tried)."""
     settings = run.settings
@@ -75,10 +76,9 @@ def search_stage(run: Run, scores: ScoreSet, folder: Path) -> Recipe:
     """Search an edit into search.json; the pick of an earlier search is read."""
     settings, path = run.settings, folder / "search.json"
     if path.is_file():
-        record = read_checked(path, SearchRecord)
-        return recipe_of(next(row["recipe"] for row in record["trials"] if row["number"] == record["pick"]))
+        return read_typed(path, SearchRecord).recipe
     questions = asking(settings, run.inputs.search, asked=asked_of([run.model], settings.questions))
-    recipe, record = find_edit(
+    record = find_edit(
         bench_of(run, scores),
         usual_recipe(settings, "coupled", min(settings.keep, 1e-4)),
         folder / "search",
@@ -89,10 +89,11 @@ def search_stage(run: Run, scores: ScoreSet, folder: Path) -> Recipe:
         console=run.console,
     )
     responses = OWN if OWN in run.inputs.protect else settings.given_responses
-    write_json(path, {"effort": settings.effort, "responses": responses, **record})
+    record = replace(record, effort=settings.effort, responses=responses)
+    write_json(path, written(record))
     for rung in (folder / "search").glob("rung-*"):  # what a killed search would have gone on from
         shutil.rmtree(rung / "progress", ignore_errors=True)
-    return recipe
+    return record.recipe
 
 
 def bench_of(run: Run, scores: ScoreSet) -> Bench:
@@ -111,29 +112,18 @@ def patch_of(
     checkpoint: Checkpoint,
     selection: Selection,
     scores: ScoreSet,
-    recipe: Recipe,
-    table: Sequence[Mapping[str, Any]] = (),
+    table: Sequence[RatioTried] = (),
 ) -> Patch:
-    """A patch whose metadata says where it is from, by which recipe, and where its weights lie."""
-    about = {
-        "base_model": settings.model,
-        "data_sha256": {name: part.metadata.get("data_sha256") for name, part in scores.everything.items()},
-        "candidates": selection.candidates,
-        "shared": selection.shared,
-        "targeted_weights": selection.targeted_weights,
-        "ratio_table": list(table),
-        "searched": settings.rule == SEARCHED,
-        "granularity": recipe.granularity,
-        "layers": recipe.layers,
-        "at_least": recipe.at_least,
-        "penalty": recipe.penalty,
-        "fractions": recipe.fractions,
-        "places": {
-            checkpoint.stored_name(name): {"shape": list(place.shape), "layer": place.layer, "kind": place.kind}
-            for name, place in selection.places.items()
-        },
-    }
-    return make_patch(checkpoint, selection, scale=recipe.scale, about=about)
+    """A patch that says which model and data it is from, and how its recipe was found."""
+    patch = make_patch(checkpoint, selection)
+    info = replace(
+        patch.info,
+        base_model=settings.model,
+        data_sha256={name: part.info.data_sha256 for name, part in scores.everything.items()},
+        ratio_table=tuple(table),
+        searched=settings.rule == SEARCHED,
+    )
+    return replace(patch, info=info)
 
 
 def select_from_folder(
@@ -166,7 +156,7 @@ def select_from_folder(
         if model:
             check_same_shapes(checkpoint, selection, record.model.name)
         settings = replace(settings, model=model or record.model.name, rule=recipe.rule, ratio=recipe.ratio)  # type: ignore[arg-type] # a recipe names a known rule
-        patch = patch_of(settings, checkpoint, selection, scores, recipe)
+        patch = patch_of(settings, checkpoint, selection, scores)
         if own and any(there(folder, made_after("answers"))):
             console.say("another patch: what was measured with the one before is deleted")
             delete_artefacts(folder, "answers")

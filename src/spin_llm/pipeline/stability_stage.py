@@ -31,7 +31,6 @@ from spin_llm.records import PATCH, RECORD, RESULTS, RunRecord, check_belongs, i
 from spin_llm.report import write_report
 from spin_llm.results.edited import Stability, StabilityRecord
 from spin_llm.results.file import read_results
-from spin_llm.results.recipe import recipe_of
 from spin_llm.scores import parse_bytes
 from spin_llm.selection import KNOWN, select
 
@@ -44,7 +43,7 @@ def stability_stage(run: Run, resamples: int, seed: int, *, anew: bool = False) 
         before = dict(read_checked(path, StabilityRecord))
         if (before["resamples"], before["seed"]) == (resamples, seed):
             return before
-    data, scores, recipe = run.inputs, run.scores, recipe_of(run.patch.metadata)
+    data, scores, recipe = run.inputs, run.scores, run.patch.info.recipe
     rule = KNOWN[recipe.rule]
     spared = rule.spared(scores)
     unaware = data.unaware if "margin" in rule.needs else {}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from spin_llm.results.file import PhrasesRecord
 from spin_llm.results.judged import JudgeSummary
 from spin_llm.results.measured import AxisResult, Count, Number
-from spin_llm.results.searched import Gained
+from spin_llm.results.searched import Gain
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ArmRecord:
     style: dict[str, dict[str, AxisResult]] = field(default_factory=dict)
     phrases: dict[str, PhrasesRecord] = field(default_factory=dict)
     judge: JudgeSummary | None = None
-    gains: dict[str, Gained] = field(default_factory=dict)
+    gains: dict[str, Gain] = field(default_factory=dict)
     increase: Number | None = None
     kl: Number | None = None
     information: dict[str, Any] | None = None

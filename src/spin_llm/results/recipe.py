@@ -6,36 +6,35 @@ selecting by it (selection/), and which recipe is a good one (search/).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+
+from spin_llm.results.measured import Layer, Name, Number, Positive, Share
 
 PENALTY = 2.0
-Layers = tuple[int, int]  # the first and the last
+Layers = tuple[Layer, Layer]  # the first and the last
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The options of `select`, and `scale`: what the selected weights are multiplied by."""
+    """What `select` is told, and `scale`: what the selected weights are multiplied by."""
 
-    rule: str
-    ratio: float
-    protect_ratio: float | None = None
-    target: str = "mlp"
-    granularity: str = "matrix"
+    rule: Name
+    ratio: Share
+    protect_ratio: Share | None = None
+    target: Name = "mlp"
+    granularity: Name = "matrix"
     layers: Layers | None = None
-    at_least: int | None = None
-    penalty: float = PENALTY
-    fractions: tuple[tuple[str, float], ...] = ()
-    scale: float = 0.0
+    at_least: Positive | None = None
+    penalty: Number = PENALTY
+    fractions: tuple[tuple[Name, Number], ...] = ()
+    scale: Number = 0.0
+
+    always = ("protect_ratio", "target", "granularity", "layers", "at_least", "penalty", "fractions", "scale")
 
     @property
     def spares(self) -> float:
         """The ratio of the protected sets' top sets."""
         return self.ratio if self.protect_ratio is None else self.protect_ratio
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     def words(self) -> str:
         """One line for people, what is as usual left out."""
@@ -50,11 +49,3 @@ class Recipe:
         parts += [f"{name} x {part:.3g}" for name, part in self.fractions if part != 1]
         parts += [f"scale {self.scale:g}"] if self.scale else []
         return ", ".join([*parts, self.target])
-
-
-def recipe_of(record: Mapping[str, Any]) -> Recipe:
-    """A recipe from JSON, or from a patch's metadata, which has more; what older ones lack has its default."""
-    known = {field.name: record[field.name] for field in fields(Recipe) if field.name in record}
-    layers = known.get("layers")
-    fractions = tuple((name, part) for name, part in known.get("fractions", ()))
-    return Recipe(**{**known, "layers": tuple(layers) if layers else None, "fractions": fractions})

@@ -5,59 +5,67 @@ In: nothing. Out: frozen dataclasses of search.json and its journal. Left out: t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from msgspec import Meta
 
-from spin_llm.results.measured import Count, Layer, Name, Number, Positive
+from spin_llm.results.measured import Count, Number
+from spin_llm.results.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Gained:
+class Gain:
+    """The change of one concept's margin in nats per response token, its standard error over the responses, and the
+    change of the aware responses' own loss (a gain that only makes unaware responses worse shows here)."""
+
     gain: Number
     error: Number
     aware: Number
 
+    def low(self, z: float) -> float:
+        return self.gain - z * self.error
+
 
 @dataclass(frozen=True)
-class ProxyRecord:
-    gains: dict[str, Gained]
+class Proxy:
+    """What one edit does: gains by concept, relative increase of perplexity, KL(base || edited) in nats per token."""
+
+    gains: dict[str, Gain]
     increase: Number
     kl: Number
 
 
 @dataclass(frozen=True)
-class RecipeRecord:
-    rule: Name
-    ratio: Annotated[float, Meta(ge=0, le=1)]
-    granularity: Name
-    scale: Number
-    protect_ratio: Annotated[float, Meta(ge=0, le=1)] | None = None
-    target: Name = "mlp"
-    penalty: Number = 2.0
-    layers: tuple[Layer, Layer] | None = None
-    at_least: Positive | None = None
-    fractions: list[tuple[Name, Number]] = field(default_factory=list)
+class Trial:
+    """One recipe: how many weights it selects, and what they do.
 
-    always = ("protect_ratio", "target", "penalty", "layers", "at_least", "fractions")
+    `proxy` is None when it selects none, when the kept scores do not decide it, or when it is hopeless: then
+    `increase` is that on the first pairs.
+    """
 
-
-@dataclass(frozen=True)
-class TrialRecord:
     number: Count
-    recipe: RecipeRecord
+    recipe: Recipe
     weights: Count
     why: str
     increase: Number | None
-    proxy: ProxyRecord | None
+    proxy: Proxy | None
+
+    def gain(self, concept: str) -> float:
+        """Minus infinity where it was not measured."""
+        return self.proxy.gains[concept].gain if self.proxy else -math.inf
 
 
 @dataclass(frozen=True)
-class JournalRow(TrialRecord):
-    """One row of a search's journal."""
+class JournalRow(Trial):
+    """One row of a search's journal: a trial, and the parameters that stand for its recipe."""
 
     parameters: dict[str, str | Number] = field(default_factory=dict)
+
+    @property
+    def trial(self) -> Trial:
+        return Trial(self.number, self.recipe, self.weights, self.why, self.increase, self.proxy)
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class SurvivorRecord:
 class SearchRecord:
     """search.json; `search` of results.json."""
 
-    trials: Annotated[list[TrialRecord], Meta(min_length=1)]
+    trials: Annotated[list[Trial], Meta(min_length=1)]
     front: list[Count]
     survivors: list[SurvivorRecord]
     importance: dict[str, Number]
@@ -94,6 +102,11 @@ class SearchRecord:
     unmeasured: dict[str, str] = field(default_factory=dict)
 
     always = ("questions", "unmeasured")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The picked one."""
+        return next(trial.recipe for trial in self.trials if trial.number == self.pick)
 
     def __post_init__(self) -> None:
         if self.pick not in {trial.number for trial in self.trials}:

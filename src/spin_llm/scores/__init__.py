@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spin_llm.scores.concept import score_concept, statistics_of
+from spin_llm.scores.concept import Passes, Scoring, score_concept
 from spin_llm.scores.distributed import Ranks, ranks
 from spin_llm.scores.importance import SELECTORS, STATISTICS, accumulators
 from spin_llm.scores.passes import importance, make_batches
@@ -21,6 +21,7 @@ from spin_llm.scores.storage import (
     MatrixScores,
     Scores,
     ScoreSet,
+    ScoresInfo,
     count,
     load_scores,
     save_scores,
@@ -33,11 +34,14 @@ __all__ = [
     "SELECTORS",
     "STATISTICS",
     "MatrixScores",
+    "Passes",
     "PerExample",
     "Plan",
     "Ranks",
     "ScoreSet",
     "Scores",
+    "ScoresInfo",
+    "Scoring",
     "accumulators",
     "count",
     "gather",
@@ -53,6 +57,5 @@ __all__ = [
     "save_per_example",
     "save_scores",
     "score_concept",
-    "statistics_of",
     "top_entries",
 ]

@@ -10,15 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from spin_llm.data import Example, Pair, encode_all
+from spin_llm.data import Example, Pair, Rendering, encode_all
 from spin_llm.errors import SpinError
 from spin_llm.files import sha256_json
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
@@ -27,21 +27,41 @@ from spin_llm.scores.distributed import Ranks
 from spin_llm.scores.importance import STATISTICS, Counts, Totals, accumulators, new_totals
 from spin_llm.scores.passes import Batch, Progress, dense_scores, make_batches, scoring
 from spin_llm.scores.plan import Plan
-from spin_llm.scores.storage import KEEP, MatrixScores, Scores, keep_top, load_scores, save_scores
+from spin_llm.scores.storage import KEEP, MatrixScores, Scores, ScoresInfo, keep_top, load_scores, save_scores
 
+Row = Example | Pair | tuple[str, str]
 CHECKPOINT_SHARE = 0.025  # of the time, at most
 NOTHING = torch.empty(0, dtype=torch.int64)
 DISK_BYTES_PER_SECOND = 200e6  # a first guess, before the first checkpoint is timed
 
 
-def statistics_of(selector: str, extra: Sequence[str]) -> tuple[str, ...]:
-    """The statistics to form: the selector first, then the others, each once."""
-    return tuple(dict.fromkeys((selector, *extra)))
+@dataclass(frozen=True)
+class Scoring:
+    """How to score: the statistics, of which the first selects; which matrices (mlp, attention or all); the fraction
+    `keep` of each that is kept, of each row by `row` granularity; the seed of random scores; and where pairs are given,
+    the `template` that makes tokens of them, at most `max_length` for each."""
+
+    statistics: tuple[str, ...] = ("taylor",)
+    target: str = "mlp"
+    keep: float = KEEP
+    granularity: str = "matrix"
+    seed: int = 0
+    template: str | Rendering = "auto"
+    max_length: int = 1024
 
 
-def as_examples(
-    loaded: LoadedModel, rows: Sequence[Example | Pair | tuple[str, str]], template: str, max_length: int
-) -> list[Example]:
+@dataclass(frozen=True)
+class Passes:
+    """How the work is done: the passes that a plan divides the matrices into (None: one), the `folder` in which
+    progress is kept, the processes that share the examples, and who is told of the examples done."""
+
+    plan: Plan | None = None
+    folder: Path | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    progress: Progress = lambda examples_done: None
+
+
+def as_examples(loaded: LoadedModel, rows: Sequence[Row], template: str | Rendering, max_length: int) -> list[Example]:
     """Examples as they are; pairs, and (prompt, response) texts, as this model's tokens."""
     examples = [row for row in rows if isinstance(row, Example)]
     if len(examples) == len(rows):
@@ -54,102 +74,106 @@ def as_examples(
 
 def score_concept(
     loaded: LoadedModel,
-    aware: Sequence[Example | Pair | tuple[str, str]],
-    unaware: Sequence[Example | Pair | tuple[str, str]] = (),
+    aware: Sequence[Row],
+    unaware: Sequence[Row] = (),
+    how: Scoring = Scoring(),
     *,
-    template: str = "auto",
-    max_length: int = 1024,
-    target: str = "mlp",
-    plan: Plan | None = None,
-    statistics: Sequence[str] = ("taylor",),
-    keep: float = KEEP,
-    granularity: str = "matrix",
-    seed: int = 0,
     candidates: Mapping[str, torch.Tensor] | None = None,
-    about: Mapping[str, Any] | None = None,
-    progress_folder: Path | None = None,
-    ranks: Ranks = Ranks(),  # noqa: B008 - immutable
-    progress: Progress = lambda examples_done: None,
+    passes: Passes = Passes(),
 ) -> Scores:
-    """Score every targeted matrix and keep the top `keep` (a fraction) of each, by the first of `statistics`.
+    """Score every targeted matrix by importances in nats per response token, and keep the top of each.
 
-    Pairs, or (prompt, response) texts, are encoded with `template`, at most `max_length` tokens each. `plan` divides
-    the matrices into passes (plan.py); None takes all at once.
-
-    `candidates` (flat indices by matrix name) are kept too, whatever their scores: the entries that concepts chose, of
-    which a protected set has to say what they cost. `unaware` are the same concept's unaware responses; only `margin`
-    looks at them. Every rank returns the same; the matrices are complete on rank 0 alone. `about` is added to the
-    metadata.
+    `aware` and `unaware` responses of one concept are examples, pairs, or (prompt, response) texts; only the statistic
+    `margin` looks at unaware ones. `candidates` (flat indices by matrix name) are kept too, whatever their scores: the
+    entries that concepts chose, of which a protected set has to say what they cost. Every rank returns the same; the
+    matrices are complete on rank 0 alone. Raises SpinError without an example, and for scores that are not finite.
     """
-    aware, unaware = (as_examples(loaded, rows, template, max_length) for rows in (aware, unaware))
+    aware, unaware = (as_examples(loaded, rows, how.template, how.max_length) for rows in (aware, unaware))
     if not aware:
         raise SpinError("There is no example to score.")
-    counts = Counts(len(aware), len(unaware), sum(len(example.input_ids) for example in aware), seed)
-    partitions = plan.partitions if plan else (tuple(editable_matrices(loaded.model, target)),)
-    matrices = [matrix for partition in partitions for matrix in partition]
-    partitions = ranks.agree_on(partitions)
-    others = unaware if any(STATISTICS[name].unaware for name in statistics) else ()
-    batches = make_batches(aware, others, matrices=matrices)
-    rows = [
-        (batch.aware, example.input_ids, example.response_tokens) for batch in batches for example in batch.examples
-    ]
-    job: tuple[Any, ...] = (
-        *(dict(about or {}), statistics, keep, granularity, seed),
-        *(str(loaded.dtype), loaded.checkpoint.fingerprint),
-    )
-    if candidates is not None:
-        job = (*job, {name: sha256(indices.numpy().tobytes()).hexdigest() for name, indices in candidates.items()})
+    counts = Counts(len(aware), len(unaware), sum(len(example.input_ids) for example in aware), how.seed)
+    plan = passes.plan
+    partitions = plan.partitions if plan else (tuple(editable_matrices(loaded.model, how.target)),)
+    others = unaware if any(STATISTICS[name].unaware for name in how.statistics) else ()
+    batches = make_batches(aware, others, matrices=[matrix for partition in partitions for matrix in partition])
+    job = _Job(loaded, batches, counts, how, candidates, passes)
     kept: dict[str, MatrixScores] = {}
-    silent: list[str] = []
+    silent: tuple[str, ...] = ()
+    partitions = passes.ranks.agree_on(partitions)
     for number, partition in enumerate(partitions):
-        key = sha256_json([*job, rows, len(batches), [matrix.name for matrix in partition]])
-        finished = progress_folder / f"kept-{number}.safetensors" if progress_folder else None
-        if finished and finished.is_file() and (before := load_scores(finished)).metadata["key"] == key:
-            kept.update(before.matrices)
-            silent += before.metadata["silent"]
-            progress(sum(len(batch.examples) for batch in batches))
-            continue
-        file = progress_folder / f"sums-{number}.safetensors" if progress_folder else None
-        totals = sum_batches(loaded, partition, batches, accumulators(statistics), file, key, ranks, progress)
-        if ranks.first:
-            quiet = [matrix.name for matrix in partition if _is_silent(totals[matrix.name])]
-            part = {
-                matrix.name: keep_top(
-                    dense_scores(statistics, matrix, totals.pop(matrix.name), counts),
-                    statistics[0],
-                    matrix,
-                    keep,
-                    granularity,
-                    candidates=None if candidates is None else candidates.get(matrix.name, NOTHING),
-                )
-                for matrix in partition
-            }
-            if finished and file and len(partitions) > 1:
-                save_scores(finished, Scores(part, {"key": key, "silent": quiet}))
-                file.unlink(missing_ok=True)
-            kept.update(part)
-            silent += quiet
-        del totals
-        ranks.wait()
-    metadata = {
-        "selector": statistics[0],
-        "statistics": list(statistics),
-        "granularity": granularity,
-        "loss": "mean negative log-likelihood, nats per response token",
-        "reduction": "mean over examples of the per-example statistic, float32",
-        "examples": len(aware),
-        "unaware_examples": len(unaware),
-        "tokens": counts.tokens,
-        "response_tokens": sum(example.response_tokens for example in aware),
-        "truncated_tokens": sum(example.truncated for example in aware),
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "model": loaded.checkpoint.fingerprint,
-        "target": target,
-        "keep": keep,
-        "silent": silent,
-        **(about or {}),
-    }
-    return Scores(kept, metadata)
+        part = job.part(partition, number if len(partitions) > 1 else None)
+        kept.update(part.matrices)
+        silent += part.info.silent
+        passes.ranks.wait()
+    info = ScoresInfo(
+        how.statistics[0],
+        tuple(how.statistics),
+        how.granularity,
+        loss="mean negative log-likelihood, nats per response token",
+        reduction="mean over examples of the per-example statistic, float32",
+        examples=len(aware),
+        unaware_examples=len(unaware),
+        tokens=counts.tokens,
+        response_tokens=sum(example.response_tokens for example in aware),
+        truncated_tokens=sum(example.truncated for example in aware),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        model=loaded.checkpoint.fingerprint,
+        target=how.target,
+        keep=how.keep,
+        silent=silent,
+    )
+    return Scores(kept, info)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One concept's batches, and everything that decides what is made of them."""
+
+    loaded: LoadedModel
+    batches: Sequence[Batch]
+    counts: Counts
+    how: Scoring
+    candidates: Mapping[str, torch.Tensor] | None
+    passes: Passes
+
+    def part(self, partition: Sequence[Matrix], number: int | None) -> Scores:
+        """The kept scores of the matrices of one pass, on rank 0; a `number` is that of one of several passes: what is
+        finished of it is kept in the folder, and read from there."""
+        passes, key = self.passes, self.key(partition)
+        file = passes.folder / f"sums-{number or 0}.safetensors" if passes.folder else None
+        finished = passes.folder / f"kept-{number}.safetensors" if passes.folder and number is not None else None
+        if finished and finished.is_file() and (before := load_scores(finished)).info.key == key:
+            passes.progress(sum(len(batch.examples) for batch in self.batches))
+            return before
+        kinds = accumulators(self.how.statistics)
+        totals = sum_batches(self.loaded, partition, self.batches, kinds, file, key, passes)
+        if not passes.ranks.first:
+            return Scores({}, ScoresInfo())
+        silent = tuple(matrix.name for matrix in partition if _is_silent(totals[matrix.name]))
+        kept = {matrix.name: self.kept(matrix, totals.pop(matrix.name)) for matrix in partition}
+        scores = Scores(kept, ScoresInfo(key=key, silent=silent))
+        if finished and file:
+            save_scores(finished, scores)
+            file.unlink(missing_ok=True)
+        return scores
+
+    def key(self, partition: Sequence[Matrix]) -> str:
+        """One digest of what a pass does; what is kept of it under another one is another job's."""
+        how, loaded = self.how, self.loaded
+        chosen = {n: sha256(indices.numpy().tobytes()).hexdigest() for n, indices in (self.candidates or {}).items()}
+        rows = [
+            (batch.aware, example.input_ids, example.response_tokens)
+            for batch in self.batches
+            for example in batch.examples
+        ]
+        told = [how.statistics, how.keep, how.granularity, how.seed, str(loaded.dtype), loaded.checkpoint.fingerprint]
+        names = [matrix.name for matrix in partition]
+        return sha256_json([*told, self.candidates is not None, chosen, rows, len(self.batches), names])
+
+    def kept(self, matrix: Matrix, totals: Totals) -> MatrixScores:
+        dense = dense_scores(self.how.statistics, matrix, totals, self.counts)
+        chosen = None if self.candidates is None else self.candidates.get(matrix.name, NOTHING)
+        return keep_top(dense, self.how.statistics[0], matrix, self.how.keep, self.how.granularity, candidates=chosen)
 
 
 def _is_silent(totals: Totals) -> bool:
@@ -164,11 +188,11 @@ def sum_batches(
     kinds: Sequence[str],
     file: Path | None,
     key: str,
-    ranks: Ranks,
-    progress: Progress,
+    passes: Passes,
 ) -> dict[str, Totals]:
     """The accumulators of `matrices` over all batches and ranks (complete on rank 0), from `file` on where it is
     there."""
+    ranks, progress = passes.ranks, passes.progress
     totals = {matrix.name: new_totals(kinds, matrix.weight, transposed=matrix.transposed) for matrix in matrices}
     done = _restore(file, key, totals, ranks)
     progress(sum(len(batches[number].examples) for number in done))

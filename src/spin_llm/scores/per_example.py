@@ -124,12 +124,12 @@ def gradient_at(left: torch.Tensor, right: torch.Tensor, rows: torch.Tensor, col
 def reweighted(scores: Scores, per_example: PerExample, aware: torch.Tensor, unaware: torch.Tensor) -> Scores:
     """The scores with example s counted `aware[s]` times, unaware ones `unaware[s]` times, at the candidates alone.
 
-    Counts are non-negative float32, shapes (examples,) and (unaware examples,). Matrices, shapes and metadata are those
+    Counts are non-negative float32, shapes (examples,) and (unaware examples,). Matrices, shapes and info are those
     of `scores`; matrices without a candidate are empty. Of the margins are kept those that the file of `scores` would
     keep: at least the smallest that it does, since how many are larger elsewhere is not known here. What a protected
     set's file says of entries that others chose, this says of all candidates.
     """
-    place = f"margin@{scores.metadata['selector']}"
+    place = f"margin@{scores.info.selector}"
     matrices = {}
     for name, matrix in scores.matrices.items():
         indices, values, others, at = matrix.indices[:0], matrix.values[:0], {}, {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spin_llm.errors import SpinError
-from spin_llm.files import UNSEALED, check_seal, checked, decoded, seal_safetensors
+from spin_llm.files import UNSEALED, check_seal, decoded, seal_safetensors
 from spin_llm.models import Matrix
 from spin_llm.outputs import writing
-from spin_llm.results.measured import Layer, Share
+from spin_llm.results.measured import Count, Layer, Share
 
 FORMAT = "spin-llm scores 1"
 Side = Annotated[int, Meta(ge=1, le=2**31)]  # of a matrix: flat indices fit into 63 bits
@@ -62,11 +62,42 @@ class MatrixScores:
 
 
 @dataclass(frozen=True)
+class ScoresInfo:
+    """How scores were made, as the file's metadata say: by which statistic, of what, how much of each matrix is kept.
+    `silent` names matrices that no token reached; parts of a scoring under way have a `key`. None is left out of the
+    file."""
+
+    selector: str | None = None
+    statistics: tuple[str, ...] = ()
+    granularity: str = "matrix"
+    loss: str | None = None
+    reduction: str | None = None
+    examples: Count | None = None
+    unaware_examples: Count | None = None
+    tokens: Count | None = None
+    response_tokens: Count | None = None
+    truncated_tokens: Count | None = None
+    dtype: str | None = None
+    model: str | None = None
+    target: str | None = None
+    keep: Share = 0.0
+    silent: tuple[str, ...] = ()
+    concept: str | None = None
+    data_sha256: str | None = None
+    seed: int | None = None
+    template: str | None = None
+    key: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Scores:
-    """One concept's kept scores by matrix name, and the metadata that says how they were made."""
+    """One concept's kept scores by matrix name, and how they were made."""
 
     matrices: Mapping[str, MatrixScores]
-    metadata: Mapping[str, Any]
+    info: ScoresInfo
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -95,7 +126,7 @@ class ScoreSet:
     @property
     def keep(self) -> float:
         """The fraction of each matrix that every set keeps."""
-        return min(part.metadata["keep"] for part in self.everything.values())
+        return min(part.info.keep for part in self.everything.values())
 
 
 def count(ratio: float, size: int) -> int:
@@ -174,7 +205,7 @@ def save_scores(path: str | Path, scores: Scores) -> None:
         tensors |= {f"{name}.{place}": values for place, values in matrix.at.items()}
         places[name] = {"shape": list(matrix.shape), "layer": matrix.layer, "kind": matrix.kind}
         places[name] |= {"others": list(matrix.others), "at": list(matrix.at)}
-    metadata = {"format": FORMAT, "matrices": json.dumps(places), "scoring": json.dumps(dict(scores.metadata))}
+    metadata = {"format": FORMAT, "matrices": json.dumps(places), "scoring": json.dumps(scores.info.as_json())}
     with writing(path) as part:
         save_file(tensors, part, metadata={**metadata, **UNSEALED})
         seal_safetensors(part)
@@ -191,19 +222,6 @@ class _Place:
     at: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Scoring:
-    """What is read of the metadata that say how scores were made; parts of a scoring under way have a `key`."""
-
-    selector: str | None = None
-    granularity: str = "matrix"
-    target: str | None = None
-    model: str | None = None
-    keep: Share | None = None
-    key: str | None = None
-    silent: list[str] = field(default_factory=list)
-
-
 def load_scores(path: str | Path) -> Scores:
     """Read a score file; SpinError when it is absent, damaged or of another kind. Its seal is checked where it has one
     (files of version 0.1.0 have none), and what it says of its matrices always."""
@@ -217,13 +235,13 @@ def load_scores(path: str | Path) -> Scores:
                 raise SpinError(f"{path} is not a score file of this version (format {header.get('format')!r}).")
             check_seal(path, header, ("format", "matrices", "scoring"))
             places = decoded(header.get("matrices", ""), dict[str, _Place], f"The metadata of {path}")
-            scoring = checked(header.get("scoring", ""), _Scoring, f"The metadata of {path}")
+            info = decoded(header.get("scoring", ""), ScoresInfo, f"The metadata of {path}")
             matrices = {name: _matrix(name, place, file.get_tensor) for name, place in places.items()}
     except (SafetensorError, OSError, TypeError) as error:  # TypeError: a shape beyond what torch can hold
         raise SpinError(f"{path} is not a readable score file: {error}", cause="it is truncated.") from None
     if wrong := [name for name, matrix in matrices.items() if not _consistent(matrix)]:
         raise SpinError(f"{path} is damaged: the scores of {wrong[0]} are inconsistent.")
-    return Scores(matrices, scoring)
+    return Scores(matrices, info)
 
 
 def _matrix(name: str, place: _Place, read: Callable[[str], torch.Tensor]) -> MatrixScores:

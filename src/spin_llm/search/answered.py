@@ -24,8 +24,8 @@ from spin_llm.models import LoadedModel
 from spin_llm.patch.patch import memory_patch
 from spin_llm.progress import Console
 from spin_llm.results.measured import AxisResult
+from spin_llm.results.searched import Rates, SurvivorRecord, Trial
 from spin_llm.search.ranking import MAX_INCOHERENCE, MAX_REFUSAL, MAX_SILENCE, shares
-from spin_llm.search.trial import Trial
 from spin_llm.search.trials import Bench, edited_model
 from spin_llm.selection import select
 
@@ -72,23 +72,22 @@ class Answered:
         """Whether it refuses, falls apart and is silent no more than the pick may."""
         return self.excess == 0
 
-    def as_json(self) -> dict[str, Any]:
-        rates = {axis: dict(zip(("n", "base", "edited"), row, strict=True)) for axis, row in self.rates.items()}
-        unread = {"unread": sorted(self.unread)} if self.unread else {}
-        return {"number": self.trial.number, "rates": rates, "sound": self.sound, **unread}
+    def record(self, front: bool) -> SurvivorRecord:
+        rates = {axis: Rates(*row) for axis, row in self.rates.items()}
+        return SurvivorRecord(self.trial.number, rates, self.sound, front, sorted(self.unread))
 
 
 def answer(
-    loaded: LoadedModel,
     bench: Bench,
     trials: Sequence[Trial],
     questions: Evaluation,
     folder: Path,
-    judge: Judge,
-    coherence: Judge | None,
+    judges: tuple[Judge, Judge | None],
     console: Console,
 ) -> tuple[list[Answered], list[Answered]]:
-    """Successive halving: (those of the second rung, those that the first one dropped)."""
+    """Successive halving by the verdicts of (judge, judge of coherence): (those of the second rung, those that the
+    first one dropped)."""
+    judge, coherence = judges
     first, second = (
         {axis: asked[rung::2] for axis, asked in questions.questions.items() if len(asked) > rung} for rung in (0, 1)
     )
@@ -99,7 +98,7 @@ def answer(
             dropped = [row for row in every if row not in rows]
         if not asked:
             break
-        views: dict[str, View] = {BASE: lambda: nullcontext(loaded)}
+        views: dict[str, View] = {BASE: lambda: nullcontext(bench.loaded)}
         for place, row in enumerate(rows):
             views[EDITED if place == 0 else f"edit-{row.trial.number}"] = trial_view(bench, row.trial)
         part = replace(questions, questions=asked, general=())
@@ -116,7 +115,7 @@ def answer(
 def trial_view(bench: Bench, trial: Trial) -> View:
     """The model with a trial's edit in it while it is looked at."""
     selection = select(bench.scores, trial.recipe)
-    patch = memory_patch(bench.loaded.model, selection, scale=trial.recipe.scale)
+    patch = memory_patch(bench.loaded.model, selection)
 
     def view() -> AbstractContextManager[LoadedModel]:
         return edited_model(bench.loaded, patch)

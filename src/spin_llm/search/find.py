@@ -1,7 +1,7 @@
 """From scores to one recipe: search by the proxy, survivors by their answers, the pick and the record of how it came.
 
-In: a bench (trials.py), a budget, search questions and judges. Out: the picked recipe, and the `search` part of
-results.json. The survivors answer half of the search questions, the better half of them the other half (successive
+In: a bench (trials.py), a budget, search questions and judges. Out: the `search` part of results.json, with the
+picked recipe. The survivors answer half of the search questions, the better half of them the other half (successive
 halving); both count (answered.py). Left out: questions that are reported on. They are not here, so nothing can be
 fitted to them.
 """
@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.answers import Evaluation
 from spin_llm.judges.verdict import Judge
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.recipe import Recipe
+from spin_llm.results.searched import SearchRecord, Trial
 from spin_llm.search.answered import Answered, answer, pick_answered, unbeaten, unmeasured_in
 from spin_llm.search.ranking import front, is_found, ranked, survivors
 from spin_llm.search.study import settings_importance
-from spin_llm.search.trial import Trial
-from spin_llm.search.trials import Bench, search
+from spin_llm.search.trials import Bench, try_recipes
 from spin_llm.selection import targeted
 from spin_llm.settings import Effort
 
@@ -38,15 +37,17 @@ def find_edit(
     judges: Callable[[], tuple[Judge, Judge | None]],
     seed: int = 0,
     console: Console = SILENT,
-) -> tuple[Recipe, dict[str, Any]]:
-    """(the pick, how it came about). `questions` None, or no survivors in `effort`: the proxy decides alone.
+) -> SearchRecord:
+    """How the pick came about. `questions` None, or no survivors in `effort`: the proxy decides alone.
 
     `judges` gives the judge and that of coherence when they are needed. What is done is kept under `folder`. Raises
     SpinError, with what was tried, when no recipe stays within the allowed perplexity.
     """
     concepts = bench.concepts
     targeted(bench.scores, usual.target, usual.layers)
-    trials = search(bench, usual, trials=effort.trials, journal=folder / "journal.jsonl", seed=seed, console=console)
+    trials = try_recipes(
+        bench, usual, trials=effort.trials, journal=folder / "journal.jsonl", seed=seed, console=console
+    )
     order = ranked(trials, concepts, bench.max_increase)
     if not order:
         raise SpinError(
@@ -55,38 +56,43 @@ def find_edit(
             cause="the smallest edit that the scores allow already costs more, or the rules select nothing.",
             change="raise --max-perplexity-increase; or give --rule and --ratio yourself.",
         )
-    pick = order[0]
-    why = "The proxy alone decided: no answers were judged in this search."
+    pick, why = order[0], "The proxy alone decided: no answers were judged in this search."
     answered: list[Answered] = []
     dropped: list[Answered] = []
+    asked = {}
     if questions and effort.survivors and any(axis in concepts for axis in questions.questions):
         best = survivors(order, effort.survivors)
-        judge, coherence = judges()
-        answered, dropped = answer(bench.loaded, bench, best, questions, folder, judge, coherence, console)
+        answered, dropped = answer(bench, best, questions, folder, judges(), console)
         pick, why = pick_answered(answered, dropped, concepts)
-    raised, sound = is_found(pick, len(trials)), not answered or any(row.sound for row in answered)
+        asked = {axis: len(part) for axis, part in questions.questions.items()} if answered else {}
+    found, why = with_chance(pick, order, len(trials), not answered or any(row.sound for row in answered), why)
+    console.say(f"picked edit {pick.number} of {len(trials)}: {pick.recipe.words()}; {pick.weights:,} weights. {why}")
+    return SearchRecord(
+        trials=trials,
+        front=front(trials, concepts),
+        survivors=[row.record(unbeaten(row, answered, concepts)) for row in (*answered, *dropped)],
+        importance=settings_importance(trials, concepts),
+        max_increase=bench.max_increase,
+        pick=pick.number,
+        found=found,
+        why=why,
+        effort="",  # by name: whoever asked knows it
+        questions=asked,
+        unmeasured=unmeasured_in((*answered, *dropped)),
+    )
+
+
+def with_chance(pick: Trial, order: Sequence[Trial], tried: int, sound: bool, why: str) -> tuple[bool, str]:
+    """(whether the pick is a finding: it gains more than chance over so many `tried`, and is within the limits on
+    answers; the reason, with what speaks against it)."""
+    raised = is_found(pick, tried)
     if not raised:
-        others = any(is_found(trial, len(trials)) for trial in order)
+        others = any(is_found(trial, tried) for trial in order)
         why += " It does not raise the margins of all concepts by more than chance"
         why += ", though an edit that was not picked does" if others else ", and no other allowed edit does"
     if not (raised and sound):
         why = f"{why.removesuffix('.')}: this is the best of what was tried, not a recommendation."
-    console.say(f"picked edit {pick.number} of {len(trials)}: {pick.recipe.words()}; {pick.weights:,} weights. {why}")
-    record = {
-        "trials": [trial.as_json() for trial in trials],
-        "front": front(trials, concepts),
-        "survivors": [{**row.as_json(), "front": unbeaten(row, answered, concepts)} for row in (*answered, *dropped)],
-        "importance": settings_importance(trials, concepts),
-        "max_increase": bench.max_increase,
-        "pick": pick.number,
-        "found": raised and sound,
-        "why": why,
-        "unmeasured": unmeasured_in((*answered, *dropped)),
-        "questions": {
-            axis: len(asked) for axis, asked in (questions.questions if answered and questions else {}).items()
-        },
-    }
-    return pick.recipe, record
+    return raised and sound, why
 
 
 def table_text(trials: Sequence[Trial], concepts: Sequence[str]) -> str:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from spin_llm.data import Example
 from spin_llm.evaluate.likelihood import divergences
 from spin_llm.models import LoadedModel
 from spin_llm.models.losses import length_sorted_batches, response_logits, response_losses
+from spin_llm.results.searched import Gain, Proxy
 from spin_llm.stats.paired import Floats
 
 BATCH_TOKENS = 4096
@@ -36,33 +36,6 @@ class Contrast:
 
     aware: Sequence[Example]
     unaware: Sequence[Example]
-
-
-@dataclass(frozen=True)
-class Gain:
-    """The change of one concept's margin in nats per response token, its standard error over the responses, and the
-    change of the aware responses' own loss (a gain that only makes unaware responses worse shows here)."""
-
-    gain: float
-    error: float
-    aware: float
-
-    def low(self, z: float) -> float:
-        return self.gain - z * self.error
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """What one edit does: gains by concept, relative increase of perplexity, KL(base || edited) in nats per token."""
-
-    gains: Mapping[str, Gain]
-    increase: float
-    kl: float
-
-    def as_json(self) -> dict[str, Any]:
-        return {"gains": {name: asdict(gain) for name, gain in self.gains.items()}, "increase": self.increase} | {
-            "kl": self.kl
-        }
 
 
 Losses = dict[str, tuple[Floats, Floats]]  # (aware, unaware) mean loss of each response, by concept

@@ -16,7 +16,7 @@ from typing import Any
 
 from scipy.special import ndtri
 
-from spin_llm.search.trial import Trial
+from spin_llm.results.searched import Trial
 from spin_llm.stats.paired import ALPHA
 
 MAX_REFUSAL, MAX_INCOHERENCE, MAX_SILENCE = 0.02, 0.05, 0.02  # rates; of the pick among survivors

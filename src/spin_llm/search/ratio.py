@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
@@ -19,6 +18,7 @@ from spin_llm.models import LoadedModel
 from spin_llm.models.losses import mean_loss
 from spin_llm.patch.patch import memory_patch
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.edited import RatioTried
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import ScoreSet
 from spin_llm.selection import Selection, select
@@ -29,22 +29,6 @@ SCREEN_PAIRS = 8  # a ratio that is hopeless on the first pairs is not measured 
 HOPELESS, HOPELESS_MARGIN = 5.0, 0.05  # hopeless: an increase of more than 5 times the allowed one, and 5% on top
 
 
-@dataclass(frozen=True)
-class RatioTrial:
-    """One ratio: candidates per concept, weights in all top sets, weights selected, perplexity and its relative
-    increase over `pairs` pairs (None: not run)."""
-
-    ratio: float
-    candidates: int
-    both: int
-    weights: int
-    perplexity: float | None
-    increase: float | None
-    allowed: bool
-    pairs: int = 0
-    chosen: bool = False
-
-
 def choose_ratio(
     loaded: LoadedModel,
     scores: ScoreSet,
@@ -53,7 +37,7 @@ def choose_ratio(
     recipe: Recipe,
     max_increase: float = MAX_PERPLEXITY_INCREASE,
     console: Console = SILENT,
-) -> tuple[float, list[dict[str, Any]]]:
+) -> tuple[float, list[RatioTried]]:
     """(the largest allowed ratio of `recipe`, whose own is not looked at; the table by rising ratio).
 
     Ratios are tried from the largest down, until one is allowed; hopeless ones are measured on a few pairs. Raises
@@ -63,13 +47,13 @@ def choose_ratio(
     selections = [select(scores, replace(recipe, ratio=ratio), allow_empty=True) for ratio in ratios]
     screen = examples[:SCREEN_PAIRS]
     base, base_screen = _perplexity(loaded, examples), _perplexity(loaded, screen)
-    trials: list[RatioTrial] = []
+    trials: list[RatioTried] = []
     chosen: float | None = None
     with console.bar("choosing the ratio", sum(selection.weights > 0 for selection in selections)) as advance:
         for selection in reversed(selections):
             trial = _trial(selection, None, base, max_increase, 0)
             if selection.weights and chosen is None:
-                with memory_patch(loaded.model, selection, scale=recipe.scale).applied(loaded.model):
+                with memory_patch(loaded.model, selection).applied(loaded.model):
                     hopeless = HOPELESS * max_increase + HOPELESS_MARGIN
                     trial = _trial(selection, _perplexity(loaded, screen), base_screen, hopeless, len(screen))
                     if trial.allowed:
@@ -84,21 +68,30 @@ def choose_ratio(
             cause="the smallest edit that the scores allow already costs more, or the ratios select nothing.",
             change="raise --max-perplexity-increase, or give a --ratio yourself.",
         )
-    return chosen, [{**asdict(trial), "chosen": trial.ratio == chosen} for trial in trials]
+    return chosen, [replace(trial, chosen=trial.ratio == chosen) for trial in trials]
 
 
 def _perplexity(loaded: LoadedModel, examples: Sequence[Example]) -> float:
     return math.exp(min(mean_loss(loaded, examples), 700.0))
 
 
-def _trial(selection: Selection, perplexity: float | None, base: float, max_increase: float, pairs: int) -> RatioTrial:
+def _trial(selection: Selection, perplexity: float | None, base: float, max_increase: float, pairs: int) -> RatioTried:
     increase = None if perplexity is None else perplexity / base - 1
     allowed = increase is not None and increase <= max_increase
-    counts = (selection.candidates, selection.shared, selection.weights)
-    return RatioTrial(selection.recipe.ratio, *counts, perplexity, increase, allowed, pairs)
+    return RatioTried(
+        ratio=selection.recipe.ratio,
+        candidates=selection.candidates,
+        both=selection.shared,
+        weights=selection.weights,
+        perplexity=perplexity,
+        increase=increase,
+        allowed=allowed,
+        pairs=pairs,
+        chosen=False,
+    )
 
 
-def table_text(trials: Sequence[RatioTrial]) -> str:
+def table_text(trials: Sequence[RatioTried]) -> str:
     """The trials as aligned text."""
     lines = [f"{'ratio':>8} {'candidates':>11} {'in all':>8} {'selected':>9} {'perplexity':>11} {'increase':>9}"]
     for trial in trials:

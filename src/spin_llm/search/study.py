@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spin_llm.results.recipe import Recipe
+from spin_llm.results.searched import Trial
 from spin_llm.search.space import SMALLEST, Space, described, distributions
-from spin_llm.search.trial import Trial
 
 
 def objectives(trial: Trial, concepts: Sequence[str]) -> list[float]:

@@ -13,14 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.files import read_progress, sync_append
 from spin_llm.models import LoadedModel
 from spin_llm.patch.patch import Patch, memory_patch
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.file import written
 from spin_llm.results.recipe import Recipe
-from spin_llm.results.searched import JournalRow
+from spin_llm.results.searched import JournalRow, Trial
 from spin_llm.scores import ScoreSet
 from spin_llm.search.proxy import (
     Contrast,
@@ -32,7 +35,6 @@ from spin_llm.search.proxy import (
 )
 from spin_llm.search.space import Space, opening, parameters, recipe_from
 from spin_llm.search.study import Study, objectives
-from spin_llm.search.trial import Trial, trial_of
 from spin_llm.selection import select
 
 SCREEN_PAIRS = 8  # a recipe that is hopeless on the first general pairs is not measured on all of them
@@ -60,7 +62,7 @@ class Bench:
         return list(self.scores.concepts)
 
 
-def search(
+def try_recipes(
     bench: Bench, usual: Recipe, *, trials: int, journal: Path, seed: int = 0, console: Console = SILENT
 ) -> list[Trial]:
     """Try `trials` recipes around `usual`; those in `journal` are read.
@@ -70,16 +72,17 @@ def search(
     start = opening(usual, bench.space)
     study = Study(bench.concepts, bench.space, usual)
     done: list[Trial] = []
-    for row in read_progress(journal, JournalRow):
-        done.append(trial_of(row))
-        concepts = list(row["proxy"]["gains"] if row["proxy"] else bench.concepts)
-        if concepts != bench.concepts or set(row["parameters"]) != set(study.distributions):
+    for told in read_progress(journal, JournalRow):
+        row = msgspec.convert(told, JournalRow)
+        done.append(row.trial)
+        concepts = list(row.proxy.gains if row.proxy else bench.concepts)
+        if concepts != bench.concepts or set(row.parameters) != set(study.distributions):
             raise SpinError(
                 f"{journal} is of a search with other concepts or settings.",
                 cause="it was made with other data, or by another version.",
                 change="start anew with --overwrite.",
             )
-        study.tell(row["parameters"], objectives(done[-1], bench.concepts))
+        study.tell(row.parameters, objectives(done[-1], bench.concepts))
     base = None
     journal.parent.mkdir(parents=True, exist_ok=True)
     with console.bar("trying edits", trials) as advance:
@@ -88,7 +91,7 @@ def search(
             base = base or measure_reference(bench.loaded, bench.contrasts, bench.general)
             chosen = parameters(start[number], bench.space) if number < len(start) else study.ask(1000 * seed + number)
             trial = attempt(bench, number, recipe_from(chosen, usual, bench.space), base)
-            sync_append(journal, [{**trial.as_json(), "parameters": chosen}])
+            sync_append(journal, [{**written(trial), "parameters": chosen}])
             study.tell(chosen, objectives(trial, bench.concepts))
             done.append(trial)
             advance(1)
@@ -100,17 +103,17 @@ def attempt(bench: Bench, number: int, recipe: Recipe, base: Reference) -> Trial
     try:
         selection = select(bench.scores, recipe, allow_empty=True)
     except SpinError as error:
-        return Trial(number, recipe, 0, None, None, error.what)
+        return Trial(number, recipe, 0, error.what, None, None)
     if not selection.weights:
-        return Trial(number, recipe, 0, None, None, "selects no weight")
-    patch = memory_patch(bench.loaded.model, selection, scale=recipe.scale)
+        return Trial(number, recipe, 0, "selects no weight", None, None)
+    patch = memory_patch(bench.loaded.model, selection)
     with edited_model(bench.loaded, patch) as edited:
         screen = bench.general[:SCREEN_PAIRS]
         first = relative_increase(summed_losses(edited, screen), base.general[:SCREEN_PAIRS], screen)
         if not first <= HOPELESS * bench.max_increase + HOPELESS_MARGIN:  # also when it is not a number
-            return Trial(number, recipe, selection.weights, first, None, "ruins the model")
+            return Trial(number, recipe, selection.weights, "ruins the model", first, None)
         proxy = measure_proxy(edited, bench.contrasts, bench.general, base)
-    return Trial(number, recipe, selection.weights, proxy.increase, proxy)
+    return Trial(number, recipe, selection.weights, "", proxy.increase, proxy)
 
 
 @contextmanager

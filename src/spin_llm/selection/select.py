@@ -87,7 +87,7 @@ def _check(scores: ScoreSet, recipe: Recipe) -> None:
             _check_kept(name, part, ratio, recipe.granularity)
     parts = list(scores.everything.values())
     for key in ("model", "target", "selector"):
-        if len({part.metadata.get(key) for part in parts}) > 1:
+        if len({getattr(part.info, key) for part in parts}) > 1:
             raise SpinError(f"The score files do not belong together: their {key} differs.", change="score them again.")
     if any(part.shapes != parts[0].shapes for part in parts):
         raise SpinError("The score files do not belong together: their matrices differ.", change="score them again.")
@@ -96,13 +96,12 @@ def _check(scores: ScoreSet, recipe: Recipe) -> None:
 
 
 def _check_kept(name: str, scores: Scores, needed: float, granularity: str) -> None:
-    kept = scores.metadata.get("keep") or 0.0
+    kept, kept_by = scores.info.keep, scores.info.granularity
     if needed > kept:
         raise SpinError(
             f"The scores of {name!r} keep the top {kept:g} of each matrix; a ratio of {needed:g} needs more.",
             change=f"score again with --keep {needed:g}, or take a smaller ratio.",
         )
-    kept_by = scores.metadata.get("granularity", "matrix")
     if (kept_by == "row") != (granularity == "row"):
         raise SpinError(
             f"The scores of {name!r} were kept by {kept_by}; a selection by {granularity} needs others.",

@@ -26,7 +26,7 @@ def smallest_ratio(scores: ScoreSet, names: Sequence[str], recipe: Recipe) -> fl
     """
     protect_ratio = recipe.protect_ratio
     limiting = [*scores.concepts.values(), *(scores.protected.values() if protect_ratio is None else ())]
-    smallest = min(part.metadata["keep"] for part in limiting)
+    smallest = min(part.info.keep for part in limiting)
     found = None
     for name in names:
         size = scores.first.matrices[name].size

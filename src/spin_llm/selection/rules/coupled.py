@@ -61,7 +61,7 @@ def favourable(chosen: Indices, name: str, concepts: Mapping[str, Scores], at_le
     raised = torch.zeros(len(chosen), dtype=torch.int64)
     for concept, scores in concepts.items():
         matrix = scores.matrices[name]
-        place = f"margin@{scores.metadata['selector']}"
+        place = f"margin@{scores.info.selector}"
         if place not in matrix.at:
             raise SpinError(
                 f"The scores of {concept!r} hold no margin, which the rule 'coupled-signed' needs.",
@@ -75,7 +75,7 @@ def by_set(scores: ScoreSet, names: Sequence[str], recipe: Recipe, *, held: Any 
     """Every set's scores. A concept's ratio is times its fraction, at most what its score file keeps."""
     fractions = dict(recipe.fractions)
     wanted = {name: (part, recipe.ratio * fractions.get(name, 1.0)) for name, part in scores.concepts.items()}
-    concepts = {name: (part, min(ratio, part.metadata["keep"])) for name, (part, ratio) in wanted.items()}
+    concepts = {name: (part, min(ratio, part.info.keep)) for name, (part, ratio) in wanted.items()}
     return concepts | {name: (part, recipe.spares) for name, part in scores.protected.items()}
 
 

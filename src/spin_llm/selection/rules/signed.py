@@ -22,7 +22,7 @@ import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.results.recipe import PENALTY, Recipe
-from spin_llm.scores import CANDIDATES, MatrixScores, Scores, ScoreSet, count
+from spin_llm.scores import CANDIDATES, MatrixScores, Scores, ScoreSet, ScoresInfo, count
 from spin_llm.selection.rules.rule import Ranked, Rankings, Rule
 from spin_llm.selection.tops import Tops, at_entries, outside, sorted_tops, top_sets
 
@@ -53,7 +53,7 @@ def candidate_entries(concepts: Mapping[str, Scores], names: Sequence[str], at_l
 def largest_margins(concept: str, scores: Scores, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """(flat indices, margins) of one matrix's largest margins, largest first; SpinError when none were stored."""
     matrix = scores.matrices[name]
-    if scores.metadata["selector"] == "margin":
+    if scores.info.selector == "margin":
         return matrix.indices, matrix.values
     if "margin" not in matrix.others:
         raise SpinError(
@@ -198,7 +198,7 @@ def rankings(
         order = score.argsort(descending=True, stable=True)
         matrices[name] = MatrixScores(wanted[order], score[order], place.shape, place.layer, place.kind)
     keep = sum(map(len, entries.values())) / sum(places[name].size for name in names)
-    return {"signed": (Scores(matrices, {"keep": keep}), recipe.ratio)}
+    return {"signed": (Scores(matrices, ScoresInfo(keep=keep)), recipe.ratio)}
 
 
 def counts(ranked: Ranked) -> tuple[int, int]:
