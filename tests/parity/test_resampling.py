@@ -383,7 +383,7 @@ def test_a_control_that_is_the_edit_or_selects_nothing_is_left_out(tiny_model: T
         settings = RunSettings("gpt2", concepts=sources, rule=rule, controls=("all",), keep=KEEP, protect_ratio=0.03)
         recipe = usual_recipe(settings, rule, RATIO)
         selection = select(sides, recipe)
-        patch = patch_of(settings, loaded.checkpoint, selection, sides, recipe)
+        patch = patch_of(settings, loaded.checkpoint, selection, sides)
         said: list[str] = []
         before = weights_of(loaded)
         made, why = control_patches(settings, loaded.checkpoint, sides, selection, patch, Console(said.append))
