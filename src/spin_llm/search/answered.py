@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from spin_llm.evaluate.answers import BASE, EDITED, Evaluation
 from spin_llm.evaluate.axes import ANSWERED
