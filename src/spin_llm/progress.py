@@ -1,16 +1,23 @@
 """How long work says how far it is.
 
-In: a title and a total. Out: a context manager that gives a function to call with the amount newly done. The library is
-silent by default; the command passes progress bars. Left out: how a bar looks (cli/).
+In: a title and a total. Out: a context manager that gives a function to call with the amount newly done; lines for a
+log, at least one a minute; an estimate held against the clock. The library is silent by default; the command passes
+progress bars. Left out: how a bar looks (cli/).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from threading import Event, Thread
+from time import monotonic
 
 Advance = Callable[[int], None]
+Say = Callable[[str], None]
+EVERY = 55.0  # seconds between the lines of a log
+AT_ONCE = 1.0  # seconds in which what an earlier run did is counted again
+OFF = 1.5  # an estimate that is off by this factor is corrected
 
 
 @contextmanager
@@ -22,11 +29,98 @@ def no_bar(title: str, total: int) -> Iterator[Advance]:
 class Console:
     """Where a stage talks to: `say` takes one line, `bar(title, total)` is a context manager around long work."""
 
-    say: Callable[[str], None] = lambda line: None
+    say: Say = lambda line: None
     bar: Callable[[str, int], AbstractContextManager[Advance]] = no_bar
 
 
 SILENT = Console()
 
 
-Say = Callable[[str], None]
+@dataclass
+class Pulse:
+    """How far one piece of work is, for a log. `found` was done before it began."""
+
+    title: str
+    total: int
+    clock: Callable[[], float] = monotonic
+    done: int = 0
+    found: int = 0
+    start: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start = self.clock()
+
+    def advance(self, done: int) -> None:
+        self.done += done
+        if self.clock() - self.start < AT_ONCE:
+            self.found = self.done
+
+    def line(self) -> str:
+        """Done, total, rate, and the time left at this rate."""
+        seconds, new = self.clock() - self.start, self.done - self.found
+        so_far = f"{self.title}: {self.done} of {self.total}"
+        if new <= 0:
+            return f"{so_far}, {duration(seconds)} so far"
+        left = max(0, self.total - self.done) * seconds / new
+        return f"{so_far}, {60 * new / seconds:.3g} a minute, about {duration(left)} left"
+
+
+@contextmanager
+def told(pulse: Pulse, say: Say, ended: Event | None = None) -> Iterator[Advance]:
+    """Say a piece of work's line every minute while it lasts, also where nothing of it gets done."""
+    ended = ended or Event()
+
+    def tell() -> None:
+        with suppress(OSError):  # a reader that left hears no more
+            while not ended.wait(EVERY):
+                say(pulse.line())
+
+    thread = Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield pulse.advance
+    finally:
+        ended.set()
+        thread.join()
+
+
+@dataclass
+class Forecast:
+    """A plan of `planned` seconds held against the clock: said again when it is off by much. `found` was done before
+    it began, `finished` since then, both in planned seconds."""
+
+    planned: float
+    say: Say
+    clock: Callable[[], float] = monotonic
+    found: float = 0.0
+    finished: float = 0.0
+    seconds: float = 0.0
+    factor: float = 1.0
+    last: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last = self.clock()
+
+    def advance(self, planned: float) -> None:
+        """Work is done for which so many seconds were planned; what took next to none was there."""
+        now = self.clock()
+        took, self.last = now - self.last, now
+        if took * 100 < planned:
+            self.found += planned
+            return
+        self.finished += planned
+        self.seconds += took
+        if self.seconds < EVERY or self.finished <= 0:
+            return
+        factor = self.seconds / self.finished
+        if max(factor / self.factor, self.factor / factor) >= OFF:
+            self.factor = factor
+            left = max(0.0, self.planned - self.found - self.finished) * factor
+            self.say(
+                f"the plan is corrected: about {duration(left)} left, it takes {factor:.1f} times as long as planned"
+            )
+
+
+def duration(seconds: float) -> str:
+    """A time for people: seconds below two minutes, then minutes."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"

@@ -12,7 +12,7 @@ from harness import WORDS, Command, contrast_words
 from spin_llm.files import write_json
 from spin_llm.paper.arms import Work
 from spin_llm.paper.conduct import shared_settings
-from spin_llm.paper.estimate import arms_of, plan_text, work_left
+from spin_llm.paper.estimate import arms_of, planned, work_left
 from spin_llm.paper.experiments import Experiment, experiments
 from spin_llm.paper.pages import write_failure, write_pages, write_record
 from spin_llm.paper.tables import printed, printed_rows
@@ -257,8 +257,8 @@ def test_the_plan_counts_what_is_left(words: list[str], tmp_path: Path):
     for _, key in dict(arms_of([known["mixing"]], work)):
         write_json(work.folder / "arms" / f"{key}.json", {})
     assert not any(left("mixing").values())
-    assert "minutes" not in plan_text([known["mixing"]], work)
-    assert "minutes" in plan_text([known["table1"]], work)
+    assert "minutes" not in planned([known["mixing"]], work)[0]
+    assert "minutes" in planned([known["table1"]], work)[0]
 
 
 def test_an_unknown_experiment(words: list[str], command: Command, tmp_path: Path):

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def console_of(quiet: bool) -> Iterator[Console]:
-    """A Console that draws progress bars on stderr, or, without a terminal, one line at the end of each piece of
-    work."""
-    from spin_llm.progress import SILENT
+    """A Console that draws progress bars on stderr, or, without a terminal, a line every minute and one at the end of
+    each piece of work."""
+    from spin_llm.progress import SILENT, Pulse, told
     from spin_llm.progress import Console as LibraryConsole
 
     if quiet:
@@ -43,20 +43,24 @@ def console_of(quiet: bool) -> Iterator[Console]:
     columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=terminal, disable=not terminal.is_terminal) as progress:
 
+        def say(line: str) -> None:
+            terminal.print(visible(line), markup=False)
+
         @contextmanager
         def bar(title: str, total: int) -> Iterator[Advance]:
-            from time import monotonic
-
-            start = monotonic()
+            if not terminal.is_terminal:
+                pulse = Pulse(title, total)
+                with told(pulse, say) as advance:
+                    yield advance
+                say(f"{title}: {total} in {pulse.clock() - pulse.start:.0f} s")
+                return
             task = progress.add_task(title, total=total)
             try:
                 yield lambda done: progress.advance(task, done)
             finally:
                 progress.stop_task(task)
-            if not terminal.is_terminal:
-                terminal.print(f"{title}: {total} in {monotonic() - start:.0f} s", markup=False)
 
-        yield LibraryConsole(lambda line: terminal.print(visible(line), markup=False), bar)
+        yield LibraryConsole(say, bar)
 
 
 def show(value: Any, lines: list[Any], *, as_json: bool) -> None:

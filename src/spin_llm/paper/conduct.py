@@ -6,7 +6,7 @@ paper.md and paper.html of all that are there. Left out: the specs (experiments.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -18,11 +18,11 @@ from spin_llm.errors import SpinError
 from spin_llm.files import read_typed, write_json
 from spin_llm.ownership import owned
 from spin_llm.paper.arms import Work, arm_results
-from spin_llm.paper.estimate import plan_text
+from spin_llm.paper.estimate import planned
 from spin_llm.paper.experiments import PAPER_RATIO, Experiment, experiments
 from spin_llm.paper.measures import information_results, margin_results, task_results
 from spin_llm.paper.pages import write_failure, write_pages, write_record
-from spin_llm.progress import SILENT, Console
+from spin_llm.progress import SILENT, Console, Forecast
 from spin_llm.settings import RunSettings
 
 MEASURES = {
@@ -66,9 +66,16 @@ def run_owned(
     settings, folder = work.settings, work.folder
     pipeline.check_settings(replace(settings, capabilities=()), [settings.model, *models])  # tasks: one experiment
     _ = work.scored_checkpoint  # an error now for an adapter
-    work.console.say(plan_text(wanted, work))
+    text, seconds_left = planned(wanted, work)
+    work.console.say(text)
+    forecast, left = Forecast(seconds_left(), work.console.say), [seconds_left()]
+
+    def done() -> None:
+        left.append(seconds_left())
+        forecast.advance(left[-2] - left[-1])
+
     try:
-        failed = run_experiments(wanted, work, models, go_on=go_on)
+        failed = run_experiments(wanted, work, models, done, go_on=go_on)
     finally:  # what is done is told, also when the rest raises or is cut off
         if folder.is_dir():
             pages = write_pages(list(known.values()), folder, settings.model)
@@ -112,13 +119,16 @@ def shared_settings(settings: RunSettings, limit: int | None) -> RunSettings:
     )
 
 
-def run_experiments(wanted: Sequence[Experiment], work: Work, models: Sequence[str], *, go_on: bool) -> dict[str, str]:
-    """Measure and write each experiment; with `go_on`, {name: why} of those that cannot be run, which would raise."""
+def run_experiments(
+    wanted: Sequence[Experiment], work: Work, models: Sequence[str], done: Callable[[], None], *, go_on: bool
+) -> dict[str, str]:
+    """Measure and write each experiment; with `go_on`, {name: why} of those that cannot be run, which would raise.
+    `done` is called after each arm."""
     failed = {}
     for experiment in wanted:
         work.console.say(f"{experiment.name}: {experiment.title}")
         try:
-            write_experiment(experiment, work, models)
+            write_experiment(experiment, work, models, done)
         except SpinError as error:
             if not go_on:
                 raise
@@ -128,13 +138,16 @@ def run_experiments(wanted: Sequence[Experiment], work: Work, models: Sequence[s
     return failed
 
 
-def write_experiment(experiment: Experiment, work: Work, models: Sequence[str]) -> None:
+def write_experiment(experiment: Experiment, work: Work, models: Sequence[str], done: Callable[[], None]) -> None:
     """Measure what is missing; write the experiment's files."""
     measure = MEASURES[experiment.kind]
     if experiment.name == "sizes":
         results = sizes(experiment, work, models)
     else:
-        results = [measure(work, arm) for arm in experiment.arms]
+        results = []
+        for arm in experiment.arms:
+            results.append(measure(work, arm))
+            done()
     ratios = {arm.options["ratio"] for arm in experiment.arms if "ratio" in arm.options}
     write_record(work.folder, experiment, results, work.settings.model, differences(work, ratios))
 

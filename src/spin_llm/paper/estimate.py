@@ -8,7 +8,7 @@ files are there count for nothing. Left out, and said: lm-eval tasks, other judg
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 
 from spin_llm.data import Example
@@ -29,9 +29,9 @@ SAMPLE = 32  # pairs of each set that are encoded to know how long they are
 SUFFIXES = {"answers": "", "tasks": "-tasks", "margins": "-margins", "information": "-location"}
 
 
-def plan_text(wanted: Sequence[Experiment], work: Work) -> str:
-    """How many models there are, how many are done, what the rest asks for, and the minutes of that by kind; no minutes
-    when all is done."""
+def planned(wanted: Sequence[Experiment], work: Work) -> tuple[str, Callable[[], float]]:
+    """(how many models there are, how many are done, what the rest asks for, the minutes of that by kind unless all is
+    done; the seconds that are planned for what is left, whenever it is asked)."""
     models = dict(arms_of(wanted, work))
     missing = {key: arm for key, arm in models.items() if not is_done(work, *key)}
     trained, edits = (sum(arm.kind == kind for arm in missing.values()) for kind in ("train", "edit"))
@@ -42,13 +42,14 @@ def plan_text(wanted: Sequence[Experiment], work: Work) -> str:
         f"{asked} questions"
     )
     if not missing:
-        return text
+        return text, lambda: 0.0
     examples = some_examples(work)
     second = seconds_per_token(work.model, examples)
-    left = work_left(wanted, work, fmean(len(example.input_ids) for example in examples))
-    minutes = {kind: tokens * second / 60 for kind, tokens in left.items()}
+    pair = fmean(len(example.input_ids) for example in examples)
+    minutes = {kind: tokens * second / 60 for kind, tokens in work_left(wanted, work, pair).items()}
     shown = ", ".join(f"{kind} {value:.1f}" for kind, value in minutes.items())
-    return f"{text}\nabout {sum(minutes.values()):,.0f} minutes on this machine: {shown}{unknown(wanted, work)}"
+    text += f"\nabout {sum(minutes.values()):,.0f} minutes on this machine: {shown}{unknown(wanted, work)}"
+    return text, lambda: second * sum(work_left(wanted, work, pair).values())
 
 
 def unknown(wanted: Sequence[Experiment], work: Work) -> str:
@@ -119,7 +120,7 @@ def asked_tokens(work: Work, key: str) -> float:
 
 
 def choosing_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
-    """The search of `auto` (pipeline/estimate.py: `expected_text`) and the own answers that it scores, or
+    """The search of `auto` (pipeline/estimate.py: `expected`) and the own answers that it scores, or
     the ratio by perplexity."""
     if arm.kind != "edit" or (work.folder / "edits" / key / "patch.safetensors").is_file():
         return 0.0

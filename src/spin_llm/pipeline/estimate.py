@@ -30,9 +30,9 @@ def plan_sets(
     matrices: Sequence[Matrix],
     aware: Mapping[str, Sequence[Example]],
     unaware: Mapping[str, Sequence[Example]],
-) -> Plan:
-    """One plan for all sets to be scored, said before the work begins; where an edit is searched with what the run
-    will take."""
+) -> tuple[Plan, float]:
+    """(one plan for all sets to be scored, the seconds that it takes, with what comes after it where an edit is
+    searched), said before the work begins."""
     settings, loaded, say = run.settings, run.model, run.console.say
     if settings.target != "attention" and (coverage := mlp_coverage(loaded.model)) < 1:
         say(f"only {coverage:.0%} of the MLP weights are scored; the others are experts fused in another form")
@@ -50,22 +50,23 @@ def plan_sets(
     say(plan.text())
     if settings.searches:
         tokens = sum(len(example.input_ids) for part in (aware, unaware) for rows in part.values() for example in rows)
-        say(expected_text(settings, run.inputs, plan.seconds, tokens))
-    return plan
+        seconds = expected(settings, run.inputs, plan.seconds, tokens)
+        parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+        say(f"effort {settings.effort}: about {sum(seconds.values()) / 60:.0f} minutes ({parts})")
+        return plan, sum(seconds.values())
+    return plan, plan.seconds
 
 
-def expected_text(settings: RunSettings, data: RunData, scoring: float, tokens: int) -> str:
-    """What the run will take, from the time of scoring."""
+def expected(settings: RunSettings, data: RunData, scoring: float, tokens: int) -> dict[str, float]:
+    """The seconds that a run with a search will take by kind of work, from those of scoring."""
     forward = scoring / max(tokens, 1) / WITH_GRADIENTS
     scored = sum(map(len, (*data.concepts.values(), *data.unaware.values(), *data.protect.values())))
     reported = sum(map(len, data.questions.values())) * (2 + len(settings.wanted_controls))
-    seconds = {
+    return {
         "scoring": scoring,
         "search": trial_tokens(settings, data, tokens / max(1, scored)) * forward,
         "answers and verdicts": answer_tokens(settings, reported + searched_answers(settings, data)) * forward,
     }
-    parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
-    return f"effort {settings.effort}: about {sum(seconds.values()) / 60:.0f} minutes ({parts})"
 
 
 def trial_tokens(settings: RunSettings, data: RunData, pair: float) -> float:

@@ -21,7 +21,7 @@ from spin_llm.pipeline.context import Run, encode, score_file
 from spin_llm.pipeline.estimate import plan_sets
 from spin_llm.pipeline.folder import located, model_record
 from spin_llm.pipeline.resuming import open_folder
-from spin_llm.progress import SILENT, Console
+from spin_llm.progress import SILENT, Advance, Console, Forecast
 from spin_llm.records import RECORD, read_record
 from spin_llm.scores import STATISTICS, Passes, Ranks, Scoring, load_scores, save_scores, score_concept
 from spin_llm.scores import ranks as joined_ranks
@@ -94,7 +94,11 @@ def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> 
     matrices = editable_matrices(loaded.model, settings.target)
     for matrix in matrices:
         loaded.checkpoint.stored_name(matrix.name)  # an error now, not when all is scored
-    plan = plan_sets(run, matrices, aware, unaware)
+    plan, seconds = plan_sets(run, matrices, aware, unaware)
+    forecast = Forecast(seconds, console.say)
+    each = plan.seconds / max(
+        1, len(plan.partitions) * sum(len(rows) for part in (aware, unaware) for rows in part.values())
+    )
     if ranks.first and plan.disk > (free := free_space(run.folder)):
         raise SpinError(
             f"Scoring needs {plan.disk / 2**30:.1f} GiB of disk for its progress, and {run.folder} has "
@@ -109,7 +113,12 @@ def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> 
         if name in data.protect and "margin" in statistics:
             scored = {concept: load_scores(score_file(run.folder, concept)) for concept in data.concepts}
             candidates = candidate_entries(scored, [matrix.name for matrix in matrices], settings.at_least)
-        with console.bar(f"scoring {name}", total) as advance:
+        with console.bar(f"scoring {name}", total) as shown:
+
+            def advance(done: int, shown: Advance = shown) -> None:
+                shown(done)
+                forecast.advance(done * ranks.world * each)
+
             scores = score_concept(
                 loaded,
                 aware[name],
