@@ -111,7 +111,7 @@ def read_bytes(path: str | Path) -> bytes:
         raise SpinError(f"{path} could not be read: {error.strerror}.") from None
 
 
-def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
@@ -197,7 +197,7 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sync_append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def sync_append(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Append rows to a JSON-lines progress file and force them to disk, so that a kill loses at most the last call."""
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     try:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -39,7 +38,7 @@ class ModelRecord:
     device: str | None = None
     template: str | None = None
     url: str | None = None
-    served: dict[str, Any] | None = None
+    served: dict[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,10 @@ class RunRecord:
     """run.json; what older versions did not write has a default."""
 
     command: str | list[str]
-    settings: dict[str, Any]
+    settings: dict[str, object]
     model: ModelRecord
     data: list[DataRecord]
-    compared: dict[str, Any] = field(default_factory=dict)
+    compared: dict[str, object] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     machine: Machine = field(default_factory=Machine)
@@ -93,7 +92,7 @@ class RunRecord:
         return settings_from_json(known, where)
 
 
-def settings_from_json(value: Mapping[str, Any], where: Path | str = RECORD) -> RunSettings:
+def settings_from_json(value: Mapping[str, object], where: Path | str = RECORD) -> RunSettings:
     """RunSettings as run.json records them; SpinError for values of other types."""
     try:
         return msgspec.convert(dict(value), RunSettings)
@@ -122,7 +121,7 @@ def version_of(package: str) -> str:
         return "not installed"
 
 
-def machine_words(record: Mapping[str, Any]) -> str:
+def machine_words(record: Mapping[str, object]) -> str:
     """CPU, threads and GPU of a run.json that `read_record` took; "" where they were not recorded."""
     return msgspec.convert(record.get("machine", {}), Machine).words()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def test_the_loss_falls_and_eval_loads_the_result(method: str, settings: Setting
     tuned = load(str(tmp_path / "out"), dtype="float32")
     examples = encoded(chosen, base)
     assert mean_loss(tuned, examples) < mean_loss(base, examples) - 0.3
-    assert len(record["losses"]) == 8 * 3
+    assert len(record.losses) == 8 * 3
     assert not list((tmp_path / "out").rglob("*.part"))
     assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
     assert tuned.tokenizer.get_vocab() == base.tokenizer.get_vocab()
@@ -88,7 +88,7 @@ def test_other_architectures(method: str, architecture: str, settings: Settings,
             train_baseline(chosen, tmp_path / "out")
         chosen = replace(chosen, target="attention")
     record = train_baseline(chosen, tmp_path / "out")
-    assert record["result"] == "."
+    assert record.result == "."
     tuned = load(str(tmp_path / "out"), dtype="float32")
     assert next(continuations(tuned, [[5, 6, 7], [8]], 2))
 
@@ -171,7 +171,7 @@ def test_merged_is_the_adapter_applied(method: str, settings: Settings, tiny_mod
 
 def test_without_merging_only_the_adapter_is_left(settings: Settings, tmp_path: Path):
     record = train_baseline(settings(epochs=1, merge=False), tmp_path / "out")
-    assert record["result"] == "adapter"
+    assert record.result == "adapter"
     assert not (tmp_path / "out" / "config.json").exists()
     load(str(tmp_path / "out" / "adapter"), dtype="float32")
 
@@ -421,7 +421,7 @@ def test_what_a_kill_in_the_saving_left_is_known_and_goes_with_overwrite(
     left = json.loads((out / "baseline.json").read_text())
     assert left["result"] is None
     assert placed[0] in left["files"]
-    assert train_baseline(made, out)["files"] == whole["files"] == left["files"]
+    assert train_baseline(made, out).files == whole.files == left["files"]
 
 
 def test_a_record_that_names_files_elsewhere_is_refused(settings: Settings, tmp_path: Path):
@@ -429,7 +429,7 @@ def test_a_record_that_names_files_elsewhere_is_refused(settings: Settings, tmp_
     victim.write_text("mine")
     record = train_baseline(made, out)
     for name in ("../victim", "/etc/passwd", "a/b", "", "..", "x\0"):
-        (out / "baseline.json").write_text(json.dumps({**record, "files": [name]}))
+        (out / "baseline.json").write_text(json.dumps({**asdict(record), "files": [name]}))
         with pytest.raises(SpinError, match=r"baseline.json cannot be read"):
             train_baseline(made, out, overwrite=True)
     assert victim.read_text() == "mine"

@@ -7,11 +7,11 @@ their order in training, which changes with the epoch (loop.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from spin_llm.data import Pair, load_pairs, rows_sha256, sample
 from spin_llm.errors import SpinError
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.rows import BaselineData
 from spin_llm.settings.training import MOST_EXAMPLES, BaselineSettings
 
 Mixture = dict[str, tuple[Pair, ...]]
@@ -65,10 +65,9 @@ def most_pairs(shares: Mapping[str, float], sizes: Mapping[str, int]) -> int:
     return total
 
 
-def mixture_record(settings: BaselineSettings, mixture: Mapping[str, Sequence[Pair]]) -> list[dict[str, Any]]:
+def mixture_record(settings: BaselineSettings, mixture: Mapping[str, Sequence[Pair]]) -> list[BaselineData]:
     """Name, source, share, size and SHA-256 of the pairs of each data set."""
     return [
-        {"name": name, "source": source, "share": settings.shares[name], "examples": len(mixture[name])}
-        | {"sha256": rows_sha256(mixture[name])}
+        BaselineData(name, source, settings.shares[name], len(mixture[name]), rows_sha256(mixture[name]))
         for name, source in settings.data
     ]

@@ -9,7 +9,7 @@ evaluation.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -23,7 +23,7 @@ from spin_llm.baselines.mixture import mixture_record, read_mixture
 from spin_llm.data import Example, Rendering, encode_all, resolve_template
 from spin_llm.data.lengths import long_pairs, refuse_long_pairs
 from spin_llm.errors import SpinError
-from spin_llm.files import read_checked, write_json
+from spin_llm.files import read_typed, write_json
 from spin_llm.models import Checkpoint, LoadedModel, load
 from spin_llm.models.adapters import adapter_base
 from spin_llm.models.disk import resolve
@@ -32,7 +32,7 @@ from spin_llm.outputs import disk_error
 from spin_llm.ownership import is_vacant, owned
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import versions
-from spin_llm.results.rows import BaselineRecord
+from spin_llm.results.rows import BaselineData, BaselineModel, BaselineRecord
 from spin_llm.settings.training import UNCOMPARED, BaselineSettings
 
 RECORD = "baseline.json"
@@ -42,7 +42,7 @@ PACKAGES = ("spin-llm", "torch", "transformers", "peft", "safetensors")
 
 def train_baseline(
     settings: BaselineSettings, folder: str | Path, *, overwrite: bool = False, console: Console = SILENT
-) -> dict[str, Any]:
+) -> BaselineRecord:
     """Train and save; what baseline.json holds, whose `result` is the folder to evaluate.
 
     Raises SpinError on bad input, before anything of the user's is touched.
@@ -54,26 +54,27 @@ def train_baseline(
 
 def train_owned(
     settings: BaselineSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT
-) -> dict[str, Any]:
+) -> BaselineRecord:
     """`train_baseline` in a folder of this process alone."""
     mixture = read_mixture(settings, console)
     data = mixture_record(settings, mixture)
     check_folder(settings, folder, data, overwrite=overwrite)
-    if not overwrite and (folder / RECORD).is_file() and (found := read_record(folder / RECORD))["result"]:
+    if not overwrite and (folder / RECORD).is_file() and (found := read_record(folder / RECORD)).result:
         console.say(f"{folder} is complete")
-        return dict(found)
+        return found
     loaded = load_base(settings, console)
     trained = methods.prepare(loaded, settings)
     examples = encode_mixture(settings, loaded, [pair for pairs in mixture.values() for pair in pairs])
     record = describe(settings, loaded, data, examples)
     start(folder, record, overwrite=overwrite)
-    shown = ", ".join(f"{row['examples']} {row['name']}" for row in data)
-    console.say(f"{settings.method}: {record['trained_parameters']:,} parameters on {shown} pairs")
+    shown = ", ".join(f"{row.examples} {row.name}" for row in data)
+    console.say(f"{settings.method}: {record.trained_parameters:,} parameters on {shown} pairs")
     losses = train(loaded, examples, settings, folder / STATE, console)
 
     def placing(names: list[str]) -> None:
-        record["files"] = names  # said before they are there: a kill in between leaves none that is not known
-        write_json(folder / RECORD, record)
+        nonlocal record  # said before they are there: a kill in between leaves none that is not known
+        record = replace(record, files=names)
+        write_json(folder / RECORD, asdict(record))
 
     try:
         result = methods.save(trained, loaded, settings, folder, placing)
@@ -82,15 +83,15 @@ def train_owned(
             result = merge(settings, folder, placing, console)
     except OSError as error:
         raise disk_error(error, folder) or error from None
-    record |= {"losses": losses, "result": "." if result == folder else result.name}
-    write_json(folder / RECORD, record)
+    record = replace(record, losses=losses, result="." if result == folder else result.name)
+    write_json(folder / RECORD, asdict(record))
     (folder / STATE).unlink(missing_ok=True)
     return record
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> BaselineRecord:
     """What a baseline.json holds."""
-    return dict(read_checked(path, BaselineRecord, change="choose another folder with --output."))
+    return read_typed(path, BaselineRecord, change="choose another folder with --output.")
 
 
 def load_base(settings: BaselineSettings, console: Console = SILENT) -> LoadedModel:
@@ -129,36 +130,38 @@ def with_date(settings: BaselineSettings, folder: Path, *, overwrite: bool) -> B
     if settings.date:
         return settings
     if (folder / RECORD).is_file() and not overwrite:
-        return replace(settings, date=read_checked(folder / RECORD, BaselineRecord)["settings"].get("date"))
+        before = read_typed(folder / RECORD, BaselineRecord).settings.get("date")
+        return replace(settings, date=None if before is None else str(before))
     return replace(settings, date=date.today().isoformat())
 
 
 def describe(
-    settings: BaselineSettings, loaded: LoadedModel, data: Sequence[dict[str, Any]], examples: Sequence[Example]
-) -> dict[str, Any]:
+    settings: BaselineSettings, loaded: LoadedModel, data: list[BaselineData], examples: Sequence[Example]
+) -> BaselineRecord:
     """baseline.json as it is when training begins."""
-    return {
-        "settings": settings.as_json(),
-        "data": list(data),
-        "model": {
-            "name": settings.model,
-            "fingerprint": loaded.checkpoint.fingerprint,
-            "parts": asdict(loaded.checkpoint.identity),
-            "template": resolve_template(loaded.tokenizer, settings.template),
-            "dtype": str(loaded.dtype).removeprefix("torch."),
-        },
-        "versions": versions(PACKAGES),
-        "response_tokens": sum(example.response_tokens for example in examples),
-        "truncated_prompts": sum(example.truncated > 0 for example in examples),
-        "trained_parameters": sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
-        "losses": [],
-        "result": None,
-        "files": [],
-    }
+    model = BaselineModel(
+        settings.model,
+        loaded.checkpoint.fingerprint,
+        asdict(loaded.checkpoint.identity),
+        resolve_template(loaded.tokenizer, settings.template),
+        str(loaded.dtype).removeprefix("torch."),
+    )
+    return BaselineRecord(
+        settings=settings.as_json(),
+        data=data,
+        model=model,
+        versions=versions(PACKAGES),
+        response_tokens=sum(example.response_tokens for example in examples),
+        truncated_prompts=sum(example.truncated > 0 for example in examples),
+        trained_parameters=sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
+        losses=[],
+        result=None,
+        files=[],
+    )
 
 
 def check_folder(
-    settings: BaselineSettings, folder: Path, data: Sequence[dict[str, Any]], *, overwrite: bool = False
+    settings: BaselineSettings, folder: Path, data: list[BaselineData], *, overwrite: bool = False
 ) -> None:
     """Make sure that `folder` is new, empty, or the same baseline (which is then resumed); with `overwrite`, any
     baseline."""
@@ -171,11 +174,11 @@ def check_folder(
     before = read_record(folder / RECORD)
     now = msgspec.json.decode(msgspec.json.encode(settings.as_json()))  # as it was written: tuples are lists
     changed = [
-        f"{name}: {before['settings'].get(name)!r} there, {value!r} now"
+        f"{name}: {before.settings.get(name)!r} there, {value!r} now"
         for name, value in now.items()
-        if name not in UNCOMPARED and before["settings"].get(name) != value
+        if name not in UNCOMPARED and before.settings.get(name) != value
     ]
-    if before["data"] != list(data) and not changed:
+    if before.data != data and not changed:
         changed = ["the data changed"]
     if changed and not overwrite:
         raise SpinError(
@@ -184,12 +187,12 @@ def check_folder(
         )
 
 
-def start(folder: Path, record: dict[str, Any], *, overwrite: bool) -> None:
+def start(folder: Path, record: BaselineRecord, *, overwrite: bool) -> None:
     """Write baseline.json; with `overwrite` delete what an earlier training wrote. SpinError when a resumed training's
     base model is another."""
     path = folder / RECORD
     if path.is_file() and not overwrite:
-        if changed := changed_model(read_record(path)["model"], record["model"]):
+        if changed := changed_model(read_record(path).model, record.model):
             raise SpinError(
                 f"The model changed since the training in {folder} began: {', '.join(changed)}.",
                 change="restore it, or start anew with --overwrite.",
@@ -197,21 +200,21 @@ def start(folder: Path, record: dict[str, Any], *, overwrite: bool) -> None:
         return
     if path.is_file():
         delete_outputs(folder)
-    write_json(path, record)
+    write_json(path, asdict(record))
 
 
-def changed_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changed_model(before: BaselineModel, now: BaselineModel) -> list[str]:
     """What differs between two records of a model, in words."""
-    if not before.get("parts"):  # version 0.1.0, whose fingerprint saw a sample of the weights
-        return ["its record is of version 0.1.0"] if before.get("fingerprint") != now["fingerprint"] else []
-    parts = Identity(**now["parts"]).changed(before["parts"])
-    return parts or [key for key in ("template", "dtype") if before.get(key) != now[key]]
+    if not before.parts:
+        return ["its record is of version 0.1.0"] if before.fingerprint != now.fingerprint else []
+    parts = Identity(**now.parts).changed(before.parts)
+    return parts or [key for key in ("template", "dtype") if getattr(before, key) != getattr(now, key)]
 
 
 def delete_outputs(folder: Path) -> None:
     """Delete what a baseline wrote, and nothing else; baseline.json goes last."""
     record = read_record(folder / RECORD)
-    if record["settings"].get("method") in ("lora", "dora"):
+    if record.settings.get("method") in ("lora", "dora"):
         shutil.rmtree(folder / methods.ADAPTER, ignore_errors=True)
-    for name in (*record["files"], STATE, RECORD):
+    for name in (*record.files, STATE, RECORD):
         (folder / name).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ In: settings, as the options make them. Out: a checkpoint or adapter; tables and
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +29,7 @@ def baseline(settings: BaselineSettings, *, out: Out = PLAIN) -> None:
         from spin_llm.baselines.train import train_baseline
 
         record = train_baseline(settings, folder, overwrite=out.overwrite, console=console)
-    show(record, [folder / record["result"]], as_json=out.as_json)
+    show(asdict(record), [folder / str(record.result)], as_json=out.as_json)
 
 
 @told(

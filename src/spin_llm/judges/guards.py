@@ -28,12 +28,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 from spin_llm.files import sha256_json
 from spin_llm.generation.completion import Completer, Completion
 from spin_llm.judges.rubric import LEAST_MASS, bare, contradicted, judge_spoken, word_share
-from spin_llm.judges.verdict import Verdict
+from spin_llm.judges.verdict import Qualities, Verdict
 from spin_llm.progress import Advance
 
 PROMPTS = Path(__file__).with_name("shipped") / "guards"
@@ -247,7 +246,7 @@ class GuardJudge:
 
     guard: Guard
     completer: Completer
-    measured: Mapping[str, Any] = field(default_factory=dict)
+    measured: Qualities = field(default_factory=dict)
     label: str = "safe"
 
     @property
@@ -281,6 +280,6 @@ class GuardJudge:
         probability, mass = word_share(made.first, *self.guard.words)
         return Verdict(probability if verdict is not None and mass >= LEAST_MASS else None, verdict, mass)
 
-    def quality(self) -> dict[str, Any]:
+    def quality(self) -> Qualities:
         """What was measured elsewhere (`judge check`), if anything: the words of a model bring no quality along."""
-        return dict(self.measured)
+        return self.measured

@@ -15,13 +15,12 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from spin_llm.data.rows import read_rows
 from spin_llm.errors import SpinError
 from spin_llm.files import sha256_file, sha256_json
 from spin_llm.judges.rubric import rubric_of
-from spin_llm.judges.verdict import Verdict, head_label, unanswered
+from spin_llm.judges.verdict import Qualities, Verdict, head_label, unanswered
 from spin_llm.outputs import writing
 from spin_llm.progress import Advance
 
@@ -50,14 +49,16 @@ def restored(cell: str) -> str:
     return cell.removeprefix("'")
 
 
-def write_sheet(path: Path, rows: Sequence[Mapping[str, Any]], *, label: str = "aware", seed: int = 0) -> int:
+def write_sheet(path: Path, rows: Sequence[Mapping[str, object]], *, label: str = "aware", seed: int = 0) -> int:
     """Write a sheet to label for `label` (on over-refusal: refused); returns its number of rows.
 
     The order is a function of the answers and the seed, not of the models that gave them. Raises SpinError when there
     is nothing to judge.
     """
     answered = [row for row in rows if not unanswered(row)]
-    judged = sorted({(row.get("axis") or row["concept"], row["prompt"], row["answer"]) for row in answered})
+    judged = sorted(
+        {(str(row.get("axis") or row["concept"]), str(row["prompt"]), str(row["answer"])) for row in answered}
+    )
     if not judged:
         raise SpinError("There is no answer to judge.", cause="a file of generations without answers.")
     random.Random(seed).shuffle(judged)
@@ -83,7 +84,7 @@ class HumanJudge:
     label: str
     axes: Collection[str]
     labels: Mapping[str, int | None]
-    measured: Mapping[str, Any] = field(default_factory=dict)
+    measured: Qualities = field(default_factory=dict)
     human: bool = True
     fingerprint: str = ""
 
@@ -98,9 +99,9 @@ class HumanJudge:
         cause = None if label is not None else "left blank in the sheet" if key in self.labels else "not in the sheet"
         return Verdict(None, label, cause=cause)
 
-    def quality(self) -> dict[str, Any]:
+    def quality(self) -> Qualities:
         """What was measured beside another human's labels, if anything."""
-        return dict(self.measured)
+        return self.measured
 
 
 def read_sheet(path: Path) -> HumanJudge:

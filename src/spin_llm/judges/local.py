@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from spin_llm.errors import SpinError
 from spin_llm.files import check_seal, checked, decoded
 from spin_llm.judges.reader import FeatureReader, feature_reader
-from spin_llm.judges.verdict import Verdict, has_content, head_label
+from spin_llm.judges.verdict import Qualities, Verdict, has_content, head_label
 from spin_llm.progress import Advance
 from spin_llm.results.rows import JudgeAbout
 
@@ -42,7 +42,7 @@ class Head:
     weight: Floats
     bias: float
     threshold: float
-    measured: Sequence[Mapping[str, Any]] = ()
+    measured: Sequence[Mapping[str, object]] = ()
 
     def logits(self, features: Floats) -> NDArray[np.float64]:
         """(n, d) features -> (n,) log-odds, summed in float64."""
@@ -61,7 +61,7 @@ class LocalJudge:
     label: str
     heads: Mapping[tuple[str, str], Head]
     about: JudgeAbout
-    given: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    given: Qualities = field(default_factory=dict)
     fingerprint: str = ""
 
     def __call__(
@@ -92,11 +92,11 @@ class LocalJudge:
     def axes(self) -> list[str]:
         return [axis for axis, label in self.heads if label == head_label(axis, self.label)]
 
-    def quality(self) -> dict[str, Any]:
+    def quality(self) -> Qualities:
         """{axis: measurements} of the heads in use (docs/judge.md), on answers that they were not fitted on, and those
         that were `given`."""
         return {
-            axis: [*map(dict, self.given.get(axis, ())), *map(dict, head.measured)]
+            axis: [*self.given.get(axis, ()), *head.measured]
             for (axis, label), head in self.heads.items()
             if label == head_label(axis, self.label)
         }
@@ -117,7 +117,7 @@ class LocalJudge:
         return reader
 
 
-def measured(head: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def measured(head: Mapping[str, Any]) -> list[Mapping[str, object]]:
     """The measurements of a head in a file; one of version 0.1 has a single one, of answers that it does not name."""
     known = head.get("measured")
     return [head["quality"]] if known is None else list(known)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from spin_llm.errors import SpinError
@@ -21,7 +20,7 @@ from spin_llm.judges.guards import GUARDS, Guard, GuardJudge, recognise
 from spin_llm.judges.human import read_sheet
 from spin_llm.judges.local import load_local
 from spin_llm.judges.rubric import RubricJudge
-from spin_llm.judges.verdict import Judge
+from spin_llm.judges.verdict import Judge, Qualities
 from spin_llm.models import Checkpoint
 from spin_llm.results.rows import JudgeFile
 
@@ -113,7 +112,7 @@ def open_completer(named: JudgeName, *, trust_remote_code: bool = False, date: s
     return server_completer(named.url, named.model)
 
 
-def read_quality(path: Path, text: str) -> dict[str, Any]:
+def read_quality(path: Path, text: str) -> Qualities:
     """{axis: measurements} of the judge `text` from a file of `judge check -o`, one a family and question source.
 
     Raises SpinError when the file is not one, or measures other judges.

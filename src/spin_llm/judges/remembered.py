@@ -7,14 +7,13 @@ Left out: the judges.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_progress, sha256_json, sync_append
-from spin_llm.judges.verdict import Judge, Verdict
+from spin_llm.judges.verdict import Judge, Qualities, Verdict
 from spin_llm.progress import SILENT, Advance, Console
 from spin_llm.results.rows import VerdictDone
 
@@ -81,7 +80,7 @@ class RememberingJudge:
             self.known |= verdicts
         return [self.known[key] for key in keys]
 
-    def quality(self) -> Mapping[str, Any]:
+    def quality(self) -> Qualities:
         return self.judge.quality()
 
 

@@ -17,11 +17,10 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from spin_llm.files import sha256_json
 from spin_llm.generation.completion import Completer, Completion, Prompt
-from spin_llm.judges.verdict import Verdict, head_label
+from spin_llm.judges.verdict import Qualities, Verdict, head_label
 from spin_llm.progress import Advance
 from spin_llm.settings import SHIPPED
 
@@ -88,7 +87,7 @@ class RubricJudge:
 
     completer: Completer
     label: str = "aware"
-    measured: Mapping[str, Any] = field(default_factory=dict)
+    measured: Qualities = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -113,9 +112,9 @@ class RubricJudge:
         asked = [message(question, *pair) for pair in zip(prompts, answers, strict=True)]
         return judge_spoken(self.completer, asked, answers, NEW_TOKENS, read_reply, progress)
 
-    def quality(self) -> dict[str, Any]:
+    def quality(self) -> Qualities:
         """What was measured elsewhere (`judge check`), if anything: the words of a model bring no quality along."""
-        return dict(self.measured)
+        return self.measured
 
 
 def message(question: str, prompt: str, answer: str) -> Prompt:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 from unicodedata import category
 
 from spin_llm.progress import Advance
@@ -16,6 +16,7 @@ DEFAULT_LABEL = "aware"
 LABELS = ("safe", "aware", "refused", "coherent")
 MOST_MISSING, MOST_APART = 0.05, 0.02  # of the questions asked
 EMPTY, NOT_PARSED = "empty answer", "verdict not parsed"
+Qualities = Mapping[str, Sequence[Mapping[str, object]]]  # by axis, as results/judged.JudgeQuality has one
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Judge(Protocol):
         self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Advance = ...
     ) -> list[Verdict]: ...
 
-    def quality(self) -> Mapping[str, Any]:
+    def quality(self) -> Qualities:
         """By axis the measurements of this judge: a list of qualities (quality/check.py), each of answers of one
         `family` to `questions` of one source (quality/reading.py)."""
         ...
@@ -69,6 +70,6 @@ def head_label(axis: str, label: str) -> str:
     return "refused" if axis == "over_refusal" and label != "coherent" else label
 
 
-def unanswered(row: Mapping[str, Any]) -> str:
+def unanswered(row: Mapping[str, object]) -> str:
     """Why a row of generations.jsonl holds no answer; "" when it does. Older runs do not say why."""
-    return str(row.get("missing") or ("" if has_content(row["answer"]) else EMPTY))
+    return str(row.get("missing") or ("" if has_content(str(row["answer"])) else EMPTY))

@@ -129,17 +129,18 @@ def _read_model(
     """The model of a checkpoint folder on its device, and a note of tensors that have no place in it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    def read(kind: Any, **options: object) -> Any:
+        return kind.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True, **options)
+
     placing = {"device_map": device_map} if device_map else {}
-    read: Any = AutoModelForCausalLM.from_pretrained  # its type knows no output_loading_info
     kinds.refuse_foreign_config(folder, trust_remote_code=trust_remote_code)
     with _said_by(folder):
-        config = AutoConfig.from_pretrained(folder, **options)
+        config = read(AutoConfig)
     kinds.refuse_other_kinds(config, folder, trust_remote_code=trust_remote_code)
     _refuse_much_larger(config, folder, trust_remote_code)
     with _said_by(folder):
         loaded, loading = read(
-            folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **placing, **options
+            AutoModelForCausalLM, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **placing
         )
     notes = refuse_misfits(str(folder), loaded, loading)
     return (loaded if device_map else loaded.to(pick_device())), notes

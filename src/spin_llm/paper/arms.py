@@ -171,11 +171,11 @@ def trained_view(work: Work, arm: Arm) -> tuple[View, dict[str, Any]]:
 
     @cache
     def model() -> LoadedModel:  # once for answers and losses, and gone with the view
-        return load(str(folder / record["result"]), dtype=str(work.model.dtype).removeprefix("torch."))
+        return load(str(folder / str(record.result)), dtype=str(work.model.dtype).removeprefix("torch."))
 
     return lambda: nullcontext(model()), {
-        "weights": record["trained_parameters"],
-        "loss": record["losses"][-1] if record["losses"] else None,
+        "weights": record.trained_parameters,
+        "loss": record.losses[-1] if record.losses else None,
     }
 
 

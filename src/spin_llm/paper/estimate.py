@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 
 from spin_llm.data import Example
-from spin_llm.files import read_checked
+from spin_llm.files import read_typed
 from spin_llm.paper.arms import Work, score_folder
 from spin_llm.paper.experiments import Arm, Experiment
 from spin_llm.paper.selections import located
@@ -96,7 +96,7 @@ def work_left(wanted: Sequence[Experiment], work: Work, pair: float) -> dict[str
 
 def training_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
     record = work.folder / "trained" / key / "baseline.json"
-    if record.is_file() and read_checked(record, BaselineRecord)["result"]:
+    if record.is_file() and read_typed(record, BaselineRecord).result:
         return 0.0
     epochs = work.training.get("epochs", baselines.BaselineSettings.epochs)
     more = FULL if arm.options["method"] == "full" else 1.0

@@ -154,16 +154,42 @@ class JudgeAbout:
 
 
 @dataclass(frozen=True)
+class BaselineData:
+    """One data set of a mixture."""
+
+    name: str
+    source: str
+    share: Number
+    examples: Count
+    sha256: str
+
+
+@dataclass(frozen=True)
+class BaselineModel:
+    """The model that was fine-tuned; without `parts` of version 0.1.0, whose fingerprint saw a sample of the
+    weights."""
+
+    name: str = ""
+    fingerprint: str = ""
+    parts: dict[str, str] = field(default_factory=dict)
+    template: str | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaselineRecord:
     """baseline.json."""
 
-    settings: dict[str, Any]
-    data: list[dict[str, Any]]
-    model: dict[str, Any]
+    settings: dict[str, object]
+    data: list[BaselineData]
+    model: BaselineModel
+    versions: dict[str, str] = field(default_factory=dict)
+    response_tokens: Count | None = None
+    truncated_prompts: Count | None = None
+    trained_parameters: Count | None = None
+    losses: list[Number]
     result: str | None
     files: list[Name]
-    losses: list[Number]
-    trained_parameters: Count | None = None
 
     def __post_init__(self) -> None:
         names = [*self.files, *([self.result] if self.result not in (None, ".") else [])]

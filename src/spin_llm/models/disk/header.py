@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -59,7 +58,7 @@ class StoredTensor:
             )
         return DTYPES[self.dtype]
 
-    def fingerprint(self, sha256: str) -> dict[str, Any]:
+    def fingerprint(self, sha256: str) -> dict[str, object]:
         """Shape, dtype and the digest of the stored bytes, as a patch records them."""
         return {"shape": list(self.shape), "dtype": self.dtype, "sha256": sha256}
 

@@ -80,11 +80,14 @@ def identity_of(folder: Path, tensors: Mapping[str, StoredTensor], base: tuple[P
         return Identity(**own)
     under = base[1]
     joined = {name: sha256_json([own[name], getattr(under, name)]) for name in ("weights", "config")}
-    kept = {name: own[name] if has else getattr(under, name) for name, has in (("tokenizer", bool(tokenizer)),)}
-    has_template = any(template) or bool(tokenizer)
-    kept["template"] = own["template"] if has_template else under.template
-    kept["generation"] = own["generation"] if any(ends) else under.generation
-    return Identity(**joined, **kept)
+    has = {"tokenizer": bool(tokenizer), "template": bool(any(template) or tokenizer), "generation": any(ends)}
+    return Identity(**joined, **{name: own[name] if there else getattr(under, name) for name, there in has.items()})
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    files: dict[str, list[int]]
+    weights: str
 
 
 def remembered_weights(folder: Path, tensors: Mapping[str, StoredTensor]) -> str:
@@ -100,9 +103,9 @@ def remembered_weights(folder: Path, tensors: Mapping[str, StoredTensor]) -> str
     }
     place = cache_folder() / "fingerprints" / f"{sha256_json(sorted(seen))[:24]}.json"
     with suppress(SpinError):  # absent or damaged: hash again
-        before = read_typed(place, dict[str, Any])
-        if before.get("files") == seen and isinstance(before.get("weights"), str):
-            return str(before["weights"])
+        before = read_typed(place, _Remembered)
+        if before.files == seen:
+            return before.weights
     found = weights_sha256(tensors)
     newest = max((max(s.st_mtime, s.st_ctime) for _, s in stats), default=0.0)
     if sum(s.st_size for _, s in stats) > SMALL and newest < time.time() - SETTLED:
@@ -164,7 +167,7 @@ def json_of(file: Path) -> Any:
         return None
 
 
-def part_of(file: Path, keys: Iterable[str]) -> dict[str, Any]:
+def part_of(file: Path, keys: Iterable[str]) -> dict[str, object]:
     """The values of `keys` in a JSON file; {} when it has none of them."""
     content = json_of(file)
     return {key: content[key] for key in keys if key in content} if isinstance(content, dict) else {}
