@@ -6,18 +6,16 @@ import torch
 
 from spin_llm.data import Question
 from spin_llm.evaluate.own import LEAST_HELD_BACK, LEAST_SCORED, OwnPairs, divide, too_few, too_few_prompts
+from spin_llm.results.rows import OwnAnswer
 
 
-def rows(concept: str, aware: int, unaware: int) -> list[dict[str, object]]:
+def rows(concept: str, aware: int, unaware: int) -> list[OwnAnswer]:
     kinds = [True] * aware + [False] * unaware
-    return [{"concept": concept, "prompt": f"{i}", "answer": "a", "aware": kind} for i, kind in enumerate(kinds)]
+    return [OwnAnswer(concept, f"{i}", "a", kind) for i, kind in enumerate(kinds)]
 
 
 def test_answers_without_text_or_verdict_belong_to_neither_kind():
-    more = [
-        {"concept": "privacy", "prompt": "x", "answer": " ", "aware": True},
-        {"concept": "privacy", "prompt": "y", "answer": "a", "aware": None},
-    ]
+    more = [OwnAnswer("privacy", "x", " ", True), OwnAnswer("privacy", "y", "a", None)]
     found = divide([*rows("privacy", 2, 3), *more, *rows("fairness", 1, 0)], ["privacy", "fairness"])
     assert [len(found["privacy"].aware), len(found["privacy"].unaware)] == [2, 3]
     assert [len(found["fairness"].aware), len(found["fairness"].unaware)] == [1, 0]

@@ -27,7 +27,7 @@ from spin_llm.data import Pair, Question
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.answers import BASE, Evaluation, answers
 from spin_llm.evaluate.verdicts import judge_rows
-from spin_llm.files import read_checked, read_checked_lines, write_json, write_jsonl
+from spin_llm.files import read_checked, read_typed_lines, write_json, write_jsonl
 from spin_llm.judges.coherence import AXIS as COHERENCE
 from spin_llm.judges.remembered import remembering
 from spin_llm.judges.verdict import Judge
@@ -91,17 +91,17 @@ def own_pairs(
         write_json(folder / "told.json", dict(told))
     if (folder / "answers.jsonl").is_file():
         return divide(
-            read_checked_lines(folder / "answers.jsonl", OwnAnswer, change="start anew with --overwrite."), prompts
+            read_typed_lines(folder / "answers.jsonl", OwnAnswer, change="start anew with --overwrite."), prompts
         )
     refuse_too_few(too_few_prompts(prompts))
-    rows: list[dict[str, Any]] = []
+    rows: list[OwnAnswer] = []
     pairs: dict[str, OwnPairs] = {}
     for part, these in (("probe", slice(PROBE)), ("rest", slice(PROBE, None))):
         wanted = {name: tuple(asks[these]) for name, asks in prompts.items() if asks[these]}
         rows += judged_answers(loaded, wanted, judges, folder / part, asked, console) if wanted else []
         pairs = divide(rows, prompts)
         refuse_too_few(too_few(pairs, prompts if part == "probe" else {}))
-    write_jsonl(folder / "answers.jsonl", rows)
+    write_jsonl(folder / "answers.jsonl", map(vars, rows))
     for part in ("probe", "rest"):
         shutil.rmtree(folder / part, ignore_errors=True)
     for name, own in pairs.items():
@@ -127,8 +127,8 @@ def judged_answers(
     folder: Path,
     asked: Evaluation,
     console: Console,
-) -> list[dict[str, Any]]:
-    """One row per prompt: concept, prompt, answer, whether it is aware and coherent (None: a verdict is lacking)."""
+) -> list[OwnAnswer]:
+    """One row per prompt: whether its answer is aware and coherent (None: a verdict is lacking)."""
     part = replace(asked, questions=prompts)
     rows = answers(BASE, lambda: nullcontext(loaded), part, folder, console=console)
     judge, coherence = judges
@@ -138,24 +138,24 @@ def judged_answers(
     for row in rows:
         said = [verdicts.get((row["id"], axis), 1 if axis == COHERENCE else None) for axis in (row["axis"], COHERENCE)]
         aware = None if None in said else all(verdict == 1 for verdict in said)
-        found.append({"concept": row["axis"], "prompt": row["prompt"], "answer": row["answer"], "aware": aware})
-    if lacking := sum(row["aware"] is None for row in found):
+        found.append(OwnAnswer(row["axis"], row["prompt"], row["answer"], aware))
+    if lacking := sum(row.aware is None for row in found):
         console.say(f"{lacking} of {len(found)} own answers have no verdict: they are not scored")
     return found
 
 
-def divide(rows: Sequence[Mapping[str, Any]], concepts: Mapping[str, Any] | Sequence[str]) -> dict[str, OwnPairs]:
+def divide(rows: Sequence[OwnAnswer], concepts: Mapping[str, Any] | Sequence[str]) -> dict[str, OwnPairs]:
     """Own pairs by concept from judged rows; answers without text or without a verdict belong to neither kind."""
-    kept = [row for row in rows if row["answer"].strip() and row["aware"] is not None]
+    kept = [row for row in rows if row.answer.strip() and row.aware is not None]
     asked = [question for part in (concepts.values() if isinstance(concepts, Mapping) else ()) for question in part]
     turns = {question.prompt: question.turns for question in asked if question.turns}
     return {
         name: OwnPairs(
             *(
                 tuple(
-                    Pair(row["prompt"], row["answer"], turns=turns.get(row["prompt"], ()))
+                    Pair(row.prompt, row.answer, turns=turns.get(row.prompt, ()))
                     for row in kept
-                    if (row["concept"], row["aware"]) == (name, kind)
+                    if (row.concept, row.aware) == (name, kind)
                 )
                 for kind in (True, False)
             )

@@ -26,32 +26,45 @@ EDITED = "the file was cut short, or edited."
 AGAIN = "restore the file, or do the run or comparison again with --overwrite."
 
 
-@dataclass(frozen=True)
-class Answer:
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a model said, and why there is no answer (`missing`)."""
+
+    answer: str
+    missing: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded(Said):
+    """How it came to say that; a server may not count `tokens`."""
+
+    tokens: Count | None
+    finished: bool
+    reasoning: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerDone(Decoded):
+    """A row of an answers' progress file."""
+
+    index: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToJudge(Said):
+    """What is judged of a row of generations.jsonl: another program's rows need not hold more."""
+
+    id: Name
+    axis: Name
+    model: Name
+    prompt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(ToJudge, Decoded):
     """One row of generations.jsonl."""
 
-    id: Name
-    axis: Name
-    model: Name
-    prompt: str
-    answer: str
-    tokens: Count | None  # a server may not count them
-    finished: bool
     facet: str | None = None
-    reasoning: str | None = None
-    missing: str | None = None
-
-
-@dataclass(frozen=True)
-class ToJudge:
-    """What is judged of such a row: another program's rows need not hold more."""
-
-    id: Name
-    axis: Name
-    model: Name
-    prompt: str
-    answer: str
-    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,18 +78,6 @@ class VerdictRow:
     verdict: Literal[0, 1, None]
     probability: Share | None
     cause: str | None = None
-
-
-@dataclass(frozen=True)
-class AnswerDone:
-    """A row of an answers' progress file."""
-
-    index: Count
-    answer: str
-    tokens: Count | None
-    finished: bool
-    reasoning: str | None = None
-    missing: str | None = None
 
 
 @dataclass(frozen=True)
