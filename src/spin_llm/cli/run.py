@@ -7,7 +7,7 @@ computing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -126,8 +126,7 @@ def stability(
     with console_of(quiet) as console:
         from spin_llm.pipeline import stability as measure
 
-        told: dict[str, Any] = {"seed": seed, "model": model, "overwrite": overwrite, "console": console}
-        found = measure(folder, resamples=resamples, **told)
+        found = measure(folder, resamples=resamples, seed=seed, model=model, overwrite=overwrite, console=console)
     jaccard = found["jaccard"]
     words = [
         f"Jaccard index with the selection {jaccard['mean']:.2f} ({jaccard['low']:.2f} to {jaccard['high']:.2f}) "
