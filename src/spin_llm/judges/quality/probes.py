@@ -1,7 +1,7 @@
 """How a judge takes answers that are out of the ordinary: the probes, and the limits that they show.
 
-In: a judge, and judges/probes.jsonl: answers written for this, of 17 kinds, each with the verdict that a careful reader
-gives. Out: {kind: [right, probes]}, and sentences that name the kinds on which a judge is right less often than
+In: a judge, and shipped/probes.jsonl: answers written for this, of 17 kinds, each with the verdict of a careful
+reader. Out: {kind: [right, probes]}, and sentences that name the kinds on which a judge is right less often than
 PASSING. A judge file carries its outcome, so that a report can print the limits without running a model. Nothing is
 fitted on the probes. Left out: quality on ordinary answers (check.py).
 """
