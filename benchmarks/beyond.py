@@ -31,11 +31,12 @@ from spin_llm.results.file import written
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import Trial
 from spin_llm.scores import ScoreSet, Scoring, score_concept
+from spin_llm.scores.margins import candidate_entries
 from spin_llm.search.find import find_edit
 from spin_llm.search.proxy import Reference, measure_proxy, measure_reference
 from spin_llm.search.ranking import ranked
 from spin_llm.search.trials import Bench, attempt, edited_model
-from spin_llm.selection import Selection, candidate_entries, random_like, select
+from spin_llm.selection import Selection, random_like, select
 from spin_llm.settings import EFFORTS, RunSettings, default_sources
 
 LIMITS = (0.01, 0.02, 0.05)

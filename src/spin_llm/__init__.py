@@ -1,9 +1,9 @@
 """Spin-llm: find the weights that couple a chat model's fairness and privacy awareness, suppress them, and prove what
 changed.
 
-The verbs of the command are functions with the command's defaults: `run`, `sweep`, `score`, `select_from_folder`,
-`evaluate_models`, `stability`, `apply_checkpoint`, `revert_checkpoint`, `write_report`; below them `load`,
-`load_pairs`, `score_concept`, `select`, `make_patch`, and `Patch`, whose `applied(model)` is a context manager.
+The verbs of the command are functions with the command's defaults: `run`, `sweep`, `select_from_folder`,
+`evaluate_models`, `stability`, `apply_checkpoint`, `revert_checkpoint`, `write_report`; without a run folder `load`,
+`load_pairs`, `score`, `select` by a `Recipe`, `make_patch`, and `Patch`, whose `applied(model)` is a context manager.
 Importing this package imports nothing heavy: a name is looked up when it is first used.
 """
 
@@ -18,7 +18,11 @@ _HOMES = {
     "load_pairs": "data",
     "load_questions": "data",
     "load": "models",
+    "score": "scores",
     "score_concept": "scores",
+    "Scoring": "scores",
+    "ScoreSet": "scores",
+    "Recipe": "results.recipe",
     "load_scores": "scores",
     "save_scores": "scores",
     "select": "selection",
@@ -28,7 +32,6 @@ _HOMES = {
     "save_patch": "patch",
     "apply_checkpoint": "patch",
     "revert_checkpoint": "patch",
-    "score": "pipeline",
     "sweep": "pipeline",
     "run": "pipeline",
     "select_from_folder": "pipeline",

@@ -14,6 +14,7 @@ import pytest
 from harness import Command, Setting, environment, files_of, finished, process, write_rows
 from harness import pairs as rows
 
+from spin_llm import pipeline
 from spin_llm.errors import SpinError
 from spin_llm.ownership import LOCK, OWNER, owned
 from spin_llm.scores import Scoring
@@ -513,7 +514,7 @@ def test_python_has_the_command_s_defaults_and_takes_what_people_have(
     monkeypatch.undo()
     folder = str(tmp_path / "python")
     sources = {name: Path(setting.path(name)) for name in ("fairness", "privacy")}
-    made = spin_llm.score(
+    made = pipeline.score(
         spin_llm.RunSettings(
             setting.model, concepts=sources, protect={"general": setting.path("general")}, examples=4, keep=0.1,
             dtype="float32", template="raw", ratio="auto", rule="coupled", layers=[0, 1], controls="random",

@@ -17,9 +17,10 @@ from spin_llm.models.losses import mean_loss, response_losses
 from spin_llm.patch.patch import memory_patch
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import ScoreSet
+from spin_llm.scores.margins import candidate_entries
 from spin_llm.search.proxy import Contrast, contrast_losses, gains_of, measure_proxy, measure_reference, response_means
 from spin_llm.search.trials import Bench, attempt, edited_model
-from spin_llm.selection import candidate_entries, select
+from spin_llm.selection import select
 
 
 @pytest.fixture(scope="module")

@@ -228,7 +228,8 @@ def stored_scores(settings: RunSettings, folder: Path) -> ScoreSet:
     """The score files of a run; OWN is protected where it was scored."""
     protected = [name for name, _ in settings.protect] + ([OWN] if score_file(folder, OWN).is_file() else [])
     sides = ([name for name, _ in settings.concepts], protected)
-    return ScoreSet(*({name: load_scores(score_file(folder, name)) for name in side} for side in sides))
+    concepts, protect = ({name: load_scores(score_file(folder, name)) for name in side} for side in sides)
+    return ScoreSet(concepts, protect)
 
 
 def with_own_answers(run: Run, data: RunData) -> RunData:

@@ -25,7 +25,7 @@ from spin_llm.progress import SILENT, Advance, Console, Forecast
 from spin_llm.records import RECORD, read_record
 from spin_llm.scores import STATISTICS, Passes, Ranks, Scoring, load_scores, save_scores, score_concept
 from spin_llm.scores import ranks as joined_ranks
-from spin_llm.selection import candidate_entries
+from spin_llm.scores.margins import candidate_entries
 from spin_llm.settings import RunSettings
 
 ALONE = Ranks()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from spin_llm.scores.concept import Passes, Scoring, score_concept
 from spin_llm.scores.distributed import Ranks, ranks
 from spin_llm.scores.importance import SELECTORS, STATISTICS, accumulators
+from spin_llm.scores.margins import candidate_entries
 from spin_llm.scores.passes import importance, make_batches
 from spin_llm.scores.per_example import (
     PerExample,
@@ -15,9 +16,11 @@ from spin_llm.scores.per_example import (
     save_per_example,
 )
 from spin_llm.scores.plan import Plan, make_plan, parse_bytes
+from spin_llm.scores.sets import score
 from spin_llm.scores.storage import (
     CANDIDATES,
     KEEP,
+    HeldBack,
     MatrixScores,
     Scores,
     ScoreSet,
@@ -33,6 +36,7 @@ __all__ = [
     "KEEP",
     "SELECTORS",
     "STATISTICS",
+    "HeldBack",
     "MatrixScores",
     "Passes",
     "PerExample",
@@ -43,6 +47,7 @@ __all__ = [
     "ScoresInfo",
     "Scoring",
     "accumulators",
+    "candidate_entries",
     "count",
     "gather",
     "gathered_bytes",
@@ -56,6 +61,7 @@ __all__ = [
     "reweighted",
     "save_per_example",
     "save_scores",
+    "score",
     "score_concept",
     "top_entries",
 ]

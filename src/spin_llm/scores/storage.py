@@ -8,7 +8,7 @@ metadata says how they were made. Left out: dense scores, which never reach the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +19,7 @@ from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.files import UNSEALED, check_seal, decoded, seal_safetensors
 from spin_llm.models import Matrix
@@ -105,11 +106,21 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class HeldBack:
+    """Examples that nothing was scored on: (aware, unaware) responses by concept, and general ones."""
+
+    contrasts: Mapping[str, tuple[Sequence[Example], Sequence[Example]]] = field(default_factory=dict)
+    general: Sequence[Example] = ()
+
+
+@dataclass(frozen=True)
 class ScoreSet:
-    """The scores of the concepts and of what is protected, by name; a protected set has another name than a concept."""
+    """The scores of the concepts and of what is protected, by name; a protected set has another name than a concept.
+    `held` is there to search with."""
 
     concepts: Mapping[str, Scores]
     protected: Mapping[str, Scores] = field(default_factory=dict)
+    held: HeldBack = field(default_factory=HeldBack)
 
     def __post_init__(self) -> None:
         if both := self.concepts.keys() & self.protected.keys():

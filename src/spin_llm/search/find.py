@@ -9,22 +9,65 @@ fitted to them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+from spin_llm.data import sample
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.answers import Evaluation
 from spin_llm.judges.verdict import Judge
+from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import SearchRecord, Trial
+from spin_llm.scores import ScoreSet
 from spin_llm.search.answered import Answered, answer, pick_answered, unbeaten, unmeasured_in
+from spin_llm.search.proxy import Contrast
 from spin_llm.search.ranking import front, is_found, ranked, survivors
 from spin_llm.search.study import settings_importance
 from spin_llm.search.trials import Bench, try_recipes
 from spin_llm.selection import targeted
-from spin_llm.settings import Effort
+from spin_llm.settings import EFFORTS, Effort
+from spin_llm.settings.edit import EditSettings
+from spin_llm.settings.words import EffortName
 
+LEAST_CONTRAST = 8  # held-back examples of a kind
 SHOWN = 12  # trials in the message that none is allowed
+
+
+def search(
+    model: LoadedModel,
+    scores: ScoreSet,
+    *,
+    effort: EffortName = "standard",
+    usual: Recipe | None = None,
+    max_increase: float = EditSettings.max_perplexity_increase,
+    seed: int = 0,
+    console: Console = SILENT,
+) -> Recipe:
+    """The best recipe that the margins of held-back examples know, without an answer and without a folder.
+
+    `usual` says target, granularity and the like of all that is tried; `max_increase` is the allowed relative rise of
+    perplexity. Raises SpinError where fewer than 8 examples of a kind were held back, and as `find_edit` does.
+    """
+    budget, held, least = EFFORTS[effort], scores.held, LEAST_CONTRAST
+    kinds = [held.general, *(side for sides in held.contrasts.values() for side in sides)]
+    if scores.concepts.keys() != held.contrasts.keys() or min(map(len, kinds)) < least:
+        raise SpinError(
+            f"Too few examples are held back to search with: {least} of each kind are needed.",
+            change="score fewer examples of sources with aware and unaware responses; or give a Recipe.",
+        )
+    drawn = {
+        name: Contrast(*(sample(side, min(len(side), budget.pairs), seed) for side in sides))
+        for name, sides in held.contrasts.items()
+    }
+    bench = Bench(model, scores, drawn, held.general[: 2 * budget.pairs], max_increase)
+    usual = usual or Recipe("coupled", min(scores.keep, 1e-4))
+    with TemporaryDirectory() as folder:
+        options: dict[str, Any] = {"effort": replace(budget, survivors=0), "questions": None, "judges": tuple}
+        return find_edit(bench, usual, Path(folder), seed=seed, console=console, **options).recipe
 
 
 def find_edit(

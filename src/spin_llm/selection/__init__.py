@@ -6,7 +6,6 @@ from spin_llm.selection.controls import alone, control_selection, random_like, s
 from spin_llm.selection.overlap import overlap
 from spin_llm.selection.rules import KNOWN, Rule
 from spin_llm.selection.rules.coupled import intersection
-from spin_llm.selection.rules.signed import candidate_entries
 from spin_llm.selection.select import Selection, select
 from spin_llm.selection.tops import GRANULARITIES, Tops, targeted, top_sets
 
@@ -17,7 +16,6 @@ __all__ = [
     "Selection",
     "Tops",
     "alone",
-    "candidate_entries",
     "control_selection",
     "intersection",
     "overlap",

@@ -31,7 +31,7 @@ def smallest_ratio(scores: ScoreSet, names: Sequence[str], recipe: Recipe) -> fl
     for name in names:
         size = scores.first.matrices[name].size
         tops = [part.matrices[name].indices for part in scores.concepts.values()]
-        entries = torch.cat(tops).unique()
+        entries: torch.Tensor = torch.cat(tops).unique()  # type: ignore[no-untyped-call]
         ranks = torch.stack([ranks_of(top, entries) for top in tops]).sort(0).values
         needed = ranks[(recipe.at_least or len(tops)) - 1]
         guards = [ranks_of(part.matrices[name].indices, entries) for part in scores.protected.values()]

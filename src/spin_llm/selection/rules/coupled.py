@@ -34,8 +34,9 @@ def coupled(tops: Sets, protected: Sets, at_least: int | None = None) -> Indices
 
 def intersection(tops: Sets, at_least: int | None = None) -> Indices:
     """Sorted entries that are in at least `at_least` of `tops` (None: in all)."""
-    entries, times = torch.cat(list(tops)).unique(return_counts=True)
-    return entries[times >= (len(tops) if at_least is None else at_least)]
+    entries, times = torch.cat(list(tops)).unique(return_counts=True)  # type: ignore[no-untyped-call]
+    shared: Indices = entries[times >= (len(tops) if at_least is None else at_least)]
+    return shared
 
 
 def released(tops: Sets, protected: Sets, at_least: int | None = None) -> Indices:

@@ -23,6 +23,7 @@ import torch
 from spin_llm.errors import SpinError
 from spin_llm.results.recipe import PENALTY, Recipe
 from spin_llm.scores import CANDIDATES, MatrixScores, Scores, ScoreSet, ScoresInfo, count
+from spin_llm.scores.margins import candidate_entries, largest_margins
 from spin_llm.selection.rules.rule import Ranked, Rankings, Rule
 from spin_llm.selection.tops import Tops, at_entries, outside, sorted_tops, top_sets
 
@@ -36,31 +37,6 @@ class Means:
 
     margin: Mapping[str, float]
     importance: Mapping[str, float]
-
-
-def candidate_entries(concepts: Mapping[str, Scores], names: Sequence[str], at_least: int | None = None) -> Tops:
-    """The entries with a positive margin that is among the kept ones of at least `at_least` concepts (None: of all):
-    sorted flat indices by matrix."""
-    least = len(concepts) if at_least is None else at_least
-    found: Tops = {}
-    for name in names:
-        kept = [largest_margins(concept, scores, name) for concept, scores in concepts.items()]
-        entries, times = torch.cat([indices[values > 0] for indices, values in kept]).unique(return_counts=True)
-        found[name] = entries[times >= least]
-    return found
-
-
-def largest_margins(concept: str, scores: Scores, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(flat indices, margins) of one matrix's largest margins, largest first; SpinError when none were stored."""
-    matrix = scores.matrices[name]
-    if scores.info.selector == "margin":
-        return matrix.indices, matrix.values
-    if "margin" not in matrix.others:
-        raise SpinError(
-            f"The scores of {concept!r} hold no margin, which the rule 'signed' needs.",
-            change="score again with --statistics margin, from data with aware and unaware responses.",
-        )
-    return matrix.others["margin"].indices, matrix.others["margin"].values
 
 
 def means_of(scores: ScoreSet, entries: Tops) -> Means:
