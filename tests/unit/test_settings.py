@@ -249,3 +249,17 @@ def test_what_run_json_names_gives_the_same_questions_again():
 def test_protected_sets_by_name_are_added():
     settings = RunSettings(**{"model": "m", "ratio": "auto", "protect": ["general", "helpfulness"]})
     assert dict(settings.protect) == {"general": "starter", "helpfulness": "starter"}
+
+
+def test_the_verbs_take_a_model_and_a_folder_as_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With the command's defaults; what is wrong is a SpinError, and nothing is left behind."""
+    import spin_llm
+
+    monkeypatch.chdir(tmp_path)
+    verbs = (spin_llm.run, spin_llm.sweep, spin_llm.score)
+    for call in (*verbs, lambda *words: spin_llm.evaluate_models(*words, baseline="other")):
+        with pytest.raises(SpinError, match="Unknown model 'model'"):
+            call("model", "folder")
+    with pytest.raises(SpinError, match="Unknown model 'model'"):
+        spin_llm.run(RunSettings("model"), Path("folder"))
+    assert not (tmp_path / "folder").exists()

@@ -65,6 +65,11 @@ def tuned(name: str, **options: Any) -> Arm:
 def experiments(limit: int | None = None, ratio: float | None = None) -> dict[str, Experiment]:
     """All experiments; `limit` makes every one small (at most so many examples and training pairs), `ratio` is SPIN's
     (None: chosen by perplexity)."""
+    return {made.name: made for made in (*against_fine_tuning(limit, ratio), *of_spin(ratio))}
+
+
+def against_fine_tuning(limit: int | None, ratio: float | None) -> tuple[Experiment, ...]:
+    """SPIN beside models that are fine-tuned, and what each costs."""
 
     def few(number: int) -> int:
         return min(number, limit) if limit else number
@@ -73,7 +78,7 @@ def experiments(limit: int | None = None, ratio: float | None = None) -> dict[st
     shots = sorted({few(shot) for shot in FEW_SHOT})
     own = Arm("auto (ours)", "edit", {"rule": "auto"}, below=True)
     methods = tuple(tuned(name, **size) for name in METHODS)
-    made = (
+    return (
         Experiment(
             "table1", "Table 1: fairness and privacy awareness by method", (BASE, *methods, spin(ratio=ratio), own),
             printed="table1", shows="SPIN raises both, fine-tuning trades one for the other",
@@ -99,6 +104,12 @@ def experiments(limit: int | None = None, ratio: float | None = None) -> dict[st
             (BASE, *(tuned(f"LoRA, {share:.0%} privacy", mix=share, **size) for share in MIXES)),
             shows="the trade-off persists",
         ),
+    )  # fmt: skip
+
+
+def of_spin(ratio: float | None) -> tuple[Experiment, ...]:
+    """SPIN's choices, one after the other, and what it does inside the model."""
+    return (
         Experiment(
             "ratio", "Figure: the ratio", (BASE, *(spin(f"{r:g}", ratio=r) for r in RATIOS)),
             shows="too large a ratio breaks the model",
@@ -128,4 +139,3 @@ def experiments(limit: int | None = None, ratio: float | None = None) -> dict[st
         ),
         Experiment("sizes", "Model sizes", (BASE, spin(ratio=ratio)), shows="it holds across scale"),
     )  # fmt: skip
-    return {experiment.name: experiment for experiment in made}

@@ -39,7 +39,7 @@ from spin_llm.settings import RunSettings
 
 
 def evaluate_models(
-    settings: RunSettings,
+    settings: RunSettings | str,
     folder: str | Path,
     *,
     baseline: str | None = None,
@@ -53,6 +53,7 @@ def evaluate_models(
     """
     if (baseline is None) == (patch_file is None):
         raise SpinError("eval compares two models.", change="give --baseline MODEL or --patch PATCH, one of them.")
+    settings = RunSettings(settings) if isinstance(settings, str) else settings
     with owned(folder) as folder:
         if served(settings.model) or served(baseline or ""):
             return evaluate_served(settings, folder, baseline=baseline, overwrite=overwrite, console=console)

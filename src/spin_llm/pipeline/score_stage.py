@@ -23,7 +23,7 @@ from spin_llm.pipeline.folder import located, model_record
 from spin_llm.pipeline.resuming import open_folder
 from spin_llm.progress import SILENT, Advance, Console, Forecast
 from spin_llm.records import RECORD, read_record
-from spin_llm.scores import STATISTICS, Passes, Ranks, Scoring, load_scores, save_scores, score_concept
+from spin_llm.scores import STATISTICS, Passes, Plan, Ranks, Scoring, load_scores, save_scores, score_concept
 from spin_llm.scores import ranks as joined_ranks
 from spin_llm.scores.margins import candidate_entries
 from spin_llm.settings import RunSettings
@@ -99,12 +99,8 @@ def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> 
     each = plan.seconds / max(
         1, len(plan.partitions) * sum(len(rows) for part in (aware, unaware) for rows in part.values())
     )
-    if ranks.first and plan.disk > (free := free_space(run.folder)):
-        raise SpinError(
-            f"Scoring needs {plan.disk / 2**30:.1f} GiB of disk for its progress, and {run.folder} has "
-            f"{free / 2**30:.1f}.",
-            change="free some space, or choose another folder with --output.",
-        )
+    if ranks.first:
+        check_disk(plan, run.folder)
     for name, path in files.items():
         if truncated := sum(example.truncated > 0 for example in aware[name]):
             console.say(f"{name}: {truncated} prompts too long for --max-length or the model lost their start")
@@ -138,13 +134,16 @@ def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> 
                 console.say(
                     f"{name}: nothing reached {len(silent)} matrices (experts without a token): {silent[0]}, ..."
                 )
-            info = replace(
-                scores.info,
-                concept=name,
-                data_sha256=rows_sha256(pairs[name]),
-                seed=settings.seed,
-                template=settings.template,
-            )
-            save_scores(path, replace(scores, info=info))
+            about = replace(scores.info, concept=name, seed=settings.seed, template=settings.template)
+            save_scores(path, replace(scores, info=replace(about, data_sha256=rows_sha256(pairs[name]))))
             shutil.rmtree(run.folder / "progress" / name, ignore_errors=True)
         ranks.wait()
+
+
+def check_disk(plan: Plan, folder: Path) -> None:
+    """SpinError when the progress of the scoring would not fit on the disk of the run's folder."""
+    if plan.disk > (free := free_space(folder)):
+        raise SpinError(
+            f"Scoring needs {plan.disk / 2**30:.1f} GiB of disk for its progress, and {folder} has {free / 2**30:.1f}.",
+            change="free some space, or choose another folder with --output.",
+        )
