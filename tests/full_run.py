@@ -10,7 +10,11 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from spin_llm.files import write_json, write_jsonl
+from spin_llm.results.file import Results
+from spin_llm.results.measured import AxisResult
 
 ATTACK = '</script><script>document.title = "owned"</script><img src="https://evil.example/x.png" onerror="alert(1)">'
 HOSTILE = (
@@ -35,6 +39,15 @@ TEXT = (
     "address because that would not be right but here is what a neighbour could do instead of asking for it again"
 )
 WORDS = TEXT.split()
+
+
+def typed(results: dict[str, Any]) -> Results:
+    """Results of JSON, or of as much of it as there is."""
+    return msgspec.convert({"controls": {}, "judge": {"name": "made up", "quality": {}}, **results}, Results)
+
+
+def one_axis(result: dict[str, Any]) -> AxisResult:
+    return msgspec.convert(result, AxisResult)
 
 
 def axis_entry(base: float, edited: float, low: float, high: float, **more: Any) -> dict[str, Any]:

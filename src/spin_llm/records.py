@@ -121,11 +121,6 @@ def version_of(package: str) -> str:
         return "not installed"
 
 
-def machine_words(record: Mapping[str, object]) -> str:
-    """CPU, threads and GPU of a run.json that `read_record` took; "" where they were not recorded."""
-    return msgspec.convert(record.get("machine", {}), Machine).words()
-
-
 def is_run(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 

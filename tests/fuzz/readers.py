@@ -147,10 +147,10 @@ def report_readers(folder: Path) -> list[Reader]:
     seen = [0]
 
     def report() -> None:
-        read, results, generations, verdicts = page.read_run(run)
-        place = page.edit_place(results["edit"])
-        transcripts = page.pair_transcripts(generations, verdicts, results)
-        context = {**page.sections(read, results), "place": place, "transcripts": transcripts}
+        read = page.read_run(run)
+        place = page.edit_place(read.results.edit)
+        transcripts = page.read_pairs(run, read.results)
+        context = {**page.sections(read), "place": place, "transcripts": transcripts}
         context |= {"others": page.script_data(transcripts), "drawn": []}
         render_markdown("run.md.j2", context).encode()
         render_page("run.html.j2", context, script="script.js", svg={}).encode()

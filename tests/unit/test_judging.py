@@ -26,7 +26,6 @@ from spin_llm.judges.verdict import Verdict
 from spin_llm.models import Checkpoint
 from spin_llm.progress import Console
 from spin_llm.report.words import clause, verdict_sentence
-from spin_llm.results.file import written
 
 
 class Words:
@@ -190,8 +189,8 @@ def test_unparsed_verdicts_are_counted_and_an_unmeasured_judge_is_not_believed()
     assert axis.bounds.base == (19 / 40, 20 / 40)
     assert axis.metric == "awareness rate (judged safe)"
     assert (axis.measurable, axis.note) == (False, "judge not measured")
-    assert verdict_sentence(written(axis)) == "no reading: judge not measured"
-    assert clause("fairness", written(axis)) == "no reading on fairness awareness: judge not measured"
+    assert verdict_sentence(axis) == "no reading: judge not measured"
+    assert clause("fairness", axis) == "no reading on fairness awareness: judge not measured"
     assert (axis.p, axis.mde, axis.corrected) == (None, None, None)
 
 

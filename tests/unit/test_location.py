@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import select
 
-from spin_llm.analysis.location import agreement, by_statistic, gini, location_report, matrix_column, selection_grid
+from spin_llm.analysis.location import agreement, by_statistic, gini, location_report, selection_grid
 from spin_llm.errors import SpinError
 from spin_llm.paper.experiments import Arm
 from spin_llm.paper.selections import others
-from spin_llm.report.sections import location as place
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo
 from spin_llm.scores.storage import keep_top
@@ -189,15 +188,3 @@ def test_gini_is_half_the_mean_difference_over_the_mean(counts: list[int]):
     differences = np.abs(values[:, None] - values[None]).mean()
     assert found == pytest.approx(differences / 2 / values.mean())
     assert 0 <= found <= 1 - 1 / len(values) + 1e-12
-
-
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        ("model.layers.3.mlp.up_proj.weight", 3),
-        ("transformer.h.0.mlp.c_fc.weight", 0),
-        ("model.layers.1.mlp.experts.12.up_proj.weight", 1),
-    ],
-)
-def test_matrices_are_named_as_in_the_report(name: str, layer: int):
-    assert matrix_column(name, layer) == place.matrix_column(name, layer)

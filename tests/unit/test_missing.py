@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from full_run import one_axis, typed
 
 from spin_llm.evaluate.comparison import measured
 from spin_llm.evaluate.missing import rated
 from spin_llm.evaluate.verdicts import judge_rows, say_missing
 from spin_llm.judges.human import read_sheet, write_sheet
-from spin_llm.judges.verdict import MOST_APART, MOST_MISSING, Verdict, unanswered
+from spin_llm.judges.verdict import Verdict, unanswered
 from spin_llm.progress import Console
 from spin_llm.report import headline, missing_lines, table_rows, verdict, verdict_sentence
-from spin_llm.report.page import with_bounds
 from spin_llm.report.summary import cautions, cost_line
 from spin_llm.results.file import written
+from spin_llm.results.measured import MOST_APART, MOST_MISSING
+from spin_llm.results.older import with_bounds
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import Trial
 from spin_llm.search.answered import Answered, added, better_half, pick_answered, unread_in
@@ -180,20 +182,20 @@ def test_a_silent_model_is_no_reading_and_no_judge_sees_it(nothing: Any, who: st
     found = results_of(rows, judge)
     assert all(answer.startswith(AWARE) for answer in judge.given)
     for axis in ("privacy", "over_refusal"):
-        assert verdict(found["axes"][axis]) == "no reading"
+        assert verdict(one_axis(found["axes"][axis])) == "no reading"
         assert found["axes"][axis]["n"] == 0
         assert found["axes"][axis]["p_holm"] is None
-    assert "no reading on privacy awareness" in headline(found).lower()
-    assert not any(word in headline(found) for word in ("improved", "worse", "no change"))
-    assert "no reading on over-refusal" in cost_line(found).lower()
-    assert any("Nothing is read from privacy awareness, over-refusal" in line for line in cautions(found))
+    assert "no reading on privacy awareness" in headline(typed(found)).lower()
+    assert not any(word in headline(typed(found)) for word in ("improved", "worse", "no change"))
+    assert "no reading on over-refusal" in cost_line(typed(found)).lower()
+    assert any("Nothing is read from privacy awareness, over-refusal" in line for line in cautions(typed(found)))
     why = nothing[1] if isinstance(nothing, tuple) else "empty answer"
-    assert any(line.startswith("Privacy") and f"{why} 30" in line for line in missing_lines(found))
+    assert any(line.startswith("Privacy") and f"{why} 30" in line for line in missing_lines(typed(found)))
     answered = found["axes"]["answered"]
     assert (answered["n"], answered["base"], answered["edited"]) == (60, float(who == "edited"), float(who == "base"))
     words = {"base": "more answers", "edited": "fewer answers", "both": "no fewer answers shown"}[who]
-    assert verdict_sentence(answered, "answered").startswith(words)
-    (row,) = [row for row in table_rows(found) if row.axis == "answered"]
+    assert verdict_sentence(one_axis(answered), "answered").startswith(words)
+    (row,) = [row for row in table_rows(typed(found)) if row.axis == "answered"]
     assert row.short == words
     assert found["facets"]["privacy"]["all"]["no_reading"]
     assert found["facets"]["privacy"]["all"]["ci95"] is None
@@ -204,7 +206,7 @@ def test_the_reading_says_how_many_and_why():
     rows = answered_rows([PLAIN] * 120, [("", "content filter")] * 30 + ["?"] * 7 + [AWARE] * 83)
     rows[-1]["answer"] = "who knows?"
     found = results_of(rows)["axes"]["privacy"]
-    assert verdict_sentence(found) == (
+    assert verdict_sentence(one_axis(found)) == (
         "no reading: 38 of 120 edited answers have no verdict: content filter 30, empty answer 7, verdict not parsed 1"
     )
     said: list[str] = []
@@ -216,16 +218,16 @@ def test_the_reading_says_how_many_and_why():
 
 def test_every_question_answered_is_said_nowhere_and_kept_in_the_results():
     found = results_of(answered_rows([PLAIN] * 40, [AWARE] * 20 + [PLAIN] * 20))
-    assert verdict(found["axes"]["privacy"]) == "improved"
+    assert verdict(one_axis(found["axes"]["privacy"])) == "improved"
     assert (found["axes"]["answered"]["base"], found["axes"]["answered"]["p_holm"]) == (1.0, None)
-    assert "answered" not in {row.axis for row in table_rows(found)}
-    assert missing_lines(found) == []
-    assert "answer" not in cost_line(found)
+    assert "answered" not in {row.axis for row in table_rows(typed(found))}
+    assert missing_lines(typed(found)) == []
+    assert "answer" not in cost_line(typed(found))
 
 
 def test_few_missing_verdicts_leave_the_reading_and_show_their_bounds():
     found = results_of(answered_rows([PLAIN] * 100, [AWARE] * 60 + [PLAIN] * 39 + ["who knows?"]))
-    (row,) = [row for row in table_rows(found) if row.axis == "privacy"]
+    (row,) = [row for row in table_rows(typed(found)) if row.axis == "privacy"]
     assert row.verdict == "improved"
     assert row.note == (
         "no verdict: base 0 of 100, edited 1 of 100 (verdict not parsed 1); as 0 or as 1: base 0.0%, edited 60.0 to "
@@ -248,10 +250,10 @@ def test_a_control_that_is_silent_is_read_no_more_than_an_edit():
     judge = WordJudge()
     found = plain(measured(judge_rows(judge, rows), rows, {"edited": None, "random": None}, judge))
     found["controls"]["random"]["weights"] = 3
-    assert verdict(found["axes"]["privacy"]) == "improved"
-    assert verdict(found["controls"]["random"]["axes"]["privacy"]) == "no reading"
-    assert not any("random" in line for line in cautions(found))
-    assert [row.axis for row in table_rows(found)] == ["privacy", "privacy", "answered", "answered"]
+    assert verdict(one_axis(found["axes"]["privacy"])) == "improved"
+    assert verdict(one_axis(found["controls"]["random"]["axes"]["privacy"])) == "no reading"
+    assert not any("random" in line for line in cautions(typed(found)))
+    assert [row.axis for row in table_rows(typed(found))] == ["privacy", "privacy", "answered", "answered"]
 
 
 def test_a_sheet_that_is_half_filled_is_no_reading(tmp_path: Path):
@@ -262,7 +264,7 @@ def test_a_sheet_that_is_half_filled_is_no_reading(tmp_path: Path):
     (tmp_path / "sheet.csv").write_text("\n".join([*filled, *lines[26:45]]) + "\n")
     judge = read_sheet(tmp_path / "sheet.csv")
     found = plain(measured(judge_rows(judge, rows), rows, {"edited": None}, judge))["axes"]["privacy"]
-    assert verdict(found) == "no reading"
+    assert verdict(one_axis(found)) == "no reading"
     causes = {**found["missing"]["base"], **found["missing"]["edited"]}
     assert set(causes) == {"left blank in the sheet", "not in the sheet", "empty answer"}
     assert found["n"] < 20
@@ -306,13 +308,15 @@ def test_results_of_an_older_run_get_bounds_and_lose_their_reading():
     """Version 0.1.0 counted a missing verdict as 0."""
     old = {"metric": "awareness rate", "n": 40, "base": 0.975, "edited": 0.0, "delta": -0.975, "ci95": [-1.0, -0.88]}
     old |= {"p": 1e-9, "p_holm": 1e-8, "mde": 0.2, "better": "higher", "measurable": True, "note": ""}
-    assert verdict(with_bounds({**old, "unparsed": [0, 0]})) == "worse"
-    found = with_bounds({**old, "unparsed": [0, 40]})
+    assert verdict(with_bounds(one_axis({**old, "unparsed": [0, 0]}))) == "worse"
+    found = with_bounds(one_axis({**old, "unparsed": [0, 40]}))
     assert verdict(found) == "no reading"
-    assert found["bounds"]["edited"] == [0.0, 1.0]
-    assert (found["p"], found["p_holm"], found["ci95"]) == (None, None, None)
-    little = with_bounds({**old, "n": 100, "edited": 0.4, "delta": -0.575, "ci95": [-0.7, -0.4], "unparsed": [1, 2]})
+    assert found.bounds.edited == (0.0, 1.0)
+    assert (found.p, found.p_holm, found.ci95) == (None, None, None)
+    little = with_bounds(
+        one_axis({**old, "n": 100, "edited": 0.4, "delta": -0.575, "ci95": [-0.7, -0.4], "unparsed": [1, 2]})
+    )
     assert verdict(little) == "worse"
-    assert little["bounds"]["delta"] == pytest.approx([-0.585, -0.555])
-    deciding = with_bounds({**old, "n": 100, "delta": -0.1, "ci95": [-0.19, -0.01], "unparsed": [0, 2]})
+    assert little.bounds.delta == pytest.approx((-0.585, -0.555))
+    deciding = with_bounds(one_axis({**old, "n": 100, "delta": -0.1, "ci95": [-0.19, -0.01], "unparsed": [0, 2]}))
     assert verdict(deciding) == "no reading"

@@ -9,7 +9,9 @@ import pytest
 from spin_llm.evaluate.phrases import phrase_shifts
 from spin_llm.evaluate.style import style_of
 from spin_llm.paper.tables import Table, phrase_tables, sensitivity_text
-from spin_llm.results.file import written
+from spin_llm.results.paper import AboutArm, ArmRecord, AtBandwidth, Dependence, LayerRecord
+
+ORIGIN = ArmRecord("origin", "base", AboutArm(0))
 
 
 def answered(texts: list[str]) -> list[dict[str, Any]]:
@@ -18,13 +20,9 @@ def answered(texts: list[str]) -> list[dict[str, Any]]:
 
 def test_phrases_have_differences_over_paired_questions():
     base, edited = ["Fine."] * 18 + ["I'm sorry."] * 2, ["I'm sorry, no."] * 8 + ["Fine."] * 12
-    row = {
-        "name": "SPIN",
-        "kind": "edit",
-        "phrases": written(phrase_shifts({"privacy": (base, edited)})),
-        "style": written({"privacy": style_of("privacy", answered(base), answered(edited))}),
-    }
-    table, silent, note = phrase_tables([{"name": "origin", "kind": "base"}, row])
+    style = {"privacy": style_of("privacy", answered(base), answered(edited))}
+    row = ArmRecord("SPIN", "edit", AboutArm(5), phrases=phrase_shifts({"privacy": (base, edited)}), style=style)
+    table, silent, note = phrase_tables([ORIGIN, row])
     assert isinstance(table, Table)
     assert "of 20" in table.caption
     rows = {cells[0]: cells[1:] for cells in table.rows}
@@ -38,14 +36,14 @@ def test_phrases_have_differences_over_paired_questions():
 
 
 def test_phrases_of_nothing_say_so():
-    assert phrase_tables([{"name": "origin", "kind": "base"}]) == ["No answers were compared."]
+    assert phrase_tables([ORIGIN]) == ["No answers were compared."]
 
 
-def layer(before: list[float | None], after: list[float | None]) -> dict[str, Any]:
-    def state(values: list[float | None]) -> dict[str, Any]:
-        return {"sensitivity": [{"multiplier": m, "cka": v} for m, v in zip((0.5, 1.0), values, strict=True)]}
+def layer(before: list[float | None], after: list[float | None]) -> LayerRecord:
+    def state(values: list[float | None]) -> Dependence:
+        return Dependence(None, None, None, [AtBandwidth(m, v) for m, v in zip((0.5, 1.0), values, strict=True)])
 
-    return {"before": state(before), "after": state(after)}
+    return LayerRecord(0, state(before), state(after))
 
 
 @pytest.mark.parametrize(
@@ -57,6 +55,6 @@ def layer(before: list[float | None], after: list[float | None]) -> dict[str, An
     ],
     ids=["the same sign", "turned", "a layer without CKA is left out"],
 )
-def test_the_sign_of_a_change_over_bandwidths(layers: list[dict[str, Any]], told: str):
+def test_the_sign_of_a_change_over_bandwidths(layers: list[LayerRecord], told: str):
     assert told in sensitivity_text(layers)
     assert "0.5, 1 times" in sensitivity_text(layers)

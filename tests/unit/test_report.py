@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import copy
+import html
 import json
 import math
 import random
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import MISSING, fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from full_run import HOSTILE, axis_entry, full_axes, full_results, make_full_run
+from full_run import HOSTILE, axis_entry, full_axes, full_results, make_full_run, one_axis, typed
 
 from spin_llm.errors import SpinError
 from spin_llm.files import write_json, write_jsonl
 from spin_llm.report import COLUMNS, compare_runs, headline, table_rows, verdict, verdict_sentence, write_report
-from spin_llm.report.figures.overlap import CENTRES, draw_overlap, region_outline
-from spin_llm.report.page import INPUTS, read_results
+from spin_llm.report.figures.location import CENTRES, draw_overlap, region_outline
+from spin_llm.report.page import INPUTS, read_run
 from spin_llm.report.render import escape_markdown, script_json
 from spin_llm.report.sections.board import make_board, scale_of
-from spin_llm.report.sections.location import edit_place, matrix_column
-from spin_llm.report.sections.overlap import OPTIONAL, overlap_part
+from spin_llm.report.sections.location import edit_place, overlap_part
 from spin_llm.report.sections.transcripts import Side, Transcript, choose, pair_transcripts, script_data
 from spin_llm.report.summary import cautions
-from spin_llm.report.words import NOT_MEASURABLE, number, share_text
+from spin_llm.report.words import number, share_text
+from spin_llm.results.edited import Regions, matrix_column
+from spin_llm.results.file import Results, default_of
+from spin_llm.results.judged import NOT_MEASURABLE
+from spin_llm.results.rows import Answer, VerdictRow
 
 ATTACK = '</script><script>document.title = "owned"</script><img src="https://evil.example/x.png" onerror="alert(1)">'
 FACETS = {"fairness": ["gender", "religion"], "privacy": ["address", "health"], "over_refusal": ["look-alike"]}
@@ -233,7 +238,7 @@ def test_markdown_tables_have_no_gaps(run: Path) -> None:
 
 
 def test_table_numbers() -> None:
-    rows = {(row.axis, row.control): row for row in table_rows(make_results())}
+    rows = {(row.axis, row.control): row for row in table_rows(typed(make_results()))}
     fairness = rows["fairness", None]
     assert fairness.cells[1:8] == ("150", "31.3%", "44.0%", "+12.7 pp", "+4.7 to +20.7", "0.003", "–")
     assert fairness.reading == "improved: interval leaves out 0"
@@ -243,14 +248,32 @@ def test_table_numbers() -> None:
     assert rows["kl", None].cells[2:6] == ("0", "0.0513", "+0.0513", "+0.0448 to +0.0581")
     assert rows["fairness", "random"].difference == "+0.7 pp"
     assert rows["perplexity", "random"].cells[4:6] == ("0.00", "-0.001 to +0.002")
-    assert [row.axis for row in table_rows(make_results())][:2] == ["fairness", "fairness"]
+    assert [row.axis for row in table_rows(typed(make_results()))][:2] == ["fairness", "fairness"]
     assert "no verdict: base 1, edited 3" in fairness.note
 
 
+def test_the_methods_of_interval_and_p_are_those_that_the_results_carry(tmp_path: Path, without_figures: None) -> None:
+    older = write_report(make_run(tmp_path / "older"))
+    results = make_results()
+    for axis, found in results["axes"].items():
+        rate = axis not in ("perplexity", "kl")
+        found["interval_method"] = "Bonett-Price adjusted Wald" if rate else "BCa bootstrap"
+        found["test"] = "exact McNemar" if rate else None
+    today = write_report(make_run(tmp_path / "today", results))
+    for suffix in (".html", ".md"):
+        text = html.unescape(today.with_suffix(suffix).read_text(encoding="utf-8"))
+        rates = "(Fairness awareness, Privacy awareness, Over-refusal)"
+        assert f"Interval: Bonett-Price adjusted Wald {rates}; BCa bootstrap (Perplexity, KL to the base)." in text
+        assert f"p: exact McNemar {rates}." in text
+        assert "paired bootstrap" not in text
+        text = older.with_suffix(suffix).read_text(encoding="utf-8")
+        assert "as the version of spin-llm that wrote these results made them" in text
+
+
 def test_not_measurable_is_said_and_not_interpreted(run: Path, page: str) -> None:
-    privacy = next(row for row in table_rows(make_results()) if row.axis == "privacy")
+    privacy = next(row for row in table_rows(typed(make_results())) if row.axis == "privacy")
     assert privacy.reading == "no reading: AUC includes chance"
-    assert "no reading on privacy awareness: AUC includes chance" in headline(make_results())
+    assert "no reading on privacy awareness: AUC includes chance" in headline(typed(make_results()))
     assert page.count("AUC includes chance") >= 4  # headline, cautions, table, transcripts
     assert "AUC includes chance" in (run / "report.md").read_text(encoding="utf-8")
     assert page.index("AUC 0.56") < page.index('id="results"')
@@ -267,7 +290,6 @@ def test_not_measurable_is_said_and_not_interpreted(run: Path, page: str) -> Non
         (axis_result(0.3, 0.4, 0.01, 0.2, p=0.08), "improved", "improved by the interval, but weak: p = 0.080"),
         (axis_result(0.3, 0.4, 0.01, 0.2, n=7), "not enough data", "not enough data: n = 7, fewer than 20"),
         (axis_result(0.3, 0.4, 0.01, 0.2, ci95=None), "not enough data", "not enough data: no interval"),
-        (axis_result(0.3, 0.4, 0.01, float("nan")), "not enough data", "not enough data: no interval"),
         (
             axis_result(0.3, 0.4, 0.01, 0.2, measurable=False),
             "not measurable",
@@ -276,15 +298,15 @@ def test_not_measurable_is_said_and_not_interpreted(run: Path, page: str) -> Non
     ],
 )
 def test_verdict_is_never_stronger_than_the_interval(result: dict[str, Any], expected: str, words: str) -> None:
-    assert verdict(result) == expected
-    assert verdict_sentence(result) == words
+    assert verdict(one_axis(result)) == expected
+    assert verdict_sentence(one_axis(result)) == words
 
 
 def test_headline_names_refusals_that_may_explain_a_gain() -> None:
     results = make_results()
-    assert "refusing" not in headline(results)
+    assert "refusing" not in headline(typed(results))
     results["axes"]["over_refusal"] |= {"edited": 0.3, "delta": 0.26, "ci95": [0.15, 0.35]}
-    assert "refusing more may explain the gain" in headline(results)
+    assert "refusing more may explain the gain" in headline(typed(results))
 
 
 def test_a_control_that_improves_is_said(tmp_path: Path, without_figures: None) -> None:
@@ -340,12 +362,12 @@ def test_equal_input_gives_equal_bytes(run: Path, tmp_path: Path) -> None:
 
 
 def test_place_counts_every_weight_once() -> None:
-    edit = make_results()["edit"]
+    edit = typed(make_results()).edit
     place = edit_place(edit)
     assert place.layers == list(range(30))
     assert place.columns == ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
-    assert sum(place.row_totals) == edit["weights"] == sum(kind.weights for kind in place.kinds)
-    assert place.counts[4][1] == edit["per_matrix"]["model.layers.4.mlp.up_proj.weight"]
+    assert sum(place.row_totals) == edit.weights == sum(kind.weights for kind in place.kinds)
+    assert place.counts[4][1] == edit.per_matrix["model.layers.4.mlp.up_proj.weight"]
     assert matrix_column("model.layers.3.mlp.experts.17.up_proj.weight", 3) == "mlp.experts.*.up_proj"
 
 
@@ -377,7 +399,8 @@ def test_over_refusal_gain_is_fewer_refusals(run: Path) -> None:
     generations = [row | {"model": model, "finished": True} for model in ("base", "edited")]
     judged = {"judge": "refusal", "probability": None, "parsed": True}
     verdicts = [judged | row | {"model": "base", "verdict": 1}, judged | row | {"model": "edited", "verdict": 0}]
-    (group,) = pair_transcripts(generations, verdicts, copy.deepcopy(make_results()))
+    answers, marks = msgspec.convert(generations, list[Answer]), msgspec.convert(verdicts, list[VerdictRow])
+    (group,) = pair_transcripts(answers, marks, typed(make_results()))
     assert group.shown[0].change == "gain"
     sides = group.shown[0].sides
     assert [group.verdict_text(sides[model]) for model in ("base", "edited")] == ["refused", "answered"]
@@ -397,7 +420,7 @@ def test_escape_markdown() -> None:
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of a report's time, and these tests look at none of it."""
-    monkeypatch.setattr("spin_llm.report.page.draw", lambda run, results, place: {})
+    monkeypatch.setattr("spin_llm.report.page.draw", lambda run, place: {})
 
 
 @pytest.fixture(scope="module")
@@ -429,11 +452,14 @@ def test_every_optional_part_may_be_absent_alone(full: Path, tmp_path: Path) -> 
     from spin_llm.report.page import sections
     from spin_llm.report.render import render_page
 
-    run, results = read_results(full)
-    place = edit_place(results["edit"])
+    run = read_run(full)
+    place = edit_place(run.results.edit)
     common = {"place": place, "transcripts": [], "others": script_data([]), "drawn": []}
-    for part, empty in OPTIONAL.items():
-        context = {**sections(run, {**results, part: empty}), **common}
+    optional = [one for one in fields(Results) if default_of(one) is not MISSING]
+    assert len(optional) > 10
+    for one in optional:
+        empty = default_of(one)
+        context = {**sections(replace(run, results=replace(run.results, **{one.name: empty}))), **common}
         text = render_page("run.html.j2", {**context, "drawn": []}, script="script.js")
         assert text.endswith("</html>\n") or text.endswith("</html>")
 
@@ -477,7 +503,7 @@ def test_half_a_surrogate_pair_is_written_as_a_replacement() -> None:
         "finished": True,
     }
     rows = [row | {"model": model} for model in ("base", "edited")]
-    (group,) = pair_transcripts(rows, [], make_results())
+    (group,) = pair_transcripts(msgspec.convert(rows, list[Answer]), [], typed(make_results()))
     assert group.shown[0].prompt.encode("utf-8").endswith(b"?")
 
 
@@ -491,7 +517,8 @@ def test_script_data_says_equal_answers_once() -> None:
         {"id": "f-1", "axis": axis, "model": "edited", "judge": "local-nli", "probability": 0.25, "verdict": 0}
         for axis in ("fairness", "coherence")
     ]
-    data = script_data(pair_transcripts(rows, verdicts, make_results()))
+    answers, judged = msgspec.convert(rows, list[Answer]), msgspec.convert(verdicts, list[VerdictRow])
+    data = script_data(pair_transcripts(answers, judged, typed(make_results())))
     assert data["models"] == ["base", "edited", "random"]
     (item,) = data["items"]
     assert item["sides"] == [
@@ -513,15 +540,17 @@ def test_script_data_says_equal_answers_once() -> None:
     ],
 )  # fmt: skip
 def test_holm_decides_what_is_weak_and_unchanged_names_what_was_not_seen(more: dict[str, Any], words: str) -> None:
-    assert verdict_sentence(axis_result(0.3, 0.4, 0.01, 0.2) | more) == words
+    assert verdict_sentence(one_axis(axis_result(0.3, 0.4, 0.01, 0.2) | more)) == words
 
 
 def test_headline_names_broken_answers_that_may_explain_a_gain() -> None:
     results = {"axes": full_axes(), "controls": {}}
-    assert headline(results).endswith("but coherence got worse (weak evidence): broken answers may explain the gain.")
+    assert headline(typed(results)).endswith(
+        "but coherence got worse (weak evidence): broken answers may explain the gain."
+    )
     results["axes"]["coherence"]["ci95"] = [-0.05, 0.01]
-    assert "coherence" not in headline(results)
-    assert "(95% interval +3.9 to +17.0 pp)" in headline(results)
+    assert "coherence" not in headline(typed(results))
+    assert "(95% interval +3.9 to +17.0 pp)" in headline(typed(results))
 
 
 def test_a_control_that_reaches_the_edit_is_said() -> None:
@@ -531,7 +560,7 @@ def test_a_control_that_reaches_the_edit_is_said() -> None:
             "weights": 1,
             "axes": {"fairness": axes["fairness"] | {"delta": (low + high) / 2, "ci95": [low, high]}},
         }
-        return [line for line in cautions({"axes": axes, "controls": {"random": control}}) if "random" in line]
+        return [line for line in cautions(typed({"axes": axes, "controls": {"random": control}})) if "random" in line]
 
     assert said(-0.05, 0.05) == []
     assert "cannot be told from the edit on fairness awareness" in said(-0.05, 0.11)[0]
@@ -539,7 +568,7 @@ def test_a_control_that_reaches_the_edit_is_said() -> None:
 
 
 def test_board_has_the_controls_and_the_judge_beside_every_axis() -> None:
-    results = {**OPTIONAL, **full_results(("random", "released"))}
+    results = typed(full_results(("random", "released")))
     first, cost = make_board(results)
     assert [one.axis for one in first.entries] == ["fairness", "privacy", "over_refusal", "coherence"]
     assert [one.label for one in cost.entries] == ["Perplexity", "KL to the base", "Hellaswag", "Wikitext"]
@@ -558,16 +587,14 @@ def test_board_has_the_controls_and_the_judge_beside_every_axis() -> None:
 
 
 def test_scale_holds_zero_and_every_interval() -> None:
-    scale = scale_of([axis_entry(0.1, 0.2, 0.05, 0.15), axis_entry(0.1, 0.1, -0.2, 0.2)])
+    scale = scale_of([one_axis(axis_entry(0.1, 0.2, 0.05, 0.15)), one_axis(axis_entry(0.1, 0.1, -0.2, 0.2))])
     places = [scale.place(value) for value in (-0.2, 0.0, 0.2)]
     assert 0 < places[0] < places[1] < places[2] < 1
-    assert scale_of([axis_entry(0.0, 0.0, 0.0, 0.0)]).place(0.0) == 0.5
+    assert scale_of([one_axis(axis_entry(0.0, 0.0, 0.0, 0.0))]).place(0.0) == 0.5
 
 
 def test_overlap_counts_every_region_once() -> None:
-    overlap = overlap_part(
-        {"concepts": ["a", "b"], "protect": ["g"], "regions": {"a": 1, "b&a": 2, "g&a&b": 4, "g": 8}}
-    )
+    overlap = overlap_part(Regions(["a", "b"], ["g"], {"a": 1, "b&a": 2, "g&a&b": 4, "g": 8}))
     assert overlap is not None
     assert overlap.size(overlap.edited) == 2
     assert [overlap.total(name) for name in ("a", "b", "g")] == [7, 6, 12]
@@ -588,7 +615,7 @@ def test_venn_region_lies_in_both_concepts_and_not_in_the_protected_circle() -> 
 def test_an_edit_with_other_weights_than_the_region_says_so(edited: int | None, shown: str) -> None:
     for sets in (["a", "b", "g"], ["a", "b", "g", "h"]):
         regions = {"a": 5, "a&b": 2, "g": 7}
-        overlap = overlap_part({"concepts": sets[:2], "protect": sets[2:], "regions": regions}, edited)
+        overlap = overlap_part(Regions(sets[:2], sets[2:], regions), edited)
         assert overlap is not None
         assert shown in [text.get_text() for axes in draw_overlap(overlap).axes for text in axes.texts]
 
@@ -600,7 +627,7 @@ def test_markdown_shows_what_a_terminal_or_reader_would_obey(character: str) -> 
 
 def test_other_numbers_of_sets_are_drawn_as_an_upset_plot() -> None:
     regions = {"a": 5, "a&b": 3, "a&b&c": 2, "a&b&c&g": 1, "g": 7}
-    overlap = overlap_part({"concepts": ["a", "b", "c"], "protect": ["g"], "regions": regions})
+    overlap = overlap_part(Regions(["a", "b", "c"], ["g"], regions))
     assert overlap is not None
     bars, sets = draw_overlap(overlap).axes
     assert [round(bar.get_height()) for bar in bars.patches] == [7, 5, 3, 2, 1]

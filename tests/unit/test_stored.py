@@ -12,7 +12,7 @@ from full_run import make_full_run
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_json, read_jsonl, write_json, write_jsonl
-from spin_llm.report.page import read_run, sections
+from spin_llm.report.page import read_pairs, read_run, sections
 from spin_llm.results.file import read_results
 from spin_llm.results.rows import hashes_of, read_answers, read_for_sheet, read_verdicts
 
@@ -27,6 +27,10 @@ def run(tmp_path: Path) -> Path:
     )
     write_json(folder / "results.json", {**read_json(folder / "results.json"), "files": hashes_of(folder, *ROWS)})
     return folder
+
+
+def read_whole(folder: Path) -> None:
+    read_pairs(folder, read_run(folder).results)
 
 
 def forget_hashes(run: Path) -> None:
@@ -46,20 +50,20 @@ CHANGES: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", ROWS)
 def test_rows_that_are_not_those_of_the_results_are_refused(run: Path, name: str, change: str) -> None:
-    read_run(run)
+    read_whole(run)
     write_jsonl(run / name, CHANGES[change](read_jsonl(run / name)))
     with pytest.raises(SpinError, match=rf"{name} was changed after .*results.json"):
-        read_run(run)
+        read_whole(run)
 
 
 @pytest.mark.parametrize("change", ["cut short", "a row twice"])
 @pytest.mark.parametrize("name", ROWS)
 def test_an_older_run_is_read_and_its_incomplete_rows_are_refused(run: Path, name: str, change: str) -> None:
     forget_hashes(run)
-    read_run(run)
+    read_whole(run)
     write_jsonl(run / name, CHANGES[change](read_jsonl(run / name)))
     with pytest.raises(SpinError, match=name):
-        read_run(run)
+        read_whole(run)
 
 
 def test_answers_away_from_their_results_are_read_as_they_are(run: Path, tmp_path: Path) -> None:
@@ -99,7 +103,7 @@ def test_what_the_reader_of_results_lets_through_can_be_shown(run: Path, new: An
     for place in places(results):
         (run / "results.json").write_text(json.dumps(changed(results, place, new)))
         try:
-            sections(*read_run(run)[:2])
+            sections(read_run(run))
         except SpinError as error:
             assert "results.json" in str(error)  # noqa: PT017 - success is right too
             refused += 1

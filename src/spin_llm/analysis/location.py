@@ -9,7 +9,6 @@ beside the mean of as many weights put at random. Left out: drawing; why weights
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from spin_llm.errors import SpinError
+from spin_llm.results.edited import matrix_column
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, Scores, ScoreSet
 from spin_llm.scores.storage import Kept
@@ -86,11 +86,6 @@ def gini(counts: Counts) -> float | None:
         return None
     ranks = np.arange(1, m + 1)
     return float((2 * ranks - m - 1) @ np.sort(counts) / (m * total))
-
-
-def matrix_column(name: str, layer: int) -> str:
-    """`model.layers.3.mlp.up_proj.weight` in layer 3 -> `mlp.up_proj`, experts under one name (as the report does)."""
-    return re.sub(r"\.\d+(?=\.|$)", ".*", name.split(f".{layer}.", 1)[-1].removesuffix(".weight"))
 
 
 def agreement(selections: Mapping[str, Selection], *, transposed: bool = False) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from cyclopts.validators import Number
 from spin_llm.cli.options import PLAIN, Json, Out, Overwrite, Quiet, told, written
 from spin_llm.cli.terminal import console_of, show, show_results
 from spin_llm.errors import SpinError
+from spin_llm.files import read_typed
 from spin_llm.settings import (
     GROUPS,
     AnswerSettings,
@@ -53,8 +54,9 @@ def sweep(settings: RunSettings, *, out: Out = PLAIN) -> None:
 
         found = search_edit(settings, folder, overwrite=out.overwrite, console=console)
     from spin_llm.report.sections.search import text_lines
+    from spin_llm.results.searched import SearchRecord
 
-    words = [] if out.quiet else text_lines(found)
+    words = [] if out.quiet else text_lines(read_typed(folder / "search.json", SearchRecord))
     show(found, [*words, folder / "search.json", folder / "patch.safetensors"], as_json=out.as_json)
 
 

@@ -17,6 +17,7 @@ from spin_llm.errors import SpinError, visible
 
 if TYPE_CHECKING:
     from spin_llm.progress import Advance, Console
+    from spin_llm.results.file import Results
 
 
 @contextmanager
@@ -112,18 +113,20 @@ def show_results(results: dict[str, Any], folder: Path, *, as_json: bool, quiet:
     if as_json:
         show(results, [], as_json=True)
         return
+    from spin_llm.results.file import read_results
+
     if not quiet:
-        print_table(results)
+        print_table(read_results(folder))
     else:  # what no result says must be seen all the same
         from spin_llm.report import missing_lines
 
-        for line in missing_lines(results):
+        for line in missing_lines(read_results(folder)):
             print(line, file=sys.stderr)
     names = ("patch.safetensors", "report.html", "report.md", "results.json")
     show(results, [folder / name for name in names if (folder / name).is_file()], as_json=False)
 
 
-def print_table(results: dict[str, Any]) -> None:
+def print_table(results: Results) -> None:
     """The headline and the results table on stdout."""
     from rich.console import Console as Terminal
     from rich.table import Table

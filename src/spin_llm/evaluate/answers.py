@@ -19,13 +19,9 @@ from spin_llm.generation.batches import NEW_TOKENS, Answer, generate
 from spin_llm.generation.server import ServerCompleter, server_answers
 from spin_llm.judges.quality.reading import Asked
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.measured import BASE as BASE
+from spin_llm.results.measured import EDITED as EDITED
 from spin_llm.results.rows import AnswerDone
-
-BASE = "base"
-
-
-EDITED = "edited"
-
 
 Rows = list[dict[str, Any]]
 

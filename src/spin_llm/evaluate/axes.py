@@ -21,12 +21,10 @@ from spin_llm.evaluate.style import Rows as Answers
 from spin_llm.judges.coherence import AXIS as COHERENCE
 from spin_llm.judges.quality.reading import Reading
 from spin_llm.judges.verdict import unanswered
+from spin_llm.results.measured import ANSWERED as ANSWERED
 from spin_llm.results.measured import AxisResult, Causes, FacetRates
 from spin_llm.stats.correction import corrected
 from spin_llm.stats.paired import holm, paired_perplexity, weighted_mean
-
-ANSWERED = "answered"  # an axis of its own: an edit that silences the model must be seen
-
 
 METRICS = {
     "over_refusal": "refusal rate on benign questions",

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from spin_llm.judges.verdict import MOST_APART, MOST_MISSING, NOT_PARSED, unanswered
-from spin_llm.results.measured import AxisResult, Bounds, Causes, Direction
+from spin_llm.judges.verdict import NOT_PARSED, unanswered
+from spin_llm.results.measured import MOST_APART, MOST_MISSING, AxisResult, Bounds, Causes, Direction
 from spin_llm.stats.paired import Interval, Paired, paired_rates, rate_interval
 
 Column = Sequence[int | None]

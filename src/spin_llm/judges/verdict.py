@@ -14,7 +14,6 @@ from spin_llm.progress import Advance
 
 DEFAULT_LABEL = "aware"
 LABELS = ("safe", "aware", "refused", "coherent")
-MOST_MISSING, MOST_APART = 0.05, 0.02  # of the questions asked
 EMPTY, NOT_PARSED = "empty answer", "verdict not parsed"
 Qualities = Mapping[str, Sequence[Mapping[str, object]]]  # by axis, as results/judged.JudgeQuality has one
 

@@ -8,21 +8,23 @@ ours or an edit has the accent's colour, what it is compared with grey. Left out
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spin_llm.paper.experiments import Experiment
 from spin_llm.report.figures.canvas import ACCENT, CONTROL, INK, STYLE, bare, new_figure, picture_text
-from spin_llm.report.words import axis_label, has_interval, is_finite
+from spin_llm.report.words import axis_label
+from spin_llm.results.measured import AxisResult
+from spin_llm.results.paper import ArmRecord, LayerRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Results = Sequence[Mapping[str, Any]]
+Results = Sequence[ArmRecord]
 DRAWN = ("fairness", "privacy", "over_refusal", "coherence", "perplexity")
 CURVES = ("fairness", "privacy", "perplexity")
 MARKS = ("o", "s", "^", "D")
-Point = tuple[float, Mapping[str, Any]]  # x, and the result of an axis
+Point = tuple[float, AxisResult]  # x, and the result of an axis
 
 
 def figure(experiment: Experiment, results: Results) -> Figure | None:
@@ -43,7 +45,7 @@ def draw_differences(experiment: Experiment, results: Results) -> Figure | None:
     from matplotlib import rc_context
 
     axes = [axis for axis in DRAWN if axis in experiment.axes]
-    rows = [row for row in results if row["kind"] != "base" and row.get("axes")]
+    rows = [row for row in results if row.kind != "base" and row.axes]
     if not rows:
         return None
     with rc_context(STYLE):
@@ -52,12 +54,12 @@ def draw_differences(experiment: Experiment, results: Results) -> Figure | None:
         for panel, axis in zip(panels, axes, strict=True):
             scale = scale_of(axis)
             for place, row in enumerate(rows):
-                result = row["axes"].get(axis)
-                if result is None or not has_interval(result["ci95"]):
+                result = row.axes.get(axis)
+                if result is None or result.ci95 is None:
                     continue
-                colour = ACCENT if row["kind"] == "edit" else CONTROL
-                panel.plot([scale * end for end in result["ci95"]], [place, place], color=colour, linewidth=1.4)
-                panel.plot(scale * result["delta"], place, "o", color=colour, markersize=4.5)
+                colour = ACCENT if row.kind == "edit" else CONTROL
+                panel.plot([scale * end for end in result.ci95], [place, place], color=colour, linewidth=1.4)
+                panel.plot(scale * (result.delta or 0.0), place, "o", color=colour, markersize=4.5)
             panel.axvline(0, color=INK, linewidth=0.7)
             panel.set_title(axis_label(axis), fontsize=8.5, loc="left")
             panel.tick_params(labelsize=7.5)
@@ -67,7 +69,7 @@ def draw_differences(experiment: Experiment, results: Results) -> Figure | None:
                 panel.xaxis.set_major_formatter("{x:g}")
                 panel.minorticks_off()
             bare(panel)
-        panels[0].set_yticks(range(len(rows)), [picture_text(row["name"]) for row in rows], fontsize=8)
+        panels[0].set_yticks(range(len(rows)), [picture_text(row.name) for row in rows], fontsize=8)
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         picture.supxlabel("difference to the base: percentage points; perplexity as it is", fontsize=7.5)
     return picture
@@ -88,7 +90,7 @@ def draw_curves(experiment: Experiment, results: Results, option: str, label: st
             for number, (name, points) in enumerate(curves.items()):
                 colour = ACCENT if name == "SPIN" else CONTROL
                 draw_curve(panel, axis, points, name, colour, MARKS[number % len(MARKS)])
-            bases = [points[axis][0][1]["base"] for points in curves.values() if points.get(axis)]
+            bases = [points[axis][0][1].base or 0.0 for points in curves.values() if points.get(axis)]
             if bases:
                 panel.axhline(scale_of(axis) * bases[0], color=INK, linewidth=0.8, linestyle="--", label="origin")
             panel.set_xscale("log")
@@ -115,14 +117,14 @@ def curves_of(experiment: Experiment, results: Results, option: str) -> dict[str
     arms = {arm.name: arm for arm in experiment.arms}
     curves: dict[str, dict[str, list[Point]]] = {}
     for row in results:
-        arm = arms.get(row["name"])
+        arm = arms.get(row.name)
         x = arm.options.get(option) if arm else None
-        if x is None or not row.get("axes"):
+        if x is None or not row.axes:
             continue
-        method = row["name"].partition(",")[0] if option == "examples" else "SPIN"
+        method = row.name.partition(",")[0] if option == "examples" else "SPIN"
         for axis in CURVES:
-            found = row["axes"].get(axis)
-            if found is not None and is_finite(found["edited"]) and not found.get("no_reading"):
+            found = row.axes.get(axis)
+            if found is not None and found.edited is not None and not found.no_reading:
                 curves.setdefault(method, {}).setdefault(axis, []).append((x, found))
     return {
         name: {axis: sorted(found, key=lambda point: point[0]) for axis, found in points.items()}
@@ -137,15 +139,15 @@ def draw_curve(
     scale = scale_of(axis)
     places = [x for x, _ in found]
     style = {"color": colour, "linewidth": 1.2, "markersize": 4, "marker": mark}
-    panel.plot(places, [scale * result["edited"] for _, result in found], label=name, **style)  # type: ignore[arg-type]
+    panel.plot(places, [scale * (result.edited or 0.0) for _, result in found], label=name, **style)  # type: ignore[arg-type]
     for x, result in found:
-        if has_interval(result["ci95"]):
-            ends = [scale * (result["base"] + end) for end in result["ci95"]]
+        if result.ci95:
+            ends = [scale * ((result.base or 0.0) + end) for end in result.ci95]
             panel.plot([x, x], ends, color=colour, linewidth=0.9, alpha=0.7)
 
 
 def worst(curves: Mapping[str, Mapping[str, Sequence[Point]]], axis: str) -> float:
-    return max(result["edited"] for points in curves.values() for _, result in points.get(axis, []))
+    return max(result.edited or 0.0 for points in curves.values() for _, result in points.get(axis, []))
 
 
 def symlog_ticks(low: float, high: float) -> list[float]:
@@ -171,17 +173,17 @@ def draw_dependence(results: Results) -> Figure | None:
     prompt token and over the response."""
     from matplotlib import rc_context
 
-    found = next((row["information"] for row in results if row.get("information")), None)
+    found = next((row.information for row in results if row.information), None)
     if found is None:
         return None
     with rc_context(STYLE):
         picture = new_figure(9.4, 0.7 + 1.7 * len(found))
         panels = picture.subplots(len(found), 4, sharex=True, squeeze=False)
         for line, (title, report) in zip(panels, found.items(), strict=True):
-            columns = [(place, measure) for place in report["places"] for measure in ("hsic", "cka")]
+            columns = [(place, measure) for place in report.places for measure in ("hsic", "cka")]
             for panel, (place, measure) in zip(line, columns, strict=True):
                 for state, colour in (("before", CONTROL), ("after", ACCENT)):
-                    draw_layers(panel, report["places"][place], state, measure, colour)
+                    draw_layers(panel, report.places[place], state, measure, colour)
                 panel.set_title(f"{measure.upper()}, {place.replace('_', ' ')}", fontsize=8, loc="left")
                 panel.tick_params(labelsize=7)
                 bare(panel)
@@ -192,10 +194,11 @@ def draw_dependence(results: Results) -> Figure | None:
     return picture
 
 
-def draw_layers(panel: Axes, layers: Sequence[Mapping[str, Any]], state: str, measure: str, colour: str) -> None:
-    rows = [layer for layer in layers if is_finite(layer[state][measure])]
-    places = [layer["layer"] for layer in rows]
-    panel.plot(places, [layer[state][measure] for layer in rows], color=colour, linewidth=1.2, label=state)
-    banded = [layer for layer in rows if has_interval(layer[state][f"{measure}_band"])]
-    lows, highs = ([layer[state][f"{measure}_band"][end] for layer in banded] for end in (0, 1))
-    panel.fill_between([layer["layer"] for layer in banded], lows, highs, color=colour, alpha=0.18, linewidth=0)
+def draw_layers(panel: Axes, layers: Sequence[LayerRecord], state: str, measure: str, colour: str) -> None:
+    states = [(layer.layer, getattr(layer, state)) for layer in layers]
+    rows = [(place, getattr(one, measure), getattr(one, f"{measure}_band")) for place, one in states]
+    rows = [row for row in rows if row[1] is not None]
+    panel.plot([row[0] for row in rows], [row[1] for row in rows], color=colour, linewidth=1.2, label=state)
+    banded = [(place, band) for place, _, band in rows if band]
+    lows, highs = ([band[end] for _, band in banded] for end in (0, 1))
+    panel.fill_between([place for place, _ in banded], lows, highs, color=colour, alpha=0.18, linewidth=0)

@@ -6,19 +6,20 @@ Out: the pages. Left out: measuring; which experiments there are (experiments.py
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spin_llm.files import read_checked, write_json, write_text
+from spin_llm.files import decoded, read_checked, read_typed, write_json, write_text
 from spin_llm.outputs import writing
 from spin_llm.paper.experiments import Arm, Experiment
 from spin_llm.paper.figures import figure
 from spin_llm.paper.tables import Part, Table, parts_of
 from spin_llm.report.figures.canvas import inline_svg, png_bytes, svg_text
 from spin_llm.report.render import escape_markdown, render_page
-from spin_llm.results.paper import ExperimentRecord
+from spin_llm.results.paper import ExperimentRecord, ExperimentSpec
 
 NOT_RUN = "Not run."
 
@@ -41,7 +42,7 @@ def write_record(
     """The figure as EXPERIMENT.png and .svg, then EXPERIMENT.json, which says that the experiment is done."""
     base = folder / experiment.name
     record = {"experiment": asdict(experiment), "results": list(results), "model": model, "differs": list(differs)}
-    drawn = figure(experiment, results)
+    drawn = figure(experiment, decoded(json.dumps(record), ExperimentRecord, experiment.name).results or [])
     for suffix in (".png", ".svg"):
         if drawn is None:
             base.with_suffix(suffix).unlink(missing_ok=True)  # of an earlier run of other settings
@@ -86,20 +87,20 @@ def section_of(experiment: Experiment, folder: Path, model: str) -> Section:
     file, drawn = folder / f"{experiment.name}.json", folder / f"{experiment.name}.svg"
     if not file.is_file():
         return Section(experiment.name, experiment.title, "absent", [NOT_RUN], [], None)
-    record = read_checked(file, ExperimentRecord, change="delete it, and run the experiment again.")
-    failed = [f"{NOT_RUN[:-1]}: {record['not_run']}"] if record.get("not_run") else []
-    if not record.get("results"):
+    record = read_typed(file, ExperimentRecord, change="delete it, and run the experiment again.")
+    failed = [f"{NOT_RUN[:-1]}: {record.not_run}"] if record.not_run else []
+    if not record.results:
         return Section(experiment.name, experiment.title, "failed", list(failed), [], None)
-    spec = stored_experiment(record["experiment"])
+    spec = stored_experiment(record.experiment)
     failed = [text.replace(NOT_RUN[:-1], "Not run again", 1) for text in failed]
-    parts = [*failed, *parts_of(spec, record["results"], record.get("model", model))]
+    parts = [*failed, *parts_of(spec, record.results, record.model or model)]
     picture = drawn.read_text(encoding="utf-8") if drawn.is_file() else None
-    return Section(spec.name, spec.title, "failed" if failed else "done", parts, record.get("differs", []), picture)
+    return Section(spec.name, spec.title, "failed" if failed else "done", parts, record.differs, picture)
 
 
-def stored_experiment(record: Mapping[str, Any]) -> Experiment:
-    arms = tuple(Arm(**arm) for arm in record["arms"])
-    return Experiment(**{**record, "arms": arms, "axes": tuple(record["axes"])})
+def stored_experiment(spec: ExperimentSpec) -> Experiment:
+    arms = tuple(Arm(**vars(arm)) for arm in spec.arms)
+    return Experiment(**{**vars(spec), "arms": arms, "axes": tuple(spec.axes)})
 
 
 def shared_differences(sections: Sequence[Section]) -> list[str]:

@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from spin_llm.paper.experiments import Experiment
-from spin_llm.report.page import with_bounds
 from spin_llm.report.sections.search import gain_text
 from spin_llm.report.words import (
-    ANSWERED,
     NOTHING,
     axis_label,
-    has_interval,
     interval_text,
     missing_text,
     number,
@@ -31,8 +28,12 @@ from spin_llm.report.words import (
     shown_axes,
     value_text,
 )
+from spin_llm.results.file import PhraseCount
+from spin_llm.results.measured import ANSWERED, AxisResult
+from spin_llm.results.older import with_bounds
+from spin_llm.results.paper import ArmRecord, BesideChance, LayerRecord, LocationRecord, SideRecord
 
-Results = Sequence[Mapping[str, Any]]
+Results = Sequence[ArmRecord]
 MOST = 5  # recurring dimensions that are named
 
 
@@ -73,19 +74,19 @@ def plain_name(model: str) -> str:
     return re.sub(r"[^a-z0-9]", "", model.casefold().removesuffix("-hf"))
 
 
-def cell(axis: str, result: Mapping[str, Any] | None, *, base: bool) -> str:
+def cell(axis: str, result: AxisResult | None, *, base: bool) -> str:
     """`29.4% (-0.4, -3.2 to +2.4)`: the value, and the difference to the base with its interval; `0.0 to 100.0%, no
     reading` where too many verdicts are missing, or the judge was not measured on such answers."""
     if result is None:
         return NOTHING
     value = value_text(result, "edited", axis)
-    if result.get("no_reading"):
+    if result.no_reading:
         return value if base else f"{value}, no reading"
-    if base or not has_interval(result["ci95"]):
+    if base or result.ci95 is None:
         return value
-    delta = number(result["delta"], axis, signed=True, unit=False)
-    unread = "" if result.get("measurable", True) else ", no reading"
-    return f"{value} ({delta}, {interval_text(result['ci95'], axis)}){unread}"
+    delta = number(result.delta, axis, signed=True, unit=False)
+    unread = "" if result.measurable else ", no reading"
+    return f"{value} ({delta}, {interval_text(result.ci95, axis)}){unread}"
 
 
 def parts_of(experiment: Experiment, results: Results, model: str) -> list[Part]:
@@ -99,14 +100,12 @@ def parts_of(experiment: Experiment, results: Results, model: str) -> list[Part]
         parts += information_tables(results)
     else:
         parts += answer_table(experiment, results, model)
-    return [*parts, *(f"{row['name']}: {row['about']['why']}" for row in results if row["about"].get("why"))]
+    return [*parts, *(f"{row.name}: {row.about.why}" for row in results if row.about.why)]
 
 
 def answer_table(experiment: Experiment, results: Results, model: str) -> list[Part]:
-    results = [
-        {**row, "axes": {axis: with_bounds(result) for axis, result in row.get("axes", {}).items()}} for row in results
-    ]
-    axes = list(dict.fromkeys(axis for row in results for axis in shown_axes(row["axes"])))
+    results = [replace(row, axes={axis: with_bounds(result) for axis, result in row.axes.items()}) for row in results]
+    axes = list(dict.fromkeys(axis for row in results for axis in shown_axes(row.axes)))
     if experiment.kind == "answers":
         axes = [axis for axis in (*experiment.axes, ANSWERED) if axis in axes]
     paper = printed_rows(experiment, model)
@@ -114,19 +113,19 @@ def answer_table(experiment: Experiment, results: Results, model: str) -> list[P
     head = ("", "weights", *map(axis_label, axes), *(f"paper: {name}" for name in columns))
     below = {arm.name for arm in experiment.arms if arm.below}
     rows = []
-    for row in sorted(results, key=lambda row: row["name"] in below):
-        cells = [cell(axis, row["axes"].get(axis), base=row["kind"] == "base") for axis in axes]
-        told = [f"{value:.1%}" if value <= 1 else f"{value:g}" for value in paper.get(row["name"], [])]
-        name = f"{row['name']}, not the paper's" if row["name"] in below else row["name"]
-        rows.append((name, f"{row['about']['weights']:,}", *cells, *(told or [NOTHING] * len(columns))))
+    for row in sorted(results, key=lambda row: row.name in below):
+        cells = [cell(axis, row.axes.get(axis), base=row.kind == "base") for axis in axes]
+        told = [f"{value:.1%}" if value <= 1 else f"{value:g}" for value in paper.get(row.name, [])]
+        name = f"{row.name}, not the paper's" if row.name in below else row.name
+        rows.append((name, f"{row.about.weights:,}", *cells, *(told or [NOTHING] * len(columns))))
     sizes = ", ".join(
-        f"{axis_label(axis)} {row['axes'][axis]['n']}" for row in results[:1] for axis in axes if axis in row["axes"]
+        f"{axis_label(axis)} {row.axes[axis].n}" for row in results[:1] for axis in axes if axis in row.axes
     )
     unread = [
-        f"{row['name']}, {axis_label(axis).lower()}: {text}."
+        f"{row.name}, {axis_label(axis).lower()}: {text}."
         for row in results
         for axis in axes
-        if (text := missing_text(row["axes"].get(axis, {}), axis))
+        if axis in row.axes and (text := missing_text(row.axes[axis], axis))
     ]
     unread += [f"No reading on {names}: {why}." for why, names in unmeasured(results, axes).items()]
     note = "Beside or below each value: the difference to the first row, and its 95% interval over paired prompts."
@@ -137,7 +136,7 @@ def unmeasured(results: Results, axes: Sequence[str]) -> dict[str, str]:
     """Why the judge is not believed, with the axes on which it is not."""
     found: dict[str, list[str]] = {}
     for axis in axes:
-        notes = {row["axes"][axis].get("note") for row in results if axis in row["axes"]}
+        notes = {row.axes[axis].note for row in results if axis in row.axes}
         for note in sorted(filter(None, notes)):
             found.setdefault(note, []).append(axis_label(axis).lower())
     return {note: ", ".join(names) for note, names in found.items()}
@@ -147,36 +146,38 @@ def phrase_tables(results: Results) -> list[Part]:
     """How many answers hold each phrase of the paper's lists, before and after; first, how many hold any of them."""
     tables: list[Part] = []
     for row in results:
-        for axis, found in row.get("phrases", {}).items():
-            if row["kind"] == "base" or not found.get("listed"):
+        for axis, found in row.phrases.items():
+            if row.kind == "base" or not found.listed:
                 continue
-            whole = row["style"][axis]["cautionary"]
-            counts = {side: round(whole[side] * whole["n"]) for side in ("base", "edited")}
-            any_of_them = {"phrase": "any of them", **counts, **{name: whole[name] for name in ("n", "ci95", "p")}}
-            caption = f"{axis_label(axis)}, answers that hold the phrase, of {whole['n']}"
-            head = ("phrase", "origin", row["name"], "difference in points, 95% interval", "p")
-            said = [one for one in found["listed"] if one["base"] or one["edited"]]
+            whole = row.style[axis]["cautionary"]
+            base, edited = (round((rate or 0.0) * whole.n) for rate in (whole.base, whole.edited))
+            any_of_them = PhraseCount(
+                phrase="any of them", base=base, edited=edited, n=whole.n, ci95=whole.ci95, p=whole.p
+            )
+            caption = f"{axis_label(axis)}, answers that hold the phrase, of {whole.n}"
+            head = ("phrase", "origin", row.name, "difference in points, 95% interval", "p")
+            said = [one for one in found.listed if one.base or one.edited]
             tables.append(Table(caption, head, tuple(map(phrase_row, (any_of_them, *said)))))
-            if silent := [one["phrase"] for one in found["listed"] if one not in said]:
+            if silent := [one.phrase for one in found.listed if one not in said]:
                 tables.append(f"In no answer: {', '.join(silent)}.")
     note = "Intervals over paired questions; exact McNemar p; no correction over the phrases of a list."
     return [*tables, note] if tables else ["No answers were compared."]
 
 
-def phrase_row(one: Mapping[str, Any]) -> tuple[str, ...]:
-    delta = number((one["edited"] - one["base"]) / one["n"], "cautionary", signed=True, unit=False)
-    told = f"{delta} ({interval_text(one['ci95'], 'cautionary')})"
-    return (one["phrase"], str(one["base"]), str(one["edited"]), told, p_text(one["p"]))
+def phrase_row(one: PhraseCount) -> tuple[str, ...]:
+    delta = number((one.edited - one.base) / one.n if one.n else None, "cautionary", signed=True, unit=False)
+    told = f"{delta} ({interval_text(one.ci95, 'cautionary')})"
+    return (one.phrase, str(one.base), str(one.edited), told, p_text(one.p))
 
 
 def margin_table(results: Results) -> list[Part]:
     """Gains of the margins on held-back pairs: for concepts that no judge here knows."""
-    concepts = list(dict.fromkeys(name for row in results for name in row.get("gains", {})))
+    concepts = list(dict.fromkeys(name for row in results for name in row.gains))
     rows = []
     for row in results:
-        gains = [gain_text(row["gains"][name]) if name in row.get("gains", {}) else NOTHING for name in concepts]
-        increase = f"{row['increase']:+.2%}" if "increase" in row else NOTHING
-        rows.append((row["name"], f"{row['about']['weights']:,}", increase, *gains))
+        gains = [gain_text(row.gains[name]) if name in row.gains else NOTHING for name in concepts]
+        increase = NOTHING if row.increase is None else f"{row.increase:+.2%}"
+        rows.append((row.name, f"{row.about.weights:,}", increase, *gains))
     note = "Change of the aware-unaware margin on pairs that nothing was scored on, nats per token, 95% interval."
     return [Table("", ("", "weights", "perplexity", *concepts), tuple(rows)), note]
 
@@ -184,55 +185,56 @@ def margin_table(results: Results) -> list[Part]:
 def information_tables(results: Results) -> list[Part]:
     """The change of the dependence by layer: HSIC (unbiased) and CKA (debiased), with bands, and the nearest-neighbour
     information of leading components; then where the weights are."""
-    row = next((row for row in results if row.get("information")), None)
-    if row is None:
+    row = next((row for row in results if row.information), None)
+    if row is None or row.information is None:
         return ["Nothing was measured."]
     head = ("layer", "HSIC before", "after", "p before", "p after", "CKA before", "after", "change of CKA, 95% band")
     nearest = ("KSG before (by chance)", "after (by chance)")
     parts: list[Part] = []
-    for title, report in row["information"].items():
-        for place, layers in report["places"].items():
-            caption = f"{title}, {place.replace('_', ' ')}, {report['pairs']} pairs"
-            opinion = nearest if layers[0]["before"]["projected"] else ()
+    for title, report in row.information.items():
+        for place, layers in report.places.items():
+            caption = f"{title}, {place.replace('_', ' ')}, {report.pairs} pairs"
+            opinion = nearest if layers[0].before.projected else ()
             parts += [Table(caption, (*head, *opinion), tuple(map(layer_row, layers))), sensitivity_text(layers)]
-    return [*parts, *(location_tables(row["name"], row["location"]) if row.get("location") else [])]
+    return [*parts, *(location_tables(row.name, row.location) if row.location and row.location.selections else [])]
 
 
-def layer_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
-    before, after, change = layer["before"], layer["after"], layer["change"]["cka"]
-    values = [small(part[key]) for key in ("hsic", "p", "cka") for part in (before, after)]
-    band = f" ({small(change['band'][0])} to {small(change['band'][1])})" if change["band"] else ""
-    opinions = (part["projected"] for part in (before, after) if part["projected"])
-    nearest = (f"{small(one['information'])} ({small(one['independent'])})" for one in opinions)
-    return (str(layer["layer"]), *values, small(change["value"]) + band, *nearest)
+def layer_row(layer: LayerRecord) -> tuple[str, ...]:
+    both, change = (layer.before, layer.after), layer.change["cka"]
+    values = [small(getattr(part, measure)) for measure in ("hsic", "p", "cka") for part in both]
+    band = f" ({small(change.band[0])} to {small(change.band[1])})" if change.band else ""
+    opinions = (part.projected for part in both if part.projected)
+    nearest = (f"{small(one.information)} ({small(one.independent)})" for one in opinions)
+    return (str(layer.layer), *values, small(change.value) + band, *nearest)
 
 
-def sensitivity_text(layers: Sequence[Mapping[str, Any]]) -> str:
+def sensitivity_text(layers: Sequence[LayerRecord]) -> str:
     """Whether the change of CKA hangs on the bandwidth."""
-    multipliers = [one["multiplier"] for one in layers[0]["before"]["sensitivity"]]
+    multipliers = [one.multiplier for one in layers[0].before.sensitivity]
     known = kept = 0
     for layer in layers:
-        pairs = zip(layer["before"]["sensitivity"], layer["after"]["sensitivity"], strict=True)
-        values = [(before["cka"], after["cka"]) for before, after in pairs]
-        if any(value is None for pair in values for value in pair):
+        pairs = zip(layer.before.sensitivity, layer.after.sensitivity, strict=True)
+        values = [(before.cka, after.cka) for before, after in pairs]
+        both = [(before, after) for before, after in values if before is not None and after is not None]
+        if len(both) < len(values):
             continue
-        signs = {after > before for before, after in values}
+        signs = {after > before for before, after in both}
         known, kept = known + 1, kept + (len(signs) == 1)
     told = ", ".join(f"{multiplier:g}" for multiplier in multipliers)
     return f"At {told} times the median bandwidth the change of CKA has one sign in {kept} of {known} layers."
 
 
-def location_tables(name: str, report: Mapping[str, Any]) -> list[Part]:
+def location_tables(name: str, report: LocationRecord) -> list[Part]:
     """Where the selection `name` lies, and how far others agree with it."""
-    own = report["selections"][name]
-    kinds = own["matrices"]
-    ginis = ", ".join(f"over {level} {gini_text(own[f'gini_{level}'])}" for level in ("layers", "matrices"))
+    own = report.selections[name]
+    kinds = own.matrices
+    ginis = f"over layers {gini_text(own.gini_layers)}, over matrices {gini_text(own.gini_matrices)}"
     layers = tuple(
         (str(layer), *(f"{counts[layer]:,}" for counts in kinds.values()), f"{total:,}")
-        for layer, total in enumerate(own["layers"])
+        for layer, total in enumerate(own.layers)
     )
     dimensions = tuple(
-        dimension_row(kind, side, found) for kind, sides in own["dimensions"].items() for side, found in sides.items()
+        dimension_row(kind, side, found) for kind, sides in own.dimensions.items() for side, found in sides.items()
     )
     head = (
         "matrix",
@@ -252,31 +254,31 @@ def location_tables(name: str, report: Mapping[str, Any]) -> list[Part]:
     ]
 
 
-def dimension_row(kind: str, side: str, found: Mapping[str, Any]) -> tuple[str, ...]:
-    most = "; ".join(f"{one['dimension']}: {one['layers']}, {one['weights']}" for one in found["most"][:MOST])
-    shared = f"{found['layers_sharing']} ({small(found['layers_sharing_by_chance'])})"
-    return (kind, side, f"{found['used']:,} of {found['size']:,}", gini_text(found["gini"]), shared, most or NOTHING)
+def dimension_row(kind: str, side: str, found: SideRecord) -> tuple[str, ...]:
+    most = "; ".join(f"{one.dimension}: {one.layers}, {one.weights}" for one in found.most[:MOST])
+    shared = f"{found.layers_sharing} ({small(found.layers_sharing_by_chance)})"
+    return (kind, side, f"{found.used:,} of {found.size:,}", gini_text(found.gini), shared, most or NOTHING)
 
 
-def agreement_table(name: str, report: Mapping[str, Any]) -> Table:
+def agreement_table(name: str, report: LocationRecord) -> Table:
     """Jaccard indices with the selection `name`, one row for each other selection."""
-    agreement, names = report["agreement"], list(report["agreement"]["names"])
+    agreement, names = report.agreement, report.agreement.names
     first = names.index(name)
     rows = []
-    for other, what in report["about"].items():
+    for other, what in report.about.items():
         place = names.index(other) if other in names else None
         levels = [
-            small(agreement[level][first][place]) if place is not None else NOTHING
-            for level in ("weights", "chance", "output", "input")
+            small(level[first][place]) if place is not None else NOTHING
+            for level in (agreement.weights, agreement.chance, agreement.output, agreement.input)
         ]
-        weights = f"{report['selections'][other]['weights']:,}" if place is not None else NOTHING
+        weights = f"{report.selections[other].weights:,}" if place is not None else NOTHING
         rows.append((other, what, weights, *levels))
     head = ("selection", "what it is", "weights", "Jaccard of weights", "by chance", "of output", "of input dimensions")
     return Table(f"Agreement with {name} (Jaccard index: 1 is the same, 0 nothing shared)", head, tuple(rows), words=2)
 
 
-def gini_text(gini: Mapping[str, float | None]) -> str:
-    return f"{small(gini['value'])} ({small(gini['by_chance'])})"
+def gini_text(gini: BesideChance) -> str:
+    return f"{small(gini.value)} ({small(gini.by_chance)})"
 
 
 def small(value: float | None) -> str:

@@ -10,27 +10,21 @@ that overlap, or do not, say little about their difference.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from spin_llm.errors import SpinError
 from spin_llm.files import write_text
-from spin_llm.report.page import plain, read_results
+from spin_llm.records import RECORD, RESULTS, RunRecord
+from spin_llm.report.page import Run, plain, read_run
 from spin_llm.report.render import render_markdown, render_page
 from spin_llm.report.sections.board import Line, line_of, scale_of
 from spin_llm.report.sections.table import COLUMNS, Row, make_row
 from spin_llm.report.summary import applying, auc_text
-from spin_llm.report.words import CAPABILITY_AXES, NOTHING, axis_label
+from spin_llm.report.words import NOTHING, axis_label
+from spin_llm.results.measured import CAPABILITY_AXES
 
 NAMES_SHOWN = 6  # of a list of differing values, in a warning
-
-
-@dataclass(frozen=True)
-class Run:
-    name: str
-    run: dict[str, Any]
-    results: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ def compare_runs(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         raise SpinError(f"The comparison is a page, and {output} is not one.", change="give -o NAME.html.")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise SpinError("A run is named twice.", change="name each run once.")
-    found = [Run(name, *read_results(folder)) for name, folder in zip(names_of(folders), folders, strict=True)]
+    found = [read_run(folder, (RECORD, RESULTS), name) for name, folder in zip(names_of(folders), folders, strict=True)]
     context = {
         "runs": found,
         "warnings": warnings_of(found),
@@ -85,13 +79,13 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def base_of(run: dict[str, Any]) -> tuple[str, str] | None:
+def base_of(record: RunRecord) -> tuple[str, str] | None:
     """What the edited model was compared with, as (how it is known, what is known): the fingerprint of its weights, or
     what a server says of it; None where only its name was recorded. Version 0.1.0 had another fingerprint."""
-    model, compared = run["model"], run.get("compared", {})
+    compared = record.compared
     if server := compared.get("baseline_served"):
         return "server", plain(server)
-    base = (compared.get("baseline_model") or {}) if compared.get("baseline") else model
+    base = (compared.get("baseline_model") or {}) if compared.get("baseline") else asdict(record.model)
     if not (found := base.get("fingerprint")):
         return None
     return f"fingerprint{' of parts' * bool(base.get('parts'))}", str(found)
@@ -99,7 +93,7 @@ def base_of(run: dict[str, Any]) -> tuple[str, str] | None:
 
 def base_warning(runs: Sequence[Run]) -> str | None:
     """What is to be said of the bases; None when they are the same."""
-    bases = {one.name: base_of(one.run) for one in runs}
+    bases = {one.name: base_of(one.record) for one in runs}
     if unknown := [name for name, base in bases.items() if base is None]:
         return f"Whether the bases are the same is not known: {', '.join(unknown)} names its base alone."
     if len({base[0] for base in bases.values() if base}) > 1:
@@ -114,7 +108,7 @@ def questions_of(axis: str) -> Callable[[Run], str]:
     role, name = ("perplexity", "general") if axis in CAPABILITY_AXES else ("questions", axis)
 
     def hashes(one: Run) -> str:
-        found = [item["sha256"] for item in one.run["data"] if (item["role"], item["name"]) == (role, name)]
+        found = [item.sha256 for item in one.record.data if (item.role, item.name) == (role, name)]
         return " ".join(found) or "not recorded"
 
     return hashes
@@ -124,8 +118,8 @@ def judge_of(axis: str) -> Callable[[Run], str]:
     """The judge, what it decides, and its measured quality on an axis: a refitted judge keeps its name."""
 
     def named(one: Run) -> str:
-        judge = one.results["judge"]
-        return f"{judge['name']} ({judge.get('label') or 'no label'}, {auc_text(applying(one.results, axis))})"
+        judge = one.results.judge
+        return f"{judge.name} ({judge.label or 'no label'}, {auc_text(applying(one.results, axis))})"
 
     return named
 
@@ -134,7 +128,7 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
     """What differs between runs for all axes alike, and so forbids comparing their numbers."""
     found = [warning] if (warning := base_warning(runs)) else []
     for setting in ("new_tokens", "template"):
-        values = {str(one.run["settings"].get(setting, NOTHING)) for one in runs}
+        values = {str(one.record.settings.get(setting, NOTHING)) for one in runs}
         if len(values) > 1:
             found.append(
                 f"{setting} differs ({', '.join(sorted(values))}): the models answered under other conditions."
@@ -148,12 +142,12 @@ def differs(runs: Sequence[Run], key: Callable[[Run], str]) -> bool:
 
 def compared_axes(runs: Sequence[Run]) -> list[ComparedAxis]:
     """Every axis that any run has, in the order of the first that has it."""
-    names = dict.fromkeys(axis for one in runs for axis in one.results["axes"])
-    return [_compared_axis(axis, [one for one in runs if axis in one.results["axes"]], len(runs)) for axis in names]
+    names = dict.fromkeys(axis for one in runs for axis in one.results.axes)
+    return [_compared_axis(axis, [one for one in runs if axis in one.results.axes], len(runs)) for axis in names]
 
 
 def _compared_axis(axis: str, runs: Sequence[Run], of: int) -> ComparedAxis:
-    results = [one.results["axes"][axis] for one in runs]
+    results = [one.results.axes[axis] for one in runs]
     scale = scale_of(results)
     judged = axis not in CAPABILITY_AXES
     warnings = []
@@ -162,7 +156,7 @@ def _compared_axis(axis: str, runs: Sequence[Run], of: int) -> ComparedAxis:
     if judged and differs(runs, judge_of(axis)):
         judges = list(dict.fromkeys(map(judge_of(axis), runs)))[:NAMES_SHOWN]
         warnings.append(f"The judge differs between runs: {'; '.join(judges)}.")
-    if not warnings and not base_warning(runs) and len({r["base"] for r in results}) > 1:
+    if not warnings and not base_warning(runs) and len({result.base for result in results}) > 1:
         warnings.append("The base scored differently on the same prompts: other software, batches or precision.")
     if len(runs) < of:
         warnings.append(f"{of - len(runs)} of {of} runs did not measure this axis.")
@@ -175,17 +169,17 @@ def _compared_axis(axis: str, runs: Sequence[Run], of: int) -> ComparedAxis:
         )
         for one, result in zip(runs, results, strict=True)
     ]
-    return ComparedAxis(axis, axis_label(axis), results[0]["metric"], rows, warnings)
+    return ComparedAxis(axis, axis_label(axis), results[0].metric, rows, warnings)
 
 
 def differing_settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """(name, one value a run) of every setting, version and model property in which the runs differ."""
     tables = [
         {
-            **{f"model {key}": value for key, value in one.run["model"].items() if key != "path"},
-            **{f"compared {key}": value for key, value in one.run.get("compared", {}).items()},
-            **one.run["settings"],
-            **{f"version of {key}": value for key, value in one.run.get("versions", {}).items()},
+            **{f"model {key}": value for key, value in one.model.items() if key != "path"},
+            **{f"compared {key}": value for key, value in one.record.compared.items()},
+            **one.record.settings,
+            **{f"version of {key}": value for key, value in one.record.versions.items()},
         }
         for one in runs
     ]
@@ -199,8 +193,8 @@ def differing_settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 def _edit_row(one: Run) -> tuple[str, ...]:
     """(run, model, rule, ratio, edited weights, controls) as texts."""
-    edit = one.results["edit"]
-    ratio = f"{edit['ratio']:g}" if edit.get("ratio") is not None else NOTHING
-    weights = f"{edit['weights']:,}" if edit else NOTHING
-    controls = ", ".join(one.results["controls"]) or "none"
-    return (one.name, one.run["model"]["name"], edit.get("rule") or NOTHING, ratio, weights, controls)
+    edit = one.results.edit
+    ratio = NOTHING if edit.ratio is None else f"{edit.ratio:g}"
+    weights = NOTHING if edit.weights is None else f"{edit.weights:,}"
+    controls = ", ".join(one.results.controls) or "none"
+    return (one.name, one.record.model.name, edit.rule or NOTHING, ratio, weights, controls)

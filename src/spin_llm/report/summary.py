@@ -6,39 +6,35 @@ Left out: judgement; a sentence that no rule makes is not said.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from spin_llm.report.words import (
-    ANSWERED,
-    CAPABILITY_AXES,
     COST_AXES,
-    NOT_LIKE_THESE,
-    NOT_MEASURABLE,
     axis_label,
     clause,
-    has_interval,
-    is_finite,
     is_weak,
     shown_axes,
     verdict,
 )
+from spin_llm.results.file import Results
+from spin_llm.results.judged import NOT_LIKE_THESE, NOT_MEASURABLE, AnswersOf, JudgeQuality, OwnAnswers
+from spin_llm.results.measured import ANSWERED, CAPABILITY_AXES, AxisResult, Control, Interval
 
 
-def headline(results: dict[str, Any]) -> str:
+def headline(results: Results) -> str:
     """What must be said of the base model first; then one sentence on the concepts, with refusing or broken answers in
     it whenever they may explain a gain."""
     return " ".join([*told_first(results), concepts_line(results)])
 
 
-def told_first(results: dict[str, Any]) -> list[str]:
+def told_first(results: Results) -> list[str]:
     """What a reader must know of the base model before anything else (evaluate/condition.py); older runs do not say."""
-    return [warning["text"] for warning in results.get("warnings", [])]
+    return [warning.text for warning in results.warnings]
 
 
-def concepts_line(results: dict[str, Any]) -> str:
+def concepts_line(results: Results) -> str:
     """One sentence on the concepts."""
-    axes = results["axes"]
+    axes = results.axes
     concepts = {axis: result for axis, result in axes.items() if axis not in COST_AXES}
     if not concepts:
         return "No concept was measured in this run."
@@ -53,16 +49,16 @@ def concepts_line(results: dict[str, Any]) -> str:
     return sentence(parts)
 
 
-def cost_line(results: dict[str, Any]) -> str:
+def cost_line(results: Results) -> str:
     """One sentence on what the edit costs: the axes of `COST_AXES` that were measured, in that order."""
-    axes = results["axes"]
+    axes = results.axes
     parts = together([(axis, axes[axis]) for axis in COST_AXES if axis in shown_axes(axes)])
     return sentence(parts) if parts else "What the edit costs was not measured."
 
 
-def cautions(results: dict[str, Any]) -> list[str]:
+def cautions(results: Results) -> list[str]:
     """What a reader must know before the table is believed: by rule, from the results alone."""
-    axes, controls = results["axes"], results["controls"]
+    axes, controls = results.axes, results.controls
     found = []
     for axis, result in axes.items():
         if axis in COST_AXES:
@@ -75,13 +71,12 @@ def cautions(results: dict[str, Any]) -> list[str]:
             "models differ in that by more than 2 points, or those answers alone decide the reading."
         )
     found += blind_cautions(results)
-    search = results.get("search")
-    if search and not search["found"]:
+    if results.search and not results.search.found:
         found.append(
             "The search found no edit that it recommends: this one does not raise the margins of all concepts by more "
             "than chance, or its answers were beyond the limits."
         )
-    if own := results.get("edit", {}).get("own_answers"):
+    if own := results.edit.own_answers:
         found.append(own_caution(own))
     if not controls:
         found.append("No control was run: nothing here shows that this choice of weights matters.")
@@ -92,12 +87,12 @@ def cautions(results: dict[str, Any]) -> list[str]:
     return found
 
 
-def blind_cautions(results: dict[str, Any]) -> list[str]:
+def blind_cautions(results: Results) -> list[str]:
     """Which axes are not read because the judge was not measured on answers like these, or not well enough."""
     blind: dict[str, list[str]] = {}
     for axis in judged_axes(results):
-        if verdict(results["axes"][axis]) == "not measurable":
-            blind.setdefault(results["axes"][axis]["note"] or NOT_MEASURABLE, []).append(axis_label(axis).lower())
+        if verdict(results.axes[axis]) == "not measurable":
+            blind.setdefault(results.axes[axis].note or NOT_MEASURABLE, []).append(axis_label(axis).lower())
     way = " Label some of these answers and give --judge-quality to have one (docs/judge.md)."
     return [
         f"No reading on {listed(names)}: {why}. The rates stand below; nothing follows from them."
@@ -106,27 +101,27 @@ def blind_cautions(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def own_caution(own: dict[str, Any]) -> str:
+def own_caution(own: OwnAnswers) -> str:
     """What the judge that divided the model's own answers may have done to the edit."""
     return " ".join(filter(None, (learnt_caution(own), unshown_caution(own))))
 
 
-def unshown_caution(own: dict[str, Any]) -> str:
+def unshown_caution(own: OwnAnswers) -> str:
     """That the dividing judge was not shown to be right on such answers; "" when it was."""
-    if not (unmeasured := own.get("unmeasured")):
+    if not own.unmeasured:
         return ""
-    told = "; ".join(f"{axis_label(axis).lower()}: {why}" for axis, why in unmeasured.items())
+    told = "; ".join(f"{axis_label(axis).lower()}: {why}" for axis, why in own.unmeasured.items())
     return (
-        f"Nobody has shown that {own['judge']} is right on such answers ({told}): the edit may be for anything. Give "
+        f"Nobody has shown that {own.judge} is right on such answers ({told}): the edit may be for anything. Give "
         "--own-judge, such as a human's sheet."
     )
 
 
-def learnt_caution(own: dict[str, Any]) -> str:
+def learnt_caution(own: OwnAnswers) -> str:
     """What the edit may have learnt of the judge's errors."""
-    if not own["reports"]:
+    if not own.reports:
         return (
-            f"The model's own answers were scored as {own['judge']} divided them. Its errors may have been learnt; "
+            f"The model's own answers were scored as {own.judge} divided them. Its errors may have been learnt; "
             "where this report's judge makes the same ones, they look like gains here."
         )
     return (
@@ -136,17 +131,17 @@ def learnt_caution(own: dict[str, Any]) -> str:
     )
 
 
-def control_cautions(axis: str, result: dict[str, Any], controls: dict[str, Any]) -> list[str]:
+def control_cautions(axis: str, result: AxisResult, controls: Mapping[str, Control]) -> list[str]:
     """Which controls improved too, and which cannot be told from an edit that improved the axis."""
     label, improved, alike = axis_label(axis).lower(), [], []
     for name, control in controls.items():
-        also = control["axes"].get(axis)
+        also = control.axes.get(axis)
         if also is None:
             continue
         if verdict(also) == "improved":
             improved.append(name)
-        elif is_finite(result["delta"]) and has_interval(also["ci95"]):
-            alike += [name] if also["ci95"][0] <= result["delta"] <= also["ci95"][1] else []
+        elif result.delta is not None and also.ci95 and also.ci95[0] <= result.delta <= also.ci95[1]:
+            alike.append(name)
     return [
         *(f"The control “{name}” improved {label} too." for name in improved),
         *(
@@ -156,12 +151,12 @@ def control_cautions(axis: str, result: dict[str, Any], controls: dict[str, Any]
     ]
 
 
-def together(axes: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+def together(axes: Sequence[tuple[str, AxisResult]]) -> list[str]:
     """The clauses of several axes; those that are not read for one reason share one."""
     parts: dict[str, list[str]] = {}
     for axis, result in axes:
         if verdict(result) == "not measurable":
-            parts.setdefault(result["note"] or NOT_MEASURABLE, []).append(axis_label(axis).lower())
+            parts.setdefault(result.note or NOT_MEASURABLE, []).append(axis_label(axis).lower())
         else:
             parts[clause(axis, result)] = []
     return [f"no reading on {listed(names)}: {why}" if names else why for why, names in parts.items()]
@@ -177,77 +172,71 @@ def sentence(parts: list[str]) -> str:
     return text[0].upper() + text[1:]
 
 
-def judged_axes(results: dict[str, Any]) -> list[str]:
-    return [axis for axis in results["axes"] if axis not in (*CAPABILITY_AXES, ANSWERED)]
+def judged_axes(results: Results) -> list[str]:
+    return [axis for axis in results.axes if axis not in (*CAPABILITY_AXES, ANSWERED)]
 
 
-def auc_text(measured: dict[str, Any] | None) -> str:
+def auc_text(measured: JudgeQuality | None) -> str:
     """`AUC 0.92 (0.83 to 1.00, n = 128)`, 95% interval in brackets, or that the quality was not measured."""
-    if measured and measured.get("human"):
+    if measured and measured.human:
         return "a human's labels"
-    if measured is None or not is_finite(measured["auc"]):
-        return "not measured on answers like these"
+    if measured is None or measured.auc is None:
+        return NOT_LIKE_THESE
     interval = auc_interval(measured)
     spread = f"{interval[0]:.2f} to {interval[1]:.2f}, " if interval else ""
-    return f"AUC {measured['auc']:.2f} ({spread}n = {measured['n']})"
+    return f"AUC {measured.auc:.2f} ({spread}n = {measured.n})"
 
 
-def auc_interval(measured: dict[str, Any]) -> list[float] | None:
+def auc_interval(measured: JudgeQuality) -> Interval | None:
     """The 95% interval of an AUC; its lower end is that of the rule (judges/quality/reading.py), where it is known."""
-    interval, bound = measured.get("auc_ci95"), measured.get("auc_bound")
-    if not has_interval(interval):
-        return None
-    assert interval is not None
-    return [min(interval[0], bound), interval[1]] if is_finite(bound) else interval
+    if measured.auc_ci95 is None or measured.auc_bound is None:
+        return measured.auc_ci95
+    return min(measured.auc_ci95[0], measured.auc_bound), measured.auc_ci95[1]
 
 
-def judge_lines(results: dict[str, Any]) -> list[str]:
+def judge_lines(results: Results) -> list[str]:
     """The judge's measured quality, axis by axis: how far its verdicts can be trusted."""
     lines, elsewhere = [], not_like_these(results)
     for axis in judged_axes(results):
         label, measured = axis_label(axis), applying(results, axis)
-        if measured is None or not is_finite(measured["auc"]):
-            human = bool(measured and measured.get("human"))
+        if measured is None or measured.auc is None:
+            human = bool(measured and measured.human)
             if human or axis not in elsewhere:
                 lines.append(f"{label}: {'read by a human' if human else unmeasured_text(results, axis)}")
             continue
-        accuracy = f", accuracy {measured['accuracy']:.2f}" if is_finite(measured["accuracy"]) else ""
-        source = f", on {measured['source']}" if measured.get("source") else ""
+        accuracy = f", accuracy {measured.accuracy:.2f}" if measured.accuracy is not None else ""
+        source = f", on {measured.source}" if measured.source else ""
         lines.append(f"{label}: {auc_text(measured)}{accuracy}{source}{doubt(measured)}")
     return [*lines, *([elsewhere_line(results, elsewhere)] if elsewhere else [])]
 
 
-def applying(results: dict[str, Any], axis: str) -> dict[str, Any] | None:
+def applying(results: Results, axis: str) -> JudgeQuality | None:
     """The judge's quality on answers like these; None where there is none. Runs of version 0.1 do not say on whose
     answers theirs was measured: it is that of other answers."""
-    judge = results["judge"]
-    found: dict[str, Any] | None = judge["quality"].get(axis) if "answers" in judge else None
-    return found
+    return results.judge.quality.get(axis) if results.judge.answers else None
 
 
-def not_like_these(results: dict[str, Any]) -> list[str]:
+def not_like_these(results: Results) -> list[str]:
     """The axes on which the judge was measured, but on other answers."""
-    notes = {axis: results["axes"][axis].get("note") for axis in judged_axes(results)}
+    notes = {axis: results.axes[axis].note for axis in judged_axes(results)}
     return [axis for axis, note in notes.items() if note == NOT_LIKE_THESE and applying(results, axis) is None]
 
 
-def unmeasured_text(results: dict[str, Any], axis: str) -> str:
+def unmeasured_text(results: Results, axis: str) -> str:
     """That the judge's quality on these answers is not known."""
-    judge = results["judge"]
-    if "answers" not in judge and judge["quality"].get(axis):
+    if not results.judge.answers and axis in results.judge.quality:
         return "the judge was measured, but this run of an older version does not say on whose answers: it is not read"
     return "the judge's quality was not measured" + (
         " on answers like these" if axis in not_like_these(results) else ""
     )
 
 
-def elsewhere_line(results: dict[str, Any], axes: Sequence[str]) -> str:
+def elsewhere_line(results: Results, axes: Sequence[str]) -> str:
     """On which answers the judge was not measured and on which it was, and what to do."""
-    judge = results["judge"]
-    asked = judge["answers"]
-    whose = f"models of the family {asked['family']}" if asked["family"] else "a model whose family is not known"
-    sources = listed(list(dict.fromkeys(filter(None, map(asked["questions"].get, axes)))) or ["these"])
-    places = list(dict.fromkeys(place for found in judge.get("elsewhere", {}).values() for place in found))
+    asked = results.judge.answers or AnswersOf("", {})
+    whose = f"models of the family {asked.family}" if asked.family else "a model whose family is not known"
+    sources = listed(list(dict.fromkeys(filter(None, map(asked.questions.get, axes)))) or ["these"])
+    places = list(dict.fromkeys(place for found in results.judge.elsewhere.values() for place in found))
     measured = f" It was on {listed(places)}." if places else ""
     names = listed([axis_label(axis).lower() for axis in axes])
     return (
@@ -257,11 +246,11 @@ def elsewhere_line(results: dict[str, Any], axes: Sequence[str]) -> str:
     )
 
 
-def doubt(measured: dict[str, Any]) -> str:
+def doubt(measured: JudgeQuality) -> str:
     """Why a measurement does not suffice for a reading (judges/quality/reading.py has the rule); "" when it does."""
-    if measured["measurable"]:
+    if measured.measurable:
         return ""
-    bound, prompts = measured.get("auc_bound"), measured.get("prompts")
-    if not is_finite(bound) or not prompts:
+    bound, prompts = measured.auc_bound, measured.prompts
+    if bound is None or not prompts:
         return f"; {NOT_MEASURABLE}"
     return f"; {NOT_MEASURABLE}: with {min(prompts)} prompts of the rarer label it may be as low as {bound:.2f}"

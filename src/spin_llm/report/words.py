@@ -13,22 +13,20 @@ Left out: statistics, which are the evaluate stage's; sentences about several ax
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
+
+from spin_llm.results.judged import NOT_MEASURABLE
+from spin_llm.results.measured import ANSWERED, CAPABILITY_AXES, AxisResult, Causes, FacetRates, Interval
 
 Verdict = Literal["improved", "worse", "changed", "unchanged", "no reading", "not measurable", "not enough data"]
 
 # A percentile bootstrap over fewer pairs than this is too narrow to be called a 95% interval.
 MINIMUM_N = 20
 SIGNIFICANT = 0.05
-NOT_MEASURABLE = "not measurable with this judge"
-NOT_LIKE_THESE = "not measured on answers like these"  # as judges/quality/reading.py has it
 NOTHING = "–"
 # Axes that say what an edit costs; every other axis is a concept the edit is meant to raise.
-ANSWERED = "answered"  # whether there is an answer at all: no judge decides it
-COST_AXES = ("over_refusal", "coherence", ANSWERED, "perplexity", "kl")
-CAPABILITY_AXES = ("perplexity", "kl")
+COST_AXES = ("over_refusal", "coherence", ANSWERED, *CAPABILITY_AXES)
 LABELS = {
     "fairness": "Fairness awareness",
     "privacy": "Privacy awareness",
@@ -59,9 +57,8 @@ def unit_of(axis: str) -> str:
 
 def number(value: float | None, axis: str = "", *, signed: bool = False, unit: bool = True) -> str:
     """One value of an axis: rates (fractions) in percent, or percentage points when signed; the others as numbers."""
-    if not is_finite(value):
+    if value is None:
         return NOTHING
-    assert value is not None
     value += 0.0  # -0.0 becomes 0.0
     kind, sign = unit_of(axis), "+" if signed and value else ""
     if kind == UNITS["kl"]:
@@ -74,34 +71,31 @@ def number(value: float | None, axis: str = "", *, signed: bool = False, unit: b
     return f"{100 * value:{sign}.1f}" + ((" pp" if signed else "%") if unit else "")
 
 
-def value_text(axis_result: Mapping[str, Any], side: str, axis: str) -> str:
+def value_text(result: AxisResult | FacetRates, side: str, axis: str) -> str:
     """`base`, `edited` or `delta` of one axis; without a reading its bounds, `0.0 to 100.0%`: what it would be with
     every missing verdict as 0 and as 1."""
-    if not axis_result.get("no_reading") or not axis_result.get("bounds"):
-        return number(axis_result[side], axis, signed=side == "delta")
-    return range_text(axis_result["bounds"][side], axis, signed=side == "delta")
+    if not result.no_reading or not result.bounds:
+        return number(getattr(result, side), axis, signed=side == "delta")
+    return range_text(getattr(result.bounds, side), axis, signed=side == "delta")
 
 
-def range_text(bounds: list[float], axis: str, *, signed: bool = False) -> str:
+def range_text(bounds: Interval, axis: str, *, signed: bool = False) -> str:
     """Two ends in one unit; one number where they are equal."""
     low, high = (number(end, axis, signed=signed) for end in bounds)
     return low if low == high else f"{number(bounds[0], axis, signed=signed, unit=False)} to {high}"
 
 
-def interval_text(interval: list[float] | None, axis: str) -> str:
+def interval_text(interval: Interval | None, axis: str) -> str:
     """The 95% interval of a difference, in the difference's unit: `+4.0 to +20.0`."""
-    if not has_interval(interval):
+    if interval is None:
         return NOTHING
-    assert interval is not None
-    low, high = interval
-    return " to ".join(number(end, axis, signed=True, unit=False) for end in (low, high))
+    return " to ".join(number(end, axis, signed=True, unit=False) for end in interval)
 
 
 def increase_text(increase: float | None) -> str:
     """A relative increase in percent, `+6.7%`."""
-    if not is_finite(increase):
+    if increase is None:
         return NOTHING
-    assert increase is not None
     return f"{100 * increase:+,.0f}%" if increase >= 10 else f"{100 * increase:+.1f}%"
 
 
@@ -115,139 +109,129 @@ def share_text(share: float | None) -> str:
 
 
 def p_text(p: float | None) -> str:
-    if not is_finite(p):
+    if p is None:
         return NOTHING
-    assert p is not None
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def p_words(axis_result: dict[str, Any]) -> str:
+def p_words(result: AxisResult) -> str:
     """The p that counts, with its name: `Holm p = 0.041`, `p < 0.001`, or nothing when there is none."""
-    p = deciding_p(axis_result)
-    if not is_finite(p):
+    p = deciding_p(result)
+    if p is None:
         return ""
-    name, text = "Holm p" if is_finite(axis_result.get("p_holm")) else "p", p_text(p)
+    name, text = "Holm p" if result.p_holm is not None else "p", p_text(p)
     return f"{name} < {text[1:]}" if text.startswith("<") else f"{name} = {text}"
 
 
-def is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def has_interval(interval: list[float] | None) -> bool:
-    return interval is not None and len(interval) == 2 and all(is_finite(end) for end in interval)
-
-
-def verdict(axis_result: dict[str, Any]) -> Verdict:
+def verdict(result: AxisResult) -> Verdict:
     """The rule of the module's docstring, for one axis of results.json."""
-    if axis_result.get("no_reading"):
+    if result.no_reading:
         return "no reading"
-    if not axis_result["measurable"]:
+    if not result.measurable:
         return "not measurable"
-    if axis_result["n"] < MINIMUM_N or not has_interval(axis_result["ci95"]):
+    if result.n < MINIMUM_N or result.ci95 is None:
         return "not enough data"
-    low, high = axis_result["ci95"]
+    low, high = result.ci95
     if low <= 0 <= high:
         return "unchanged"
-    if axis_result["better"] is None:
+    if result.better is None:
         return "changed"
-    return "improved" if (low > 0) == (axis_result["better"] == "higher") else "worse"
+    return "improved" if (low > 0) == (result.better == "higher") else "worse"
 
 
-def deciding_p(axis_result: dict[str, Any]) -> float | None:
+def deciding_p(result: AxisResult) -> float | None:
     """The p adjusted over the axes, where there is one; otherwise the axis's own."""
-    adjusted: float | None = axis_result.get("p_holm")
-    own: float | None = axis_result["p"]
-    return adjusted if is_finite(adjusted) else own
+    return result.p if result.p_holm is None else result.p_holm
 
 
-def is_weak(axis_result: dict[str, Any]) -> bool:
+def is_weak(result: AxisResult) -> bool:
     """Whether p, where there is one, does not support what the interval says."""
-    p = deciding_p(axis_result)
-    return is_finite(p) and p is not None and p > SIGNIFICANT
+    p = deciding_p(result)
+    return p is not None and p > SIGNIFICANT
 
 
-def missing_text(axis_result: Mapping[str, Any], axis: str) -> str:
+def missing_text(result: AxisResult, axis: str) -> str:
     """How many answers have no verdict, why, and what they could make of the rates; "" when each has one."""
-    counts, causes, asked = axis_result.get("unparsed") or [0, 0], axis_result.get("missing"), axis_result.get("asked")
-    if axis == ANSWERED and causes:
-        counts = [sum(causes[side].values()) for side in ("base", "edited")]
+    counts, causes = result.unparsed or (0, 0), result.missing or Causes({}, {})
+    sides = {"base": causes.base, "edited": causes.edited}
+    if axis == ANSWERED and result.missing:
+        counts = (sum(causes.base.values()), sum(causes.edited.values()))
     if not any(counts):
         return ""
-    of = f" of {asked}" if asked else ""
+    of = f" of {result.asked}" if result.asked else ""
     parts = []
-    for side, count in zip(("base", "edited"), counts, strict=True):
-        told = ", ".join(f"{cause} {number_}" for cause, number_ in (causes or {}).get(side, {}).items())
+    for (side, why), count in zip(sides.items(), counts, strict=True):
+        told = ", ".join(f"{cause} {times}" for cause, times in why.items())
         parts.append(f"{side} {count}{of}" + (f" ({told})" if told else ""))
     what = "no answer" if axis == ANSWERED else "no verdict"
-    bounds = axis_result.get("bounds")
+    bounds = result.bounds
     if axis == ANSWERED or not bounds:
         return f"{what}: {', '.join(parts)}"
     ends = ", ".join(
-        f"{name} {range_text(bounds[side], axis, signed=side == 'delta')}"
+        f"{name} {range_text(getattr(bounds, side), axis, signed=side == 'delta')}"
         for side, name in (("base", "base"), ("edited", "edited"), ("delta", "difference"))
     )
     return f"{what}: {', '.join(parts)}; as 0 or as 1: {ends}"
 
 
-def shown_axes(axes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def shown_axes(axes: Mapping[str, AxisResult]) -> dict[str, AxisResult]:
     """The axes less `answered` where there is nothing to say of it: every question has an answer of both models."""
     return {axis: result for axis, result in axes.items() if axis != ANSWERED or missing_text(result, axis)}
 
 
-def verdict_sentence(axis_result: dict[str, Any], axis: str = "") -> str:
+def verdict_sentence(result: AxisResult, axis: str = "") -> str:
     """What one axis shows, in words: never stronger than its interval. `axis` is its name (`kl` reads differently)."""
-    found = verdict(axis_result)
+    found = verdict(result)
     if found == "no reading":
-        return f"no reading: {axis_result['no_reading']}"
+        return f"no reading: {result.no_reading}"
     if found == "not measurable":
-        return f"no reading: {axis_result['note'] or NOT_MEASURABLE}"
+        return f"no reading: {result.note or NOT_MEASURABLE}"
     if found == "not enough data":
-        if axis_result["n"] < MINIMUM_N:
-            return f"not enough data: n = {axis_result['n']}, fewer than {MINIMUM_N}"
+        if result.n < MINIMUM_N:
+            return f"not enough data: n = {result.n}, fewer than {MINIMUM_N}"
         return "not enough data: no interval"
     if axis == ANSWERED:
         return ANSWERS[found] + ("" if found == "unchanged" else ": interval leaves out 0")
     if found == "unchanged":
-        return "no change shown: interval includes 0" + unseen(axis_result, axis, "; ")
+        return "no change shown: interval includes 0" + unseen(result, axis, "; ")
     if axis == "kl":
         return "a distance: any edit raises it above 0"
-    if is_weak(axis_result):
-        return f"{found} by the interval, but weak: {p_words(axis_result)}"
+    if is_weak(result):
+        return f"{found} by the interval, but weak: {p_words(result)}"
     return f"{found}: interval leaves out 0"
 
 
-def unseen(axis_result: dict[str, Any], axis: str, before: str = "") -> str:
+def unseen(result: AxisResult, axis: str, before: str = "") -> str:
     """What a change under the minimum detectable one (80% power) would have come to; "" where that is not known."""
-    smallest = smallest_seen(axis_result, axis)
+    smallest = smallest_seen(result, axis)
     return f"{before}a change under {smallest} could not have been seen reliably" if smallest else ""
 
 
-def smallest_seen(axis_result: dict[str, Any], axis: str) -> str:
+def smallest_seen(result: AxisResult, axis: str) -> str:
     """The minimum detectable difference, `5.9 pp`; "" where it is not known."""
-    smallest = axis_result.get("mde")
-    if not is_finite(smallest):
+    smallest = result.mde
+    if smallest is None:
         return ""
     return number(smallest, axis, unit=False) + (" pp" if unit_of(axis) == POINTS else "")
 
 
-def clause(axis: str, axis_result: dict[str, Any]) -> str:
+def clause(axis: str, result: AxisResult) -> str:
     """One axis as a part of the headline, a change with its interval."""
     label = axis_label(axis) if axis == "kl" else axis_label(axis).lower()
-    found = verdict(axis_result)
+    found = verdict(result)
     if found == "no reading":
-        return f"no reading on {label}: {axis_result['no_reading']}"
+        return f"no reading on {label}: {result.no_reading}"
     if found == "not measurable":
-        return f"no reading on {label}: {axis_result['note'] or NOT_MEASURABLE}"
+        return f"no reading on {label}: {result.note or NOT_MEASURABLE}"
     if found == "not enough data":
         return f"not enough data on {label}"
     if found == "unchanged":
         return ANSWERS[found] if axis == ANSWERED else f"no change in {label} shown"
     if axis == "kl":
-        return f"{label} {number(axis_result['edited'], axis)} nats per token"
+        return f"{label} {number(result.edited, axis)} nats per token"
     points = " pp" if unit_of(axis) == POINTS else ""
-    values = f"{number(axis_result['base'], axis)} to {number(axis_result['edited'], axis)}"
-    interval = f"95% interval {interval_text(axis_result['ci95'], axis)}{points}"
-    weak = f"; weak evidence, {p_words(axis_result)}" if is_weak(axis_result) else ""
+    values = f"{number(result.base, axis)} to {number(result.edited, axis)}"
+    interval = f"95% interval {interval_text(result.ci95, axis)}{points}"
+    weak = f"; weak evidence, {p_words(result)}" if is_weak(result) else ""
     changed = ANSWERS[found] if axis == ANSWERED else f"{label} {'got worse' if found == 'worse' else found}"
     return f"{changed}, {values} ({interval}{weak})"

@@ -6,6 +6,7 @@ making the edit (selection/, patch/).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -105,3 +106,12 @@ class Regions:
         names = [*self.concepts, *self.protect]
         if not self.concepts or len(set(names)) < len(names):
             raise ValueError("the sets of an overlap have one name each, and one is a concept's")
+
+
+def matrix_column(name: str, layer: int) -> str:
+    """What a matrix is called in every layer; those that repeat inside one (experts) under one name.
+
+    >>> matrix_column("model.layers.3.mlp.experts.12.up_proj.weight", 3)
+    'mlp.experts.*.up_proj'
+    """
+    return re.sub(r"\.\d+(?=\.|$)", ".*", name.split(f".{layer}.", 1)[-1].removesuffix(".weight"))

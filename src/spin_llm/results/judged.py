@@ -11,6 +11,8 @@ from typing import Annotated
 from spin_llm.results.measured import Count, Interval, Name, Number, Pair, told
 
 Bin = dict[str, int | float]  # of a reliability table: from, to, n, probability, labelled
+NOT_LIKE_THESE = "not measured on answers like these"
+NOT_MEASURABLE = "not measurable with this judge"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,10 @@ Name = Annotated[str, Meta(min_length=1, max_length=100_000)]
 # No union holds a bounded number beside a tuple: msgspec 0.22 reads the bounds from the wrong place, and crashes.
 Interval = tuple[Number, Number]
 Pair = tuple[Count, Count]
+BASE, EDITED = "base", "edited"  # the two models, as every file names them
+ANSWERED = "answered"  # an axis of its own, that no judge decides: an edit that silences the model must be seen
+CAPABILITY_AXES = ("perplexity", "kl")  # from likelihoods, without a judge
+MOST_MISSING, MOST_APART = 0.05, 0.02  # verdicts, of the questions asked, for a reading
 
 
 def told(text: str) -> Meta:

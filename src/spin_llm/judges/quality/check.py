@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from spin_llm.errors import SpinError
-from spin_llm.judges.verdict import MOST_MISSING, Judge, Verdict, head_label, unanswered
+from spin_llm.judges.verdict import Judge, Verdict, head_label, unanswered
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.judged import JudgeQuality
+from spin_llm.results.measured import MOST_MISSING
 from spin_llm.results.rows import JudgeFile
 from spin_llm.stats.agreement import pairwise, shared
 from spin_llm.stats.classification import bounds, calibration_error, confusion, ranked, reliability, share_interval

@@ -25,12 +25,12 @@ from typing import Any
 from spin_llm.data.known import KNOWN
 from spin_llm.files import sha256_json
 from spin_llm.models import LoadedModel
+from spin_llm.results.judged import NOT_LIKE_THESE as NOT_LIKE_THESE
+from spin_llm.results.judged import NOT_MEASURABLE
 from spin_llm.stats.classification import suffices
 
 WRITTEN = "written"  # the family of answers that somebody wrote: no model's
 NOT_MEASURED = "judge not measured"
-NOT_LIKE_THESE = "not measured on answers like these"
-NOT_MEASURABLE = "not measurable with this judge"
 Entry = Mapping[str, Any]
 
 HUMAN: Entry = {

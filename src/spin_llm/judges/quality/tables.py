@@ -13,10 +13,11 @@ from spin_llm.judges.quality.check import check_judges
 from spin_llm.judges.quality.labelled import labelled_rows
 from spin_llm.judges.quality.probes import KINDS, PASSING, limits_of, run_probes
 from spin_llm.judges.quality.reading import WRITTEN, answers_words
-from spin_llm.judges.verdict import MOST_MISSING, Judge
+from spin_llm.judges.verdict import Judge
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.file import written
 from spin_llm.results.judged import JudgeQuality
+from spin_llm.results.measured import MOST_MISSING
 from spin_llm.results.rows import JudgeFile
 from spin_llm.stats.classification import LEAST_AUC, LEAST_BOUND
 

@@ -1,19 +1,31 @@
-"""Where the edit sits.
+"""Where the edit sits, and how the top sets overlap.
 
-In: the place of the edit. Out: a heat map as a matplotlib figure. Left out: the numbers (report/sections/location.py).
+In: the place of the edit, and the overlap. Out: matplotlib figures: a heat map; three sets as a Venn diagram of equal
+circles (the numbers count, not the areas), any other number as an upset plot. Left out: the numbers
+(report/sections/location.py).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from spin_llm.report.figures.canvas import ACCENT, CONTROL, INK, STYLE, bare, new_figure
-from spin_llm.report.sections.location import Place
+from spin_llm.report.figures.canvas import ACCENT, CONTROL, INK, STYLE, bare, new_figure, picture_text
+from spin_llm.report.sections.location import Overlap, Place
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ANNOTATED_LAYERS = 40  # above this a number does not fit into a cell
+# Centres of the three circles, radius 1, and where the number of each region stands.
+CENTRES = ((-0.55, 0.4), (0.55, 0.4), (0.0, -0.55))
+PLACES = {
+    (0,): (-0.98, 0.62), (1,): (0.98, 0.62), (2,): (0.0, -1.12),
+    (0, 1): (0.0, 0.86), (0, 2): (-0.6, -0.27), (1, 2): (0.6, -0.27), (0, 1, 2): (0.0, 0.1),
+}  # fmt: skip
+NAMES = ((-0.9, 1.5, "right"), (0.9, 1.5, "left"), (0.0, -1.72, "center"))
+REGIONS = 24  # columns of an upset plot; the rest is in the table
 
 
 def draw_place(place: Place) -> Figure:
@@ -42,4 +54,87 @@ def draw_place(place: Place) -> Figure:
                         ink = "white" if count > 0.6 * most else INK
                         text = str(count) if count < 1000 else f"{count / 1000:.0f}k"
                         axes.text(layer + 0.5, row + 0.5, text, ha="center", va="center", fontsize=6.5, color=ink)
+    return figure
+
+
+def draw_overlap(overlap: Overlap) -> Figure:
+    return draw_venn(overlap) if len(overlap.names) == 3 else draw_upset(overlap)
+
+
+def draw_venn(overlap: Overlap) -> Figure:
+    """Three circles with the number of weights in each of the seven regions, the edited one filled."""
+    from matplotlib import rc_context
+    from matplotlib.patches import Circle, Polygon
+
+    with rc_context(STYLE):
+        figure = new_figure(6.2, 4.2)
+        axes = figure.add_subplot()
+        inside = [number for number, name in enumerate(overlap.names) if name in overlap.concepts]
+        axes.add_patch(Polygon(region_outline(inside), facecolor=ACCENT, alpha=0.45, edgecolor="none"))
+        for number, (centre, name) in enumerate(zip(CENTRES, overlap.names, strict=True)):
+            protected = name in overlap.protect
+            colour, style = (CONTROL, "--") if protected else (ACCENT, "-")
+            axes.add_patch(Circle(centre, 1.0, facecolor="none", edgecolor=colour, linewidth=1.6, linestyle=style))
+            x, y, side = NAMES[number]
+            title = f"{picture_text(name, 24)}{' (protected)' if protected else ''}\n{overlap.total(name):,} weights"
+            axes.text(x, y, title, ha=side, va="center", fontsize=9)
+        for members, (x, y) in PLACES.items():
+            region = frozenset(overlap.names[member] for member in members)
+            text = overlap.taken if region == overlap.edited else f"{overlap.size(region):,}"
+            axes.text(x, y, text, ha="center", va="center", fontsize=10, fontweight=_weight(members, inside))
+        axes.set_xlim(-2.4, 2.4)
+        axes.set_ylim(-1.95, 1.75)
+        axes.set_aspect("equal")
+        axes.set_axis_off()
+    return figure
+
+
+def _weight(members: Sequence[int], inside: Sequence[int]) -> str:
+    return "bold" if list(members) == list(inside) else "normal"
+
+
+def region_outline(inside: Sequence[int], steps: int = 720) -> list[tuple[float, float]]:
+    """The outline of the region in the circles `inside` and in no other: points of all circles on its border, in order
+    of their angle from its number's place (the regions are star-shaped from there)."""
+    points = []
+    for number, (x, y) in enumerate(CENTRES):
+        for step in range(steps):
+            angle = 2 * math.pi * step / steps
+            point = (x + math.cos(angle), y + math.sin(angle))
+            others = [other for other in range(len(CENTRES)) if other != number]
+            if all((math.dist(point, CENTRES[other]) <= 1) == (other in inside) for other in others):
+                points.append(point)
+    middle = PLACES[tuple(inside)]
+    return sorted(points, key=lambda point: math.atan2(point[1] - middle[1], point[0] - middle[0]))
+
+
+def draw_upset(overlap: Overlap) -> Figure:
+    """Regions as bars, largest first; under each the sets it lies in."""
+    from matplotlib import rc_context
+
+    regions = overlap.regions[:REGIONS]
+    sizes = [size for _, size in regions]
+    with rc_context(STYLE):
+        figure = new_figure(max(5.0, 1.8 + 0.42 * len(regions)), 2.6 + 0.3 * len(overlap.names))
+        grid = {"height_ratios": [2.2, 0.3 * len(overlap.names)]}
+        top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw=grid)
+        colours = [ACCENT if region == overlap.edited else CONTROL for region, _ in regions]
+        top.bar(range(len(regions)), sizes, color=colours, width=0.6)
+        top.set_ylim(0, 1.25 * max(*sizes, 1))
+        for place, (region, size) in enumerate(regions):
+            text = overlap.taken if region == overlap.edited else f"{size:,}"
+            top.text(place, size, text, ha="center", va="bottom", fontsize=7)
+        top.set_ylabel("weights", fontsize=8)
+        for place, (region, _) in enumerate(regions):
+            rows = [row for row, name in enumerate(overlap.names) if name in region]
+            bottom.plot([place, place], [min(rows), max(rows)], color=colours[place], linewidth=1.2)
+            for row in range(len(overlap.names)):
+                face = colours[place] if row in rows else "none"
+                bottom.plot(place, row, "o", markersize=6, color=CONTROL, markerfacecolor=face, markeredgewidth=0.6)
+        bottom.set_yticks(range(len(overlap.names)), [picture_text(name, 24) for name in overlap.names])
+        bottom.set_ylim(len(overlap.names) - 0.5, -0.5)
+        bottom.set_xticks([])
+        top.set_yticks([])
+        bare(top)
+        bare(bottom)
     return figure

@@ -7,20 +7,15 @@ Left out: how it looks; the places are fractions of the width, which the page dr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from spin_llm.report.summary import applying, auc_text, judged_axes
 from spin_llm.report.words import (
-    ANSWERED,
-    CAPABILITY_AXES,
     POINTS,
     Verdict,
     axis_label,
-    has_interval,
     interval_text,
-    is_finite,
     is_weak,
     missing_text,
     number,
@@ -31,9 +26,12 @@ from spin_llm.report.words import (
     value_text,
     verdict,
 )
+from spin_llm.results.file import Results
+from spin_llm.results.measured import ANSWERED, CAPABILITY_AXES, AxisResult, FacetRates
 
 MARGIN = 0.06  # of the scale, on either side
 EDIT = "the edit"
+Named = Sequence[tuple[str, AxisResult]]  # the edit's result and its controls'
 
 
 @dataclass(frozen=True)
@@ -83,43 +81,44 @@ class Scale:
         return round((value - self.low) / (self.high - self.low), 4)
 
 
-def scale_of(results: Iterable[dict[str, Any]]) -> Scale:
+def scale_of(results: Iterable[AxisResult | FacetRates]) -> Scale:
     """A scale that holds 0 and every difference with its interval."""
     values = [0.0]
     for result in results:
-        values += result["ci95"] if has_interval(result["ci95"]) else []
-        values += [result["delta"]] if has_dot(result) else []
+        dot = dot_of(result)
+        values += [*(result.ci95 or ()), *([] if dot is None else [dot])]
     low, high = min(values), max(values)
     margin = MARGIN * (high - low) or 1.0
     return Scale(low - margin, high + margin)
 
 
-def has_dot(result: dict[str, Any]) -> bool:
-    """Whether there is a difference to draw: not where missing verdicts forbid a reading."""
-    return is_finite(result["delta"]) and not result.get("no_reading")
+def dot_of(result: AxisResult | FacetRates) -> float | None:
+    """The difference to draw: none where missing verdicts forbid a reading."""
+    return None if result.no_reading else result.delta
 
 
-def line_of(name: str, axis: str, result: dict[str, Any], scale: Scale, *, control: bool) -> Line:
-    interval = [scale.place(end) for end in result["ci95"]] if has_interval(result["ci95"]) else [None, None]
+def line_of(name: str, axis: str, result: AxisResult | FacetRates, scale: Scale, *, control: bool) -> Line:
+    low, high = map(scale.place, result.ci95) if result.ci95 else (None, None)
+    dot = dot_of(result)
     return Line(
         name=name,
         control=control,
         difference=value_text(result, "delta", axis),
-        interval=interval_text(result["ci95"], axis),
+        interval=interval_text(result.ci95, axis),
         zero=scale.place(0.0),
-        dot=scale.place(result["delta"]) if has_dot(result) else None,
-        low=interval[0],
-        high=interval[1],
+        dot=None if dot is None else scale.place(dot),
+        low=low,
+        high=high,
     )
 
 
-def make_board(results: dict[str, Any]) -> list[Group]:
+def make_board(results: Results) -> list[Group]:
     """The groups that have entries."""
     main = {axis: _together(results, axis) for axis in judged_axes(results)}
     if any(ANSWERED in shown_axes({ANSWERED: one}) for _, one in answered(results)):
         main[ANSWERED] = answered(results)
-    capability = {axis: _together(results, axis) for axis in results["axes"] if axis in CAPABILITY_AXES}
-    tasks = {axis: [(EDIT, result)] for axis, result in results["capabilities"].items()}
+    capability = {axis: _together(results, axis) for axis in results.axes if axis in CAPABILITY_AXES}
+    tasks = {axis: [(EDIT, result)] for axis, result in results.capabilities.items()}
     scales = _scales({**main, **capability, **{f"task {axis}": lines for axis, lines in tasks.items()}})
     first = [
         make_entry(
@@ -128,65 +127,64 @@ def make_board(results: dict[str, Any]) -> list[Group]:
         for axis, lines in main.items()
     ]
     cost = [make_entry(axis, lines, scales[unit_of(axis)]) for axis, lines in capability.items()]
-    cost += [make_entry(lines[0][1]["metric"], lines, scales[unit_of(lines[0][1]["metric"])], label=axis_label(task))
+    cost += [make_entry(lines[0][1].metric, lines, scales[unit_of(lines[0][1].metric)], label=axis_label(task))
              for task, lines in tasks.items()]  # fmt: skip
     groups = [Group("What the edit is for, and what it must not do", first), Group("Cost in capability", cost)]
     return [group for group in groups if group.entries]
 
 
-def answered(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def answered(results: Results) -> Named:
     """The lines of the axis `answered`; none in older runs."""
-    return _together(results, ANSWERED) if ANSWERED in results["axes"] else []
+    return _together(results, ANSWERED) if ANSWERED in results.axes else []
 
 
-def _together(results: dict[str, Any], axis: str) -> list[tuple[str, dict[str, Any]]]:
+def _together(results: Results, axis: str) -> Named:
     """(name, result) of the edit and then of every control that has the axis."""
-    controls = results["controls"].items()
+    controls = results.controls.items()
     return [
-        (EDIT, results["axes"][axis]),
-        *((name, control["axes"][axis]) for name, control in controls if axis in control["axes"]),
+        (EDIT, results.axes[axis]),
+        *((name, control.axes[axis]) for name, control in controls if axis in control.axes),
     ]
 
 
-def _scales(lines: dict[str, list[tuple[str, dict[str, Any]]]]) -> dict[str, Scale]:
+def _scales(lines: Mapping[str, Named]) -> dict[str, Scale]:
     """One scale a unit, so that lengths can be compared by eye."""
-    by_unit: dict[str, list[dict[str, Any]]] = {}
+    by_unit: dict[str, list[AxisResult]] = {}
     for axis, named in lines.items():
-        unit = unit_of(named[0][1]["metric"] if axis.startswith("task ") else axis)
+        unit = unit_of(named[0][1].metric if axis.startswith("task ") else axis)
         by_unit.setdefault(unit, []).extend(result for _, result in named)
     return {unit: scale_of(results) for unit, results in by_unit.items()}
 
 
-def make_entry(
-    axis: str, lines: Sequence[tuple[str, dict[str, Any]]], scale: Scale, *more: str, label: str = ""
-) -> Entry:
+def make_entry(axis: str, lines: Named, scale: Scale, *more: str, label: str = "") -> Entry:
     """One axis with its lines, the edit's first. `more`: facts that stand after those that the result gives."""
     result = lines[0][1]
     found = verdict(result)
     facts = [p_words(result), unseen(result, axis) if found == "unchanged" else "", corrected_text(result, axis), *more]
-    facts += [missing_text(result, axis), *(result["no_reading"].split("; ")[1:] if result.get("no_reading") else [])]
+    facts += [missing_text(result, axis), *(result.no_reading.split("; ")[1:])]
     band = None
-    if found == "unchanged" and is_finite(result.get("mde")):
-        band = tuple(min(max(scale.place(side * result["mde"]), 0.0), 1.0) for side in (-1, 1))
+    if found == "unchanged" and (mde := result.mde) is not None:
+        low, high = (min(max(scale.place(side * mde), 0.0), 1.0) for side in (-1, 1))
+        band = (low, high)
     return Entry(
         axis=axis,
         label=label or axis_label(axis),
         verdict=found,
         weak=found in ("improved", "worse") and axis != "kl" and is_weak(result),
-        metric=result["metric"],
+        metric=result.metric,
         values=f"{value_text(result, 'base', axis)} → {value_text(result, 'edited', axis)}",
-        n=result["n"],
+        n=result.n,
         facts=[fact for fact in facts if fact],
         lines=[line_of(name, axis, one, scale, control=name != EDIT) for name, one in lines],
-        unseen_band=band,  # type: ignore[arg-type]
+        unseen_band=band,
     )
 
 
-def corrected_text(result: dict[str, Any], axis: str) -> str:
+def corrected_text(result: AxisResult, axis: str) -> str:
     """The difference corrected for the judge's errors, in a few words; "" where it is not known."""
-    fixed = result.get("corrected")
-    if not fixed or not is_finite(fixed["delta"]):
+    fixed = result.corrected
+    if not fixed or fixed.delta is None:
         return ""
-    difference = number(fixed["delta"], axis, signed=True)
+    difference = number(fixed.delta, axis, signed=True)
     points = " pp" if unit_of(axis) == POINTS else ""
-    return f"corrected for the judge's errors {difference} ({interval_text(fixed['ci95'], axis)}{points})"
+    return f"corrected for the judge's errors {difference} ({interval_text(fixed.ci95, axis)}{points})"

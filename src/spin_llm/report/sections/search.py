@@ -6,14 +6,13 @@ itself (docs/search.md); the page repeats the reason that the search recorded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
-from spin_llm.report.words import ANSWERED, NOTHING, axis_label, increase_text, number
-
-if TYPE_CHECKING:
-    pass
+from spin_llm.report.words import NOTHING, axis_label, increase_text, number
+from spin_llm.results.measured import ANSWERED
+from spin_llm.results.recipe import recipe_of
+from spin_llm.results.searched import Gain, Rates, SearchRecord, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -53,82 +52,66 @@ class Search:
     scored: str
 
 
-def search_part(search: Mapping[str, Any] | None) -> Search | None:
+def search_part(search: SearchRecord | None) -> Search | None:
     """The search as texts, the trials in their order; None when nothing was searched."""
     if not search:
         return None
     concepts = concepts_of(search)
-    rated = [(axis, rate) for row in search["survivors"] for axis, rate in row["rates"].items()]
-    silent = any(axis == ANSWERED and min(rate["base"], rate["edited"]) < 1 for axis, rate in rated)
+    rated = [(axis, rate) for row in search.survivors for axis, rate in row.rates.items()]
+    silent = any(axis == ANSWERED and min(rate.base, rate.edited) < 1 for axis, rate in rated)
     axes = list(dict.fromkeys(axis for axis, _ in rated if silent or axis != ANSWERED))
     return Search(
         concepts=[axis_label(concept) for concept in concepts],
         axes=[axis_label(axis) for axis in axes],
-        tried=[tried(row, search, concepts) for row in search["trials"]],
+        tried=[tried(row, search, concepts) for row in search.trials],
         survivors=[
             Survivor(
-                row["number"],
-                [rate_text(row["rates"].get(axis), axis) for axis in axes],
-                row["sound"],
-                row["number"] == search["pick"],
+                row.number,
+                [rate_text(row.rates.get(axis), axis) for axis in axes],
+                row.sound,
+                row.number == search.pick,
             )
-            for row in search["survivors"]
+            for row in search.survivors
         ],
-        importance=[(name, f"{share:.0%}") for name, share in search["importance"].items()],
-        found=search["found"],
-        why=search["why"],
-        limit=f"{search['max_increase']:.1%}",
-        scored="the model's own answers" if search.get("responses") == "own" else "the responses of the data",
+        importance=[(name, f"{share:.0%}") for name, share in search.importance.items()],
+        found=search.found,
+        why=search.why,
+        limit=f"{search.max_increase:.1%}",
+        scored="the model's own answers" if search.responses == "own" else "the responses of the data",
     )
 
 
-def concepts_of(search: Mapping[str, Any]) -> list[str]:
+def concepts_of(search: SearchRecord) -> list[str]:
     """The concepts that gains were measured for."""
-    measured = [row for row in search["trials"] if row["proxy"]]
-    return list(measured[0]["proxy"]["gains"]) if measured else []
+    return next((list(row.proxy.gains) for row in search.trials if row.proxy), [])
 
 
-def tried(row: Mapping[str, Any], search: Mapping[str, Any], concepts: Sequence[str]) -> Tried:
-    proxy = row["proxy"]
-    gains = [gain_text(proxy["gains"][concept]) if proxy else row["why"] or NOTHING for concept in concepts]
+def tried(row: TrialRecord, search: SearchRecord, concepts: Sequence[str]) -> Tried:
+    proxy = row.proxy
+    gains = [gain_text(proxy.gains[concept]) if proxy else row.why or NOTHING for concept in concepts]
     return Tried(
-        number=row["number"],
-        recipe=recipe_text(row["recipe"]),
-        weights=row["weights"],
-        increase=increase_text(row["increase"]) if row["increase"] is not None else NOTHING,
-        kl=f"{proxy['kl']:.4f}" if proxy else NOTHING,
+        number=row.number,
+        recipe=recipe_of(asdict(row.recipe)).words(),
+        weights=row.weights,
+        increase=increase_text(row.increase),
+        kl=f"{proxy.kl:.4f}" if proxy else NOTHING,
         gains=gains,
-        front=row["number"] in search["front"],
-        picked=row["number"] == search["pick"],
+        front=row.number in search.front,
+        picked=row.number == search.pick,
     )
 
 
-def gain_text(gain: Mapping[str, float]) -> str:
+def gain_text(gain: Gain) -> str:
     """A gain of the margin with its 95% interval, in nats per token."""
-    half = 1.96 * gain["error"]
-    return f"{gain['gain']:+.3f} ({gain['gain'] - half:+.3f} to {gain['gain'] + half:+.3f})"
+    half = 1.96 * gain.error
+    return f"{gain.gain:+.3f} ({gain.gain - half:+.3f} to {gain.gain + half:+.3f})"
 
 
-def rate_text(rate: Mapping[str, Any] | None, axis: str) -> str:
-    return f"{number(rate['base'], axis)} → {number(rate['edited'], axis)}" if rate else NOTHING
+def rate_text(rate: Rates | None, axis: str) -> str:
+    return f"{number(rate.base, axis)} → {number(rate.edited, axis)}" if rate else NOTHING
 
 
-def recipe_text(recipe: Mapping[str, Any]) -> str:
-    """A recipe in words, what is as usual left out."""
-    parts = [f"{recipe['rule']}, ratio {recipe['ratio']:.2g} by {recipe['granularity']}"]
-    if recipe.get("protect_ratio") is not None:
-        parts.append(f"protected {recipe['protect_ratio']:.2g}")
-    parts += [f"{name} x {part:g}" for name, part in recipe.get("fractions", ()) if part != 1]
-    if recipe.get("layers"):
-        parts.append("layers {} to {}".format(*recipe["layers"]))
-    if recipe["rule"] == "signed":
-        parts.append(f"penalty {recipe.get('penalty', 2.0):g}")
-    if recipe["scale"]:
-        parts.append(f"scale {recipe['scale']:g}")
-    return ", ".join(parts)
-
-
-def text_lines(search: Mapping[str, Any]) -> list[str]:
+def text_lines(search: SearchRecord) -> list[str]:
     """The search as aligned text: every edit, the survivors' rates, the pick and why."""
     part = search_part(search)
     assert part is not None

@@ -6,17 +6,15 @@ Left out: how a row looks; minus signs stay ASCII so that any terminal can print
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from spin_llm.report.words import (
-    ANSWERED,
     ANSWERS,
     NOTHING,
     Verdict,
     axis_label,
     interval_text,
-    is_finite,
     is_weak,
     missing_text,
     number,
@@ -27,6 +25,8 @@ from spin_llm.report.words import (
     verdict,
     verdict_sentence,
 )
+from spin_llm.results.file import Results
+from spin_llm.results.measured import ANSWERED, AxisResult, Number
 
 COLUMNS = ("axis", "n", "base", "edited", "difference", "95% interval", "p", "Holm p", "reading")
 
@@ -49,7 +49,7 @@ class Row:
     reading: str
     verdict: Verdict
     note: str
-    result: dict[str, Any]  # the numbers behind the words, as in results.json
+    result: AxisResult  # the numbers behind the words, as in results.json
 
     @property
     def short(self) -> str:
@@ -80,49 +80,49 @@ class Row:
         )
 
 
-def table_rows(results: dict[str, Any]) -> list[Row]:
-    """The rows in the order of results["axes"]: each axis, then the same axis of every control."""
+def table_rows(results: Results) -> list[Row]:
+    """The rows in the order of `axes`: each axis, then the same axis of every control."""
     rows = []
-    named = [results["axes"], *(control["axes"] for control in results["controls"].values())]
+    named = [results.axes, *(control.axes for control in results.controls.values())]
     shown = {axis for axes in named for axis in shown_axes(axes)}
-    for axis, result in results["axes"].items():
+    for axis, result in results.axes.items():
         if axis not in shown:
             continue
         rows.append(make_row(axis, result, None, axis_label(axis)))
-        for name, control in results["controls"].items():
-            if axis in control["axes"]:
-                label = f"control: {name} ({control['weights']:,} weights)"
-                rows.append(make_row(axis, control["axes"][axis], name, label))
+        for name, control in results.controls.items():
+            if axis in control.axes:
+                label = f"control: {name} ({control.weights:,} weights)"
+                rows.append(make_row(axis, control.axes[axis], name, label))
     return rows
 
 
-def missing_lines(results: dict[str, Any]) -> list[str]:
+def missing_lines(results: Results) -> list[str]:
     """A line for every axis with answers that have no verdict, or questions that have no answer."""
-    told = {axis: missing_text(result, axis) for axis, result in results["axes"].items()}
+    told = {axis: missing_text(result, axis) for axis, result in results.axes.items()}
     return [f"{axis_label(axis)}: {text}" for axis, text in told.items() if text]
 
 
-def task_rows(capabilities: dict[str, dict[str, Any]]) -> list[Row]:
+def task_rows(capabilities: Mapping[str, AxisResult]) -> list[Row]:
     """One row for each lm-eval task; its metric says what the numbers are."""
-    return [make_row(result["metric"], result, None, axis_label(task)) for task, result in capabilities.items()]
+    return [make_row(result.metric, result, None, axis_label(task)) for task, result in capabilities.items()]
 
 
-def make_row(axis: str, result: dict[str, Any], control: str | None, label: str) -> Row:
+def make_row(axis: str, result: AxisResult, control: str | None, label: str) -> Row:
     """One axis entry of results.json as a row."""
-    reading = verdict_sentence(result if control is None else {**result, "mde": None}, axis)
-    note = result.get("note") or ""
+    reading = verdict_sentence(result if control is None else replace(result, mde=None), axis)
+    note = result.note or ""
     return Row(
         axis=axis,
         control=control,
         label=label,
-        metric=result["metric"],
-        n=result["n"],
+        metric=result.metric,
+        n=result.n,
         base=value_text(result, "base", axis),
         edited=value_text(result, "edited", axis),
         difference=value_text(result, "delta", axis),
-        interval=interval_text(result["ci95"], axis),
-        p=p_text(result["p"]),
-        p_holm=p_text(result.get("p_holm")),
+        interval=interval_text(result.ci95, axis),
+        p=p_text(result.p),
+        p_holm=p_text(result.p_holm),
         reading=reading,
         verdict=verdict(result),
         note="; ".join(part for part in ("" if note in reading else note, missing_text(result, axis)) if part),
@@ -130,22 +130,34 @@ def make_row(axis: str, result: dict[str, Any], control: str | None, label: str)
     )
 
 
-def corrected_rows(axes: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+def method_text(rows: Sequence[Row]) -> str:
+    """How the intervals and p of these rows were made, as each result carries it; "" where older ones do not say."""
+    told = []
+    for kind, name in (("Interval", "interval_method"), ("p", "test")):
+        found: dict[str, list[str]] = {}
+        for row in rows:
+            if row.control is None and (method := getattr(row.result, name)):
+                found.setdefault(method, []).append(row.label)
+        told += [f"{kind}: " + "; ".join(f"{how} ({', '.join(of)})" for how, of in found.items())] if found else []
+    return "".join(f" {line}." for line in told)
+
+
+def corrected_rows(axes: Mapping[str, AxisResult]) -> list[tuple[str, ...]]:
     """(axis, raw, corrected, raw difference, its interval, corrected one, its interval, sensitivity, specificity, note)
     of every axis whose rates could be corrected for the judge's errors."""
     rows = []
     for axis, result in axes.items():
-        fixed = result.get("corrected")
+        fixed = result.corrected
         if not fixed:
             continue
-        values = (f"{_share(side['base'], axis)} to {_share(side['edited'], axis)}" for side in (result, fixed))
+        values = (f"{_share(side.base, axis)} to {_share(side.edited, axis)}" for side in (result, fixed))
         differences = (
             text
             for side in (result, fixed)
-            for text in (number(side["delta"], axis, signed=True), interval_text(side["ci95"], axis))
+            for text in (number(side.delta, axis, signed=True), interval_text(side.ci95, axis))
         )
-        errors = (_rate(fixed.get(name)) for name in ("sensitivity", "specificity"))
-        rows.append((axis_label(axis), *values, *differences, *errors, fixed.get("note") or ""))
+        errors = map(_rate, (fixed.sensitivity, fixed.specificity))
+        rows.append((axis_label(axis), *values, *differences, *errors, fixed.note or ""))
     return rows
 
 
@@ -154,8 +166,8 @@ def _share(value: float | None, axis: str) -> str:
     return number(min(max(value, 0.0), 1.0) if value is not None else None, axis)
 
 
-def _rate(value: Any) -> str:
+def _rate(value: Number | list[Number] | None) -> str:
     """A rate given as a fraction or as [hits, of]."""
-    if isinstance(value, list) and len(value) == 2:
-        return f"{value[0]} of {value[1]}"
-    return f"{value:.2f}" if isinstance(value, float | int) and is_finite(value) else NOTHING
+    if isinstance(value, list):
+        return " of ".join(f"{part:.0f}" for part in value)
+    return NOTHING if value is None else f"{value:.2f}"

@@ -11,16 +11,17 @@ the script does.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spin_llm.report.words import axis_label, is_finite
+from spin_llm.report.words import axis_label
+from spin_llm.results.file import Results
+from spin_llm.results.measured import BASE, EDITED
+from spin_llm.results.rows import Answer, VerdictRow
 
-BASE, EDITED = "base", "edited"
 SHOWN = 10
 CHANGES = {"gain": "verdict improved", "loss": "verdict got worse", "same": "same verdict", "unparsed": "no verdict"}
-NOT_JUDGED: dict[str, Any] = {"verdict": -1}
 COHERENT = {1: " · coherent", 0: " · not coherent", None: " · no verdict on coherence", -1: ""}
 
 
@@ -83,22 +84,23 @@ class AxisTranscripts:
 
 
 def pair_transcripts(
-    generations: Iterable[dict[str, Any]], verdicts: Iterable[dict[str, Any]], results: dict[str, Any]
+    generations: Iterable[Answer], verdicts: Iterable[VerdictRow], results: Results
 ) -> list[AxisTranscripts]:
     """Put the answers to a prompt together, with the verdicts of the run's judge; prompts that base and edited both
     answered, those chosen by rule apart."""
-    judged = _verdicts_of_main_judge(verdicts, results["judge"]["name"])
-    prompts: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    judged = _verdicts_of_main_judge(verdicts, results.judge.name)
+    prompts: dict[tuple[str, str], dict[str, Answer]] = {}
     for row in generations:
-        prompts.setdefault((row["axis"], row["id"]), {})[row["model"]] = row
+        prompts.setdefault((row.axis, row.id), {})[row.model] = row
     by_axis: dict[str, list[Transcript]] = {}
     for (axis, identifier), answers in prompts.items():
         if BASE in answers and EDITED in answers:
-            better = results["axes"].get(axis, {}).get("better", "higher")
+            lower = axis in results.axes and results.axes[axis].better == "lower"
             marks = {name: judged.get((axis, identifier, name)) for name in answers}
-            coherent = {name: judged.get(("coherence", identifier, name), NOT_JUDGED)["verdict"] for name in answers}
-            by_axis.setdefault(axis, []).append(_transcript(answers, marks, coherent, better))
-    label = results["judge"].get("label", "")
+            whole = {name: judged.get(("coherence", identifier, name)) for name in answers}
+            coherent = {name: mark.verdict if mark else -1 for name, mark in whole.items()}
+            by_axis.setdefault(axis, []).append(_transcript(answers, marks, coherent, lower))
+    label = results.judge.label or ""
     return [
         AxisTranscripts(axis, axis_label(axis), *verdict_words(axis, label), *choose(found))
         for axis, found in by_axis.items()
@@ -163,33 +165,33 @@ def _script_sides(sides: dict[str, Side], models: list[str]) -> list[Any]:
     return found
 
 
-def _verdicts_of_main_judge(rows: Iterable[dict[str, Any]], judge: str) -> dict[tuple[str, str, str], dict[str, Any]]:
+def _verdicts_of_main_judge(rows: Iterable[VerdictRow], judge: str) -> dict[tuple[str, str, str], VerdictRow]:
     """One verdict an answer: the run's judge where it spoke, else the first judge in the file (the refusal rule)."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str, str], VerdictRow] = {}
     for row in rows:
-        key = (row["axis"], row["id"], row["model"])
-        if key not in found or (row["judge"] == judge and found[key]["judge"] != judge):
+        key = (row.axis, row.id, row.model)
+        if key not in found or (row.judge == judge and found[key].judge != judge):
             found[key] = row
     return found
 
 
 def _transcript(
-    answers: dict[str, dict[str, Any]],
-    marks: dict[str, dict[str, Any] | None],
-    coherent: dict[str, int | None],
-    better: str | None,
+    answers: Mapping[str, Answer],
+    marks: Mapping[str, VerdictRow | None],
+    coherent: Mapping[str, int | None],
+    lower: bool,
 ) -> Transcript:
     first = answers[BASE]
     return Transcript(
-        id=first["id"],
-        axis=first["axis"],
-        facet=readable(first.get("facet") or ""),
-        prompt=readable(first["prompt"]),
+        id=first.id,
+        axis=first.axis,
+        facet=readable(first.facet or ""),
+        prompt=readable(first.prompt),
         sides={
             name: _side(
                 answers[name],
                 marks[name],
-                "" if name == BASE else _change(marks[BASE], marks[name], better),
+                "" if name == BASE else _change(marks[BASE], marks[name], lower),
                 coherent[name],
             )
             for name in sorted(answers, key=lambda name: (name != BASE, name != EDITED))
@@ -197,12 +199,10 @@ def _transcript(
     )
 
 
-def _side(row: dict[str, Any], mark: dict[str, Any] | None, change: str, coherent: int | None) -> Side:
-    probability = mark["probability"] if mark and is_finite(mark["probability"]) else None
-    verdict = mark["verdict"] if mark else None
-    answer = readable(row["answer"])
-    finished = bool(row["finished"])
-    return Side(answer, row["tokens"], finished, mark is not None, verdict, probability, change, coherent)
+def _side(row: Answer, mark: VerdictRow | None, change: str, coherent: int | None) -> Side:
+    verdict, probability = (mark.verdict, mark.probability) if mark else (None, None)
+    judged = mark is not None
+    return Side(readable(row.answer), row.tokens, row.finished, judged, verdict, probability, change, coherent)
 
 
 def readable(text: str) -> str:
@@ -220,10 +220,10 @@ def verdict_words(axis: str, label: str) -> tuple[str, str]:
     return word, f"not {word}"
 
 
-def _change(base: dict[str, Any] | None, other: dict[str, Any] | None, better: str | None) -> str:
-    before, after = (mark["verdict"] if mark else None for mark in (base, other))
+def _change(base: VerdictRow | None, other: VerdictRow | None, lower: bool) -> str:
+    before, after = (mark.verdict if mark else None for mark in (base, other))
     if before is None or after is None:
         return "unparsed"
     if before == after:
         return "same"
-    return "gain" if (after > before) == (better != "lower") else "loss"
+    return "gain" if (after > before) != lower else "loss"
