@@ -85,8 +85,8 @@ def base_of(record: RunRecord) -> tuple[str, str] | None:
     compared = record.compared
     if server := compared.get("baseline_served"):
         return "server", plain(server)
-    base = (compared.get("baseline_model") or {}) if compared.get("baseline") else asdict(record.model)
-    if not (found := base.get("fingerprint")):
+    base = compared.get("baseline_model") if compared.get("baseline") else asdict(record.model)
+    if not isinstance(base, dict) or not (found := base.get("fingerprint")):
         return None
     return f"fingerprint{' of parts' * bool(base.get('parts'))}", str(found)
 

@@ -110,12 +110,12 @@ def draw(run: Run, place: Place) -> dict[str, Figure]:
     """The pictures that this run has something for, by name."""
     results = run.results
     overlap = overlap_part(results.overlap, results.edit.weights)
-    rows = table_rows(results)
+    rows, limit = table_rows(results), run.record.settings.get("max_perplexity_increase")
     drawn = {
         "edited-weights": draw_place(place) if place.layers else None,
         "differences": draw_differences(rows) if rows else None,
         "overlap": draw_overlap(overlap) if overlap else None,
-        "dose-response": draw_dose(results.ratio_table, run.record.settings.get("max_perplexity_increase")),
+        "dose-response": draw_dose(results.ratio_table, limit if isinstance(limit, int | float) else None),
         "search": draw_search(results.search),
         "phrases": draw_phrases(phrase_parts(results.phrases, results.axes)),
         "facets": draw_facets(results.facets),

@@ -7,12 +7,11 @@ itself (docs/search.md); the page repeats the reason that the search recorded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from spin_llm.report.words import NOTHING, axis_label, increase_text, number
 from spin_llm.results.measured import ANSWERED
-from spin_llm.results.recipe import recipe_of
-from spin_llm.results.searched import Gain, Rates, SearchRecord, TrialRecord
+from spin_llm.results.searched import Gain, Rates, SearchRecord, Trial
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,12 @@ def concepts_of(search: SearchRecord) -> list[str]:
     return next((list(row.proxy.gains) for row in search.trials if row.proxy), [])
 
 
-def tried(row: TrialRecord, search: SearchRecord, concepts: Sequence[str]) -> Tried:
+def tried(row: Trial, search: SearchRecord, concepts: Sequence[str]) -> Tried:
     proxy = row.proxy
     gains = [gain_text(proxy.gains[concept]) if proxy else row.why or NOTHING for concept in concepts]
     return Tried(
         number=row.number,
-        recipe=recipe_of(asdict(row.recipe)).words(),
+        recipe=row.recipe.words(),
         weights=row.weights,
         increase=increase_text(row.increase),
         kl=f"{proxy.kl:.4f}" if proxy else NOTHING,
