@@ -14,6 +14,7 @@ from spin_llm.data import Question
 from spin_llm.errors import SpinError
 from spin_llm.pipeline import split_questions
 from spin_llm.results.file import written
+from spin_llm.results.measured import AxisResult
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import Gain, Proxy, Trial
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo
@@ -168,7 +169,11 @@ def test_without_a_judge_of_the_concepts_the_margins_decide_among_the_sound():
 
 
 def test_rungs_are_added_by_their_questions():
-    axes = {"fairness": {"n": 30, "base": 0.0, "edited": 1.0}}
+    axes = {
+        "fairness": AxisResult(
+            metric="rate", n=30, base=0.0, edited=1.0, delta=1.0, ci95=None, p=None, better="higher", measurable=True
+        )
+    }
     assert added({"fairness": (10, 1.0, 0.0)}, axes) == {"fairness": (40, 0.25, 0.75)}
     assert added({}, axes) == {"fairness": (30, 0.0, 1.0)}
 

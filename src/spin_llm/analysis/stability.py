@@ -80,10 +80,9 @@ def measure_stability(
         with console.bar(f"scoring again, {name}", len(part.aware) + len(part.unaware)) as advance:
             if before:
                 advance(len(part.aware) + len(part.unaware))
-            selector = str(scores.info.selector)
-            found[name] = before or gather(
-                loaded, matrices, entries, part.aware, part.unaware, selector=selector, progress=advance
-            )
+            by = str(scores.info.selector)
+            sides = (part.aware, part.unaware)
+            found[name] = before or gather(loaded, matrices, entries, *sides, selector=by, progress=advance)
         if file and not before:
             save_per_example(file, found[name], key)
     job = replace(job, per_example=found, multiple=multiple)
