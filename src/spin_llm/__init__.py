@@ -3,13 +3,15 @@ changed.
 
 The verbs of the command are functions with the command's defaults: `run`, `sweep`, `select_from_folder`,
 `evaluate_models`, `stability`, `apply_checkpoint`, `revert_checkpoint`, `write_report`; without a run folder `load`,
-`load_pairs`, `score`, `select` by a `Recipe`, `make_patch`, and `Patch`, whose `applied(model)` is a context manager.
-Importing this package imports nothing heavy: a name is looked up when it is first used.
+`load_pairs`, `score`, `search`, `select` by a `Recipe`, `make_patch`, `load_judge`, and `Patch`, whose `applied(model)`
+is a context manager. Importing this package imports nothing heavy: a name is looked up when it is first used.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 _HOMES = {
@@ -25,6 +27,7 @@ _HOMES = {
     "Recipe": "results.recipe",
     "load_scores": "scores",
     "save_scores": "scores",
+    "search": "search.find",
     "select": "selection",
     "Patch": "patch",
     "make_patch": "patch",
@@ -37,6 +40,7 @@ _HOMES = {
     "select_from_folder": "pipeline",
     "evaluate_models": "pipeline",
     "stability": "pipeline",
+    "load_judge": "judges",
     "write_report": "report",
 }
 
@@ -49,3 +53,14 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'spin_llm' has no attribute {name!r}")
     return getattr(import_module(f"spin_llm.{_HOMES[name]}"), name)
+
+
+class _Verbs(ModuleType):
+    """This package: the verb `search` stays the verb when the import system binds the folder of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Verbs

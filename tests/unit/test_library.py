@@ -61,3 +61,13 @@ def test_pairs_are_scored_as_they_are_and_cannot_be_searched(tiny_model: TinyMod
     assert select(scores, Recipe("coupled", 0.05, protect_ratio=0.001)).weights
     with pytest.raises(SpinError, match="held back to search with"):
         search(loaded, scores, effort="quick")
+
+
+def test_a_verb_is_the_verb_whatever_was_imported_before():
+    import spin_llm
+    import spin_llm.search.find
+    from spin_llm.search import ranking
+
+    assert spin_llm.search is search
+    assert spin_llm.score is score
+    assert ranking.front([], []) == []
