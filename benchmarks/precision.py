@@ -27,7 +27,7 @@ from spin_llm.results.recipe import Recipe
 from spin_llm.scores import Scores, ScoreSet, count, make_batches
 from spin_llm.scores.importance import Counts, new_totals
 from spin_llm.scores.passes import dense_scores, scoring
-from spin_llm.scores.storage import keep_top
+from spin_llm.scores.storage import ScoresInfo, keep_top
 from spin_llm.selection import select, top_sets
 
 WAYS = {
@@ -60,7 +60,7 @@ def scored(model: str, dtype: str, sums: torch.dtype, examples: int, max_length:
         for matrix in matrices:
             wide = {kind: total.float() for kind, total in totals.pop(matrix.name).items()}
             kept[matrix.name] = keep_top(dense_scores(("taylor",), matrix, wide, counts), "taylor", matrix, KEPT)
-        about = {"keep": KEPT, "model": loaded.checkpoint.fingerprint, "target": "mlp", "selector": "taylor"}
+        about = ScoresInfo("taylor", keep=KEPT, model=loaded.checkpoint.fingerprint, target="mlp")
         found[name] = Scores(kept, about)
     return found
 

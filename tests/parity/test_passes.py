@@ -250,7 +250,6 @@ def test_continued_work_is_not_done_again(tiny_model: TinyModel, tmp_path: Path,
         (5, {"granularity": "row"}),
         (1, {"seed": 1}),
         (1, {"target": "attention"}),
-        (5, {"about": {"concept": "privacy"}}),
         (1, {"dtype": "bfloat16"}),
         (5, {"examples": 3}),
         (1, {"model": 1}),
@@ -397,8 +396,8 @@ def test_long_prompts_lose_their_start_and_long_responses_are_refused(tiny_folde
     said: list[str] = []
     pipeline.score(settings(words, max_length=40), tmp_path / "o", console=Console(said.append))
     found = {name: scores.info for name, scores in _scores(tmp_path / "o").items()}
-    assert all(about["truncated_tokens"] > 0 for about in found.values())
-    assert all(about["tokens"] <= 40 * 6 for about in found.values())
+    assert all(about.truncated_tokens > 0 for about in found.values())
+    assert all(about.tokens <= 40 * 6 for about in found.values())
     assert [line for line in said if "lost their start" in line]
     with pytest.raises(SpinError, match=r"row 1 \(line 2\): \d+ tokens(.|\n)*--max-length 5(.|\n)*which are never cut"):
         pipeline.score(settings(words, max_length=5), tmp_path / "p")

@@ -136,7 +136,7 @@ def test_all_statistics_of_one_pass_are_the_oracles(name: str, tiny_model: TinyM
     matrices = editable_matrices(loaded.model, "all")
     expected = oracle(loaded, aware, unaware, matrices)
     scores = score_concept(loaded, aware, unaware, target="all", statistics=ALL, keep=1.0)
-    assert scores.info.statistics == list(ALL)
+    assert scores.info.statistics == tuple(ALL)
     for statistic in ALL:
         if statistic == "random":
             continue

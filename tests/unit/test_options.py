@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from spin_llm.cli import main as cli
 from spin_llm.cli.options import options_of
@@ -179,10 +180,9 @@ def test_the_last_of_an_option_wins_and_lists_grow(run: Parsed):
 
 @pytest.mark.parametrize(("verb", "groups"), [("run", tuple(GROUPS)), ("baseline", (BaselineSettings,))])
 def test_the_help_has_every_option_with_its_text(
-    verb: str, groups: tuple[type, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verb: str, groups: tuple[type, ...], capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setenv("COLUMNS", "400")
-    cli.app([verb, "--help"])
+    cli.app([verb, "--help"], console=Console(width=400))
     shown = capsys.readouterr().out
     for name, option in options_of(*groups).items():
         about = option.annotation.__metadata__[0]

@@ -254,9 +254,10 @@ def test_protected_sets_by_name_are_added():
 def test_the_verbs_take_a_model_and_a_folder_as_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With the command's defaults; what is wrong is a SpinError, and nothing is left behind."""
     import spin_llm
+    from spin_llm.pipeline import score
 
     monkeypatch.chdir(tmp_path)
-    verbs = (spin_llm.run, spin_llm.sweep, spin_llm.score)
+    verbs = (spin_llm.run, spin_llm.sweep, score)
     for call in (*verbs, lambda *words: spin_llm.evaluate_models(*words, baseline="other")):
         with pytest.raises(SpinError, match="Unknown model 'model'"):
             call("model", "folder")
