@@ -209,18 +209,18 @@ def test_the_regions_of_the_overlap_divide_the_union_of_the_top_sets(
     selection = select(named, spared, ratio=ratio, protect_ratio=protect_ratio, allow_empty=True)
     found = overlap(selection, ScoreSet(named, spared))
     names = [*named, *spared]
-    assert (found["concepts"], found["protect"]) == (list(named), list(spared))
-    assert len(found["regions"]) == 2 ** len(names) - 1
+    assert (found.concepts, found.protect) == (list(named), list(spared))
+    assert len(found.regions) == 2 ** len(names) - 1
     sets = {}
     for name, dense, part in zip(names, concepts + protected, [ratio] * len(named) + [protect_ratio] * 9, strict=False):
         sizes = {matrix: count(part, rows * columns) for matrix, (rows, columns) in SIZES.items()}
         sets[name] = {(m, index) for m, scores in dense.items() for index in full_sort(scores, sizes[m])}
-    assert sum(found["regions"].values()) == len(set().union(*sets.values()))
-    for region, size in found["regions"].items():
+    assert sum(found.regions.values()) == len(set().union(*sets.values()))
+    for region, size in found.regions.items():
         inside = region.split("&")
         outside = set().union(*(sets[name] for name in names if name not in inside))
         assert size == len(set.intersection(*(sets[name] for name in inside)) - outside)
-    assert found["regions"]["&".join(named)] == selection.weights, "in every concept's and in no protected one"
+    assert found.regions["&".join(named)] == selection.weights, "in every concept's and in no protected one"
 
 
 @given(several, some, ratios, st.integers(0, 2**31))

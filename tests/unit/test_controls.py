@@ -124,15 +124,15 @@ def test_a_matrix_without_enough_other_weights():
 def test_the_overlap_by_hand():
     """Tops [2 4 7 9], [1 2 4 9], [0 3 8 9]."""
     found = overlap(pick(), SCORES)
-    assert (found["concepts"], found["protect"]) == (["fairness", "privacy"], ["general"])
-    assert found["regions"] == {
+    assert (found.concepts, found.protect) == (["fairness", "privacy"], ["general"])
+    assert found.regions == {
         **{"fairness": 1, "privacy": 1, "general": 3},
         **{"fairness&privacy": 2, "fairness&general": 0, "privacy&general": 0, "fairness&privacy&general": 1},
     }
     both = {"fairness": ranked([1], [3], names=(UP, QUERY)), "privacy": ranked([1], [4], names=(UP, QUERY))}
     two = select(both, {}, ratio=0.1, target="all")
-    assert overlap(two, ScoreSet(both))["regions"] == {"fairness": 1, "privacy": 1, "fairness&privacy": 1}
-    assert overlap(pick(protect_ratio=0.1), SCORES)["regions"]["general"] == 0
+    assert overlap(two, ScoreSet(both)).regions == {"fairness": 1, "privacy": 1, "fairness&privacy": 1}
+    assert overlap(pick(protect_ratio=0.1), SCORES).regions["general"] == 0
 
 
 # Names of controls

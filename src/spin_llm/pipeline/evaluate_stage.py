@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from msgspec import convert
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import BASE, EDITED, Evaluation, evaluate
@@ -28,7 +27,7 @@ from spin_llm.pipeline.context import UNMEASURED, Run
 from spin_llm.pipeline.folder import write_results
 from spin_llm.pipeline.select_stage import patch_of
 from spin_llm.progress import Console
-from spin_llm.results.edited import Edit, Regions, Stability
+from spin_llm.results.edited import Edit, Stability
 from spin_llm.results.file import Results
 from spin_llm.results.judged import OwnAnswers
 from spin_llm.results.measured import AxisResult
@@ -63,7 +62,7 @@ def evaluate_stage(run: Run) -> dict[str, Any]:
         controls=others,
         ratio_table=list(patch.info.ratio_table),
         files=measured.files | hashes_of(folder, "patch.safetensors"),
-        overlap=None if rule.weighs else convert(overlap(selection, rule.spared(scores)), Regions),
+        overlap=None if rule.weighs else overlap(selection, rule.spared(scores)),
         search=read_typed(search, SearchRecord) if search.is_file() else None,
         controls_left_out=left_out,
         stability=read_typed(stable, Stability) if stable.is_file() else None,

@@ -31,15 +31,15 @@ from spin_llm.errors import SpinError
 from spin_llm.evaluate.own import LEAST_PROMPTS, PROMPTS_PER_EXAMPLE
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
+from spin_llm.scores.sets import GENERAL_PAIRS, LEAST_GENERAL
+from spin_llm.search.find import LEAST_CONTRAST
 from spin_llm.settings import OWN, SEARCHED, RunSettings
 
 Item = TypeVar("Item", Pair, Question)
-LEAST_CONTRAST = 8
 PARTS = {"concepts": "concept", "unaware": "unaware pairs", "protect": "protect", "questions": "questions"}
 PARTS |= {"search": "search questions", "own": "own answers"}  # sets of a RunData, and their roles in run.json
 ROLES = {"concept": "pairs of", "protect": "protected set", "questions": "questions on"}
 SKIP = "give --skip-long to leave them out"
-GENERAL_PAIRS = 64  # at most, for choosing the ratio, and as many others for the final perplexity
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def read_protected(
         pairs, left_out["protect", name] = found.pairs, found.left_out
         protect[name], left = split_sample(pairs, settings.examples, settings.seed, f"the protected set {name}")
         rest += list(left)
-    if len(rest) < 16:
+    if len(rest) < LEAST_GENERAL:
         console.say("too few general pairs are left beside the scored ones: perplexity is taken on the starter set's")
         rest = list(load_pairs("starter", concept="general", rows=reader.rows).pairs)
         used = {pair.prompt for pairs in protect.values() for pair in pairs}

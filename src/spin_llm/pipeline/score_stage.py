@@ -23,8 +23,9 @@ from spin_llm.pipeline.folder import located, model_record
 from spin_llm.pipeline.resuming import open_folder
 from spin_llm.progress import SILENT, Advance, Console, Forecast
 from spin_llm.records import RECORD, read_record
-from spin_llm.scores import STATISTICS, Passes, Plan, Ranks, Scoring, load_scores, save_scores, score_concept
+from spin_llm.scores import Passes, Plan, Ranks, Scoring, load_scores, save_scores, score_concept
 from spin_llm.scores import ranks as joined_ranks
+from spin_llm.scores.importance import formed
 from spin_llm.scores.margins import candidate_entries
 from spin_llm.settings import RunSettings
 
@@ -120,7 +121,7 @@ def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> 
                 aware[name],
                 unaware[name],
                 Scoring(
-                    tuple(s for s in statistics if unaware[name] or not STATISTICS[s].unaware),
+                    formed(statistics, unaware[name]),
                     settings.target,
                     settings.keep,
                     settings.granularity,

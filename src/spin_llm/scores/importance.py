@@ -78,6 +78,11 @@ def accumulators(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(need for name in names for need in STATISTICS[name].needs))
 
 
+def formed(names: Iterable[str], unaware: Sequence[object]) -> tuple[str, ...]:
+    """Those of these statistics that can be formed: without unaware responses not those that look at them."""
+    return tuple(name for name in names if unaware or not STATISTICS[name].unaware)
+
+
 def new_totals(kinds: Sequence[str], weight: torch.Tensor, *, transposed: bool) -> Totals:
     """Zeroed float32 accumulators on the weight's device: shaped as the weight, `inputs` broadcastable along its
     inputs."""

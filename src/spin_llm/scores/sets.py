@@ -16,15 +16,15 @@ from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, editable_matrices
 from spin_llm.progress import SILENT, Console
 from spin_llm.scores.concept import Passes, Row, Scoring, as_examples, score_concept
-from spin_llm.scores.importance import STATISTICS, accumulators
+from spin_llm.scores.importance import accumulators, formed
 from spin_llm.scores.margins import candidate_entries
 from spin_llm.scores.passes import make_batches
 from spin_llm.scores.plan import make_plan
 from spin_llm.scores.storage import HeldBack, Scores, ScoreSet
 from spin_llm.settings import CONCEPTS
 
-GENERAL_PAIRS = 64  # at most, to search with
-LEAST_GENERAL = 16
+GENERAL_PAIRS = 64  # at most, to search or choose the ratio with, and as many others for the final perplexity
+LEAST_GENERAL = 16  # with fewer left beside the scored ones the starter set's are taken
 WITH_MARGIN = Scoring(("taylor", "margin"))
 Given = str | Path | Sequence[Row]  # a source by name, or rows as they are
 
@@ -88,7 +88,7 @@ def _scored(
     console.say(plan.text())
     found: dict[str, Scores] = {}
     for name, (aware, unaware) in sets.items():
-        statistics = tuple(s for s in how.statistics if unaware or not STATISTICS[s].unaware)
+        statistics = formed(how.statistics, unaware)
         chosen = None
         if name not in concepts and all("margin" in found[concept].info.statistics for concept in concepts):
             chosen = candidate_entries({c: found[c] for c in concepts}, [matrix.name for matrix in matrices])

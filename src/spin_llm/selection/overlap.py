@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any
 
 import torch
 
+from spin_llm.results.edited import Regions
 from spin_llm.scores import ScoreSet
 from spin_llm.selection.select import Selection
 from spin_llm.selection.tops import Tops, top_sets
@@ -37,7 +37,7 @@ def regions(sets: Mapping[str, Tops]) -> dict[str, int]:
     }
 
 
-def overlap(selection: Selection, scores: ScoreSet) -> dict[str, Any]:
+def overlap(selection: Selection, scores: ScoreSet) -> Regions:
     """The regions of the top sets that `selection` was made from: names of the concepts and protected sets, sizes."""
     recipe = selection.recipe
     sets = {
@@ -45,4 +45,4 @@ def overlap(selection: Selection, scores: ScoreSet) -> dict[str, Any]:
         for side, ratio in ((scores.concepts, recipe.ratio), (scores.protected, recipe.spares))
         for name, part in side.items()
     }
-    return {"concepts": list(scores.concepts), "protect": list(scores.protected), "regions": regions(sets)}
+    return Regions(list(scores.concepts), list(scores.protected), regions(sets))
