@@ -31,7 +31,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-import spin_llm.evaluate
+import spin_llm
 from spin_llm.files import sha256_json, write_json
 from spin_llm.judges.local import SHIPPED, load_local
 from spin_llm.judges.quality import fit as judge_fit
@@ -44,7 +44,7 @@ from spin_llm.stats.classification import quality_of
 
 HERE = Path(__file__).parent
 SHARED = HERE.resolve().parents[1] / "shared" / "data"
-PACKAGE = Path(spin_llm.evaluate.__file__).parents[1]
+PACKAGE = Path(spin_llm.__file__).parent
 SUPPORT = 0.1
 BEAVER_ROWS = 150
 REFUSAL = re.compile(

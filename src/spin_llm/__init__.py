@@ -2,9 +2,10 @@
 changed.
 
 The verbs of the command are functions with the command's defaults: `run`, `sweep`, `select_from_folder`,
-`evaluate_models`, `stability`, `apply_checkpoint`, `revert_checkpoint`, `write_report`; without a run folder `load`,
-`load_pairs`, `score`, `search`, `select` by a `Recipe`, `make_patch`, `load_judge`, and `Patch`, whose `applied(model)`
-is a context manager. Importing this package imports nothing heavy: a name is looked up when it is first used.
+`evaluate_models`, `stability`, `apply_checkpoint`, `revert_checkpoint`; without a run folder `load`, `load_pairs`,
+`score`, `search`, `select` by a `Recipe`, `make_patch`, `evaluate` by what `load_judge` gives, `write_report` of its
+results, and `Patch`, whose `applied(model)` is a context manager. Importing this package imports nothing heavy: a name
+is looked up when it is first used.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ _HOMES = {
     "evaluate_models": "pipeline",
     "stability": "pipeline",
     "load_judge": "judges",
-    "write_report": "report",
+    "evaluate": "pipeline.compare_stage",
+    "write_report": "pipeline.compare_stage",
 }
 
 __all__ = list(_HOMES)
@@ -56,7 +58,8 @@ def __getattr__(name: str) -> Any:
 
 
 class _Verbs(ModuleType):
-    """This package: the verb `search` stays the verb when the import system binds the folder of that name."""
+    """This package: the verbs `search` and `evaluate` stay verbs when the import system binds folders of these
+    names."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

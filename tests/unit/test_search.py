@@ -12,7 +12,6 @@ import pytest
 
 from spin_llm.data import Question
 from spin_llm.errors import SpinError
-from spin_llm.pipeline import split_questions
 from spin_llm.results.file import written
 from spin_llm.results.measured import AxisResult
 from spin_llm.results.recipe import Recipe
@@ -21,6 +20,7 @@ from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo
 from spin_llm.search import ranking, study
 from spin_llm.search import trials as searching
 from spin_llm.search.answered import Answered, added, better_half, pick_answered, unbeaten
+from spin_llm.search.find import split_questions
 from spin_llm.search.ranking import ranked, survivors
 from spin_llm.search.space import Space, opening
 from spin_llm.search.trials import Bench

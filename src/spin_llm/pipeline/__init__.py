@@ -10,7 +10,7 @@ from spin_llm.pipeline.checking import check_capabilities, check_settings
 from spin_llm.pipeline.compare_stage import evaluate_models
 from spin_llm.pipeline.evaluate_stage import capability_results, control_patches, patched_view
 from spin_llm.pipeline.folder import replay_command
-from spin_llm.pipeline.inputs import RunData, read_data, split_questions
+from spin_llm.pipeline.inputs import RunData, read_data
 from spin_llm.pipeline.resuming import usual_recipe
 from spin_llm.pipeline.run import run, sweep
 from spin_llm.pipeline.score_stage import score, score_missing
@@ -37,7 +37,6 @@ __all__ = [
     "search_stage",
     "select_from_folder",
     "settings_from_json",
-    "split_questions",
     "stability",
     "sweep",
     "usual_recipe",

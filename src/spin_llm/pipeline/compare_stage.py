@@ -1,16 +1,19 @@
 """Two models compared without scoring anything: `spin-llm eval`.
 
 In: `RunSettings` and the model or the patch to compare by; the models are in this process, or both behind
-OpenAI-compatible servers. Out: a run folder with answers, verdicts, results.json and the report. Left out: controls,
-stability and everything else that needs scores.
+OpenAI-compatible servers; or a loaded model and a patch in memory. Out: a run folder with answers, verdicts,
+results.json and the report; or the results alone, and the folder of them later. Left out: controls, stability and
+everything else that needs scores.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import BASE, EDITED
@@ -18,10 +21,13 @@ from spin_llm.evaluate.answers import Served
 from spin_llm.evaluate.likelihood import View
 from spin_llm.files import sha256_file
 from spin_llm.generation.server import ServerCompleter, served, server_completer
+from spin_llm.judges.named import refuse_fingerprint
 from spin_llm.judges.quality.reading import asked_of
+from spin_llm.judges.verdict import Judge
 from spin_llm.models import Checkpoint, LoadedModel, checkpoint_of, load
-from spin_llm.ownership import owned
-from spin_llm.patch.file import find_patch, load_patch
+from spin_llm.outputs import writing
+from spin_llm.ownership import is_vacant, owned
+from spin_llm.patch.file import find_patch, load_patch, save_patch
 from spin_llm.patch.patch import Patch
 from spin_llm.pipeline.checking import check_settings, check_template
 from spin_llm.pipeline.context import Run, asking, say_untuned
@@ -32,10 +38,16 @@ from spin_llm.pipeline.evaluate_stage import (
     patched_view,
 )
 from spin_llm.pipeline.folder import located, model_record, whole_path, write_results
-from spin_llm.pipeline.resuming import Opened, open_folder
+from spin_llm.pipeline.resuming import Opened, open_folder, with_date
 from spin_llm.progress import SILENT, Console
-from spin_llm.report import write_report
-from spin_llm.settings import RunSettings
+from spin_llm.records import PATCH, RECORD
+from spin_llm.report.page import write_report as report_of
+from spin_llm.results import file
+from spin_llm.results.file import Results, read_results
+from spin_llm.results.rows import GENERATIONS, VERDICTS
+from spin_llm.search.find import search_questions
+from spin_llm.settings import EFFORTS, RunSettings
+from spin_llm.settings.words import Dtype, EffortName
 
 
 def evaluate_models(
@@ -78,8 +90,78 @@ def evaluate_models(
         if other:
             run.others = (baseline_model(run, str(baseline), other),)
         results = compare_loaded(run, opened, patch)
-        write_report(folder)
+        report_of(folder)
         return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Results):
+    """Results, with the files that stand beside them in a folder: run.json, the patch, answers and verdicts, by
+    name."""
+
+    beside: Mapping[str, bytes] = field(repr=False)
+
+
+def evaluate(
+    model: LoadedModel,
+    patch: Patch,
+    questions: str | Path | Mapping[str, str | Path] | None = None,
+    judge: Judge | str = "local",
+    *,
+    settings: RunSettings | None = None,
+    searched: EffortName | None = None,
+    console: Console = SILENT,
+) -> Evaluated:
+    """What a patch does to a model: answers of both to the same questions, judged, with paired intervals; perplexity
+    and KL on general pairs. As `spin-llm eval --patch`, without a folder; nothing is kept of what is cut off.
+
+    `questions` is a source of all axes, or sources by axis; None is those of `settings`, else the starter set's.
+    `settings` says what else a run may be told (seed, template, new_tokens, capabilities, ...); a seed, and a number of
+    examples, other than those that were scored with let scored general pairs measure perplexity. `searched`: the effort
+    of a search that a judge had a say in: the questions that it put are left out. Raises SpinError for a judge that
+    judges none of the axes, or is the model itself, and for a patch of another model.
+    """
+    told = settings or RunSettings(model.name)
+    dtype = str(model.dtype).removeprefix("torch.")
+    said: dict[str, Any] = {
+        "questions": told.questions if questions is None else questions,
+        "judge": judge if isinstance(judge, str) else judge.name,
+        "dtype": dtype if dtype in get_args(Dtype) else told.dtype,
+    }
+    told = replace(told, **said, concepts=())  # nothing is scored
+    with TemporaryDirectory() as name:
+        run = Run(told, Path(name), console)
+        run.checkpoint, run.model = model.checkpoint, model
+        if isinstance(judge, str):
+            check_settings(told, [model.name])
+        else:
+            refuse_fingerprint(judge, [model.checkpoint])
+            run.judge = judge
+        if searched:
+            gone = search_questions(told.questions, EFFORTS[searched], told.seed)
+            run.read = run.read.without({q for asked in gone.values() for q in asked}, "put by the search", console)
+        save_patch(run.folder / PATCH, patch)
+        compared = {"patch": PATCH, "patch_sha256": sha256_file(run.folder / PATCH)}
+        rows = run.read.record(located(told))
+        compare_loaded(run, Opened(run.folder, with_date(told), None, "", True, rows, compared), patch)
+        beside = {part: (run.folder / part).read_bytes() for part in (RECORD, PATCH, GENERATIONS, VERDICTS)}
+        return Evaluated(**vars(read_results(run.folder)), beside=beside)
+
+
+def write_report(results: Evaluated, folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Write what `evaluate` gave into `folder`, as `spin-llm eval` leaves it: results.json, report.html, report.md and
+    figures, run.json, patch, answers and verdicts beside them. Returns the path of report.html.
+
+    Raises SpinError where something is in the folder, unless `overwrite`.
+    """
+    with owned(folder) as folder:
+        if not (overwrite or is_vacant(folder)):
+            raise SpinError(f"The output {folder} exists.", change="choose another folder, or overwrite=True.")
+        for name, content in results.beside.items():
+            with writing(folder / name) as part:
+                part.write_bytes(content)
+        file.write_results(folder, Results(**{one.name: getattr(results, one.name) for one in fields(Results)}))
+        return report_of(folder)
 
 
 def baseline_model(run: Run, name: str, checkpoint: Checkpoint) -> LoadedModel:
@@ -144,7 +226,7 @@ def evaluate_served(
     asked = asked_of((), settings.questions)
     evaluation = asking(replace(run.settings, template=template), data.questions, asked=asked)
     results = write_results(folder, evaluate_judged(run, views, evaluation))
-    write_report(folder)
+    report_of(folder)
     return results
 
 

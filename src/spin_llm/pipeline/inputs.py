@@ -32,7 +32,7 @@ from spin_llm.evaluate.own import LEAST_PROMPTS, PROMPTS_PER_EXAMPLE
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
 from spin_llm.scores.sets import GENERAL_PAIRS, LEAST_GENERAL
-from spin_llm.search.find import LEAST_CONTRAST
+from spin_llm.search.find import LEAST_CONTRAST, split_questions
 from spin_llm.settings import OWN, SEARCHED, RunSettings
 
 Item = TypeVar("Item", Pair, Question)
@@ -290,20 +290,6 @@ def held_back(
         )
     first, second = (sample(kind, min(len(kind), settings.budget.pairs), settings.seed) for kind in kinds)
     return first, second
-
-
-def split_questions(
-    asked: Sequence[Question], most: int, seed: int
-) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
-    """(questions to search with, questions to report on): half of the distinct prompts each, and at most `most` of the
-    first; a prompt that comes twice is on one side."""
-    prompts = list(dict.fromkeys(question.prompt for question in asked))
-    chosen = set(sample(prompts, min(most, len(prompts) // 2), seed)) if len(prompts) > 1 else set()
-    search = tuple(question for question in asked if question.prompt in chosen)
-    final = tuple(question for question in asked if question.prompt not in chosen)
-    if {q.prompt for q in search} & {q.prompt for q in final}:
-        raise AssertionError("a search question is among those that are reported on")
-    return search, final
 
 
 def fitting(settings: RunSettings, data: RunData, *models: LoadedModel, console: Console = SILENT) -> RunData:

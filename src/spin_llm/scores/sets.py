@@ -69,9 +69,8 @@ def score(
     unseen = [example for example in encoded(general) if example.prompt not in scored]
     halves = sample(unseen, min(len(unseen), 2 * GENERAL_PAIRS), how.seed)[::2] if unseen else ()
     made = _scored(model, sets, list(concepts), how, console)
-    return ScoreSet(
-        {name: made[name] for name in concepts}, {name: made[name] for name in protect}, HeldBack(contrasts, halves)
-    )
+    found, spared = ({name: made[name] for name in side} for side in (concepts, protect))
+    return ScoreSet(found, spared, HeldBack(contrasts, halves, how.template))
 
 
 def _scored(

@@ -19,7 +19,7 @@ from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from spin_llm.data import Example
+from spin_llm.data import Example, Rendering
 from spin_llm.errors import SpinError
 from spin_llm.files import UNSEALED, check_seal, decoded, seal_safetensors
 from spin_llm.models import Matrix
@@ -107,10 +107,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class HeldBack:
-    """Examples that nothing was scored on: (aware, unaware) responses by concept, and general ones."""
+    """Examples that nothing was scored on: (aware, unaware) responses by concept, and general ones; the template that
+    they are in."""
 
     contrasts: Mapping[str, tuple[Sequence[Example], Sequence[Example]]] = field(default_factory=dict)
     general: Sequence[Example] = ()
+    template: str | Rendering = "auto"
 
 
 @dataclass(frozen=True)

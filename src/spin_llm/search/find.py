@@ -8,15 +8,16 @@ fitted to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import cast
 
-from spin_llm.data import sample
+from spin_llm.data import Question, load_questions, sample
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.answers import Evaluation
+from spin_llm.judges.coherence import load_coherence_judge
+from spin_llm.judges.quality.reading import asked_of
 from spin_llm.judges.verdict import Judge
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
@@ -31,7 +32,8 @@ from spin_llm.search.trials import Bench, try_recipes
 from spin_llm.selection import targeted
 from spin_llm.settings import EFFORTS, Effort
 from spin_llm.settings.edit import EditSettings
-from spin_llm.settings.words import EffortName
+from spin_llm.settings.sources import questions_of
+from spin_llm.settings.words import EffortName, Sources
 
 LEAST_CONTRAST = 8  # held-back examples of a kind
 SHOWN = 12  # trials in the message that none is allowed
@@ -42,32 +44,65 @@ def search(
     scores: ScoreSet,
     *,
     effort: EffortName = "standard",
-    usual: Recipe | None = None,
+    judge: Judge | None = None,
+    questions: str | Path | Mapping[str, str | Path] | None = None,
     max_increase: float = EditSettings.max_perplexity_increase,
     seed: int = 0,
     console: Console = SILENT,
 ) -> Recipe:
-    """The best recipe that the margins of held-back examples know, without an answer and without a folder.
+    """The best recipe for the target and granularity of the scores, without a folder: that of `spin-llm sweep`, with a
+    `judge`.
 
-    `usual` says target, granularity and the like of all that is tried; `max_increase` is the allowed relative rise of
+    Without one no answer is asked for: the margins of held-back examples decide alone. With one the survivors answer
+    the search questions, a part of `questions` (a source, or sources by axis; None: the starter set's), which
+    `evaluate` leaves out where it is told the effort as `searched`. `max_increase` is the allowed relative rise of
     perplexity. Raises SpinError where fewer than 8 examples of a kind were held back, and as `find_edit` does.
     """
-    budget, held, least = EFFORTS[effort], scores.held, LEAST_CONTRAST
+    budget, held, info = EFFORTS[effort], scores.held, scores.first.info
     kinds = [held.general, *(side for sides in held.contrasts.values() for side in sides)]
-    if scores.concepts.keys() != held.contrasts.keys() or min(map(len, kinds)) < least:
+    if scores.concepts.keys() != held.contrasts.keys() or min(map(len, kinds)) < LEAST_CONTRAST:
         raise SpinError(
-            f"Too few examples are held back to search with: {least} of each kind are needed.",
+            f"Too few examples are held back to search with: {LEAST_CONTRAST} of each kind are needed.",
             change="score fewer examples of sources with aware and unaware responses; or give a Recipe.",
         )
     drawn = {
         name: Contrast(*(sample(side, min(len(side), budget.pairs), seed) for side in sides))
         for name, sides in held.contrasts.items()
     }
-    bench = Bench(model, scores, drawn, held.general[: 2 * budget.pairs], max_increase)
-    usual = usual or Recipe("coupled", min(scores.keep, 1e-4))
+    asked = None
+    if judge:
+        sources = questions_of(questions, dict.fromkeys(scores.concepts, ""), "starter")
+        answering = search_questions(sources, budget, seed)
+        asked = Evaluation(answering, (), held.template, seed=seed, asked=asked_of([model], sources))
+    usual = Recipe("coupled", min(scores.keep, 1e-4), target=info.target or "mlp", granularity=info.granularity)
     with TemporaryDirectory() as folder:
-        options: dict[str, Any] = {"effort": replace(budget, survivors=0), "questions": None, "judges": tuple}
-        return find_edit(bench, usual, Path(folder), seed=seed, console=console, **options).recipe
+        return find_edit(
+            Bench(model, scores, drawn, held.general[: 2 * budget.pairs], max_increase),
+            usual,
+            Path(folder),
+            effort=budget,
+            questions=asked,
+            judges=lambda: (cast(Judge, judge), load_coherence_judge()),
+            seed=seed,
+            console=console,
+        ).recipe
+
+
+def search_questions(sources: Sources, budget: Effort, seed: int) -> dict[str, Sequence[Question]]:
+    """The questions that a search puts, by axis; none of them is to be reported on."""
+    asked = {axis: load_questions(source, concept=axis).questions for axis, source in sources}
+    return {axis: split_questions(part, budget.search_questions, seed)[0] for axis, part in asked.items()}
+
+
+def split_questions(
+    asked: Sequence[Question], most: int, seed: int
+) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    """(questions to search with, questions to report on): half of the distinct prompts each, and at most `most` of the
+    first; a prompt that comes twice is on one side."""
+    prompts = list(dict.fromkeys(question.prompt for question in asked))
+    chosen = set(sample(prompts, min(most, len(prompts) // 2), seed)) if len(prompts) > 1 else set()
+    search = tuple(question for question in asked if question.prompt in chosen)
+    return search, tuple(question for question in asked if question.prompt not in chosen)
 
 
 def find_edit(
