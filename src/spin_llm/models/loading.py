@@ -25,8 +25,7 @@ from spin_llm.models.adapters import adapter_base, put_on
 from spin_llm.models.disk import kinds
 from spin_llm.models.disk.checkpoint import Checkpoint
 from spin_llm.models.disk.resolve import resolve
-from spin_llm.models.misfits import refuse_misfits, refuse_not_finite
-from spin_llm.models.quiet import quiet_transformers
+from spin_llm.models.said import quiet_transformers, refuse_misfits, refuse_not_finite
 from spin_llm.progress import Say
 
 DTYPE_CHOICES = ("auto", "float32", "bfloat16")

@@ -12,7 +12,7 @@ The places depend on the prompt, so that this cannot be merged into weights. Lef
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class Reft(nn.Module):
 
 
 def attach(model: Any, reft: Reft) -> list[Any]:
-    """Put `reft` on a model as its submodule `reft`; the hooks that do it, to be removed by `detach`."""
+    """Put `reft` on a model as its submodule `reft`; the hooks that do it, without which the model is as before."""
     layers = decoder_layers(model)[1]
     if max(reft.config.layers) >= len(layers) or reft.config.hidden != model.config.get_text_config().hidden_size:
         raise SpinError(
@@ -138,49 +138,28 @@ def attach(model: Any, reft: Reft) -> list[Any]:
     return hooks + [layers[layer].register_forward_hook(after(layer)) for layer in reft.config.layers]
 
 
-def detach(model: Any, hooks: Sequence[Any]) -> None:
-    """Take off what `attach` put on."""
-    for hook in hooks:
-        hook.remove()
-    del model.reft
-
-
-@contextmanager
-def applied(model: Any, folder: Path) -> Iterator[None]:
-    """Inside, the model has the interventions of a ReFT folder."""
-    hooks = attach(model, load_reft(folder))
-    try:
-        yield
-    finally:
-        detach(model, hooks)
-
-
-@contextmanager
-def generating(model: Any) -> Iterator[None]:
+def generating(model: Any) -> AbstractContextManager[None]:
     """Inside, prompts come padded on the left, then their answers; without ReFT this changes nothing."""
-    reft = getattr(model, "reft", None)
-    if reft is None:
-        yield
-        return
-    reft.generating = True
-    try:
-        yield
-    finally:
-        reft.generating = False
+    return _told(model, "generating", True)
+
+
+def prompt_lengths(model: Any, lengths: Sequence[int]) -> AbstractContextManager[None]:
+    """Inside, a batch padded on the right has prompts of `lengths` tokens; without ReFT this changes nothing."""
+    return _told(model, "lengths", lengths)
 
 
 @contextmanager
-def prompt_lengths(model: Any, lengths: Sequence[int]) -> Iterator[None]:
-    """Inside, a batch padded on the right has prompts of `lengths` tokens; without ReFT this changes nothing."""
+def _told(model: Any, name: str, value: object) -> Iterator[None]:
+    """Inside, the interventions of a model, if it has any, have `value` as their attribute `name`."""
     reft = getattr(model, "reft", None)
-    if reft is None:
-        yield
-        return
-    reft.lengths = lengths
+    before = getattr(reft, name, None)
+    if reft is not None:
+        setattr(reft, name, value)
     try:
         yield
     finally:
-        reft.lengths = None
+        if reft is not None:
+            setattr(reft, name, before)
 
 
 def save_reft(folder: Path, reft: Reft) -> None:
@@ -216,10 +195,7 @@ def load_reft(folder: Path) -> Reft:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise SpinError(f"{folder} is not a readable ReFT adapter: {str(error).splitlines()[0]}") from None
-    shapes: dict[str, tuple[int, ...]] = {
-        "rotation": (config.rank, config.hidden),
-        "source.weight": (config.rank, config.hidden),
-    }
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("rotation", "source.weight"), (config.rank, config.hidden))
     shapes["source.bias"] = (config.rank,)
     parts = [part for part in ("prefix", "suffix") if getattr(config, part)]
     wanted = {

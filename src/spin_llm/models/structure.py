@@ -22,9 +22,12 @@ from spin_llm.errors import SpinError
 from spin_llm.models.experts import Part, fused_parts
 
 TARGETS = ("mlp", "attention", "all")
-ATTENTION_WORDS = ("attention", "attn")
-MLP_WORDS = ("mlp", "feedforward", "feed_forward", "ffn", "ff", "fc1", "fc2", "expert", "moe")
 ROUTER_WORDS = ("router", "shared_expert_gate")
+KINDS = {  # by words in the name or the class of a module, in the order in which they count
+    "attention": ("attention", "attn"),
+    "mlp": ("mlp", "feedforward", "feed_forward", "ffn", "ff", "fc1", "fc2", "expert", "moe"),
+    "router": ROUTER_WORDS,
+}
 
 
 @dataclass(frozen=True)
@@ -168,25 +171,13 @@ def _kind(layer: nn.Module, path: str) -> str:
     The outermost word decides: an `mlp` inside `self_attn` would be attention's. A module called just `gate` beside
     experts is a router.
     """
-    module = layer
-    parent = layer
+    parent = module = layer
+    names: list[str] = []
     for part in path.split("."):
         parent, module = module, getattr(module, part)
+        names.append(f"{part} {type(module).__name__}".lower())
     last = path.rpartition(".")[2]
-    if (
-        last in ROUTER_WORDS
-        or "router" in type(module).__name__.lower()
-        or (last == "gate" and hasattr(parent, "experts"))
-    ):
+    if last in ROUTER_WORDS or "router" in names[-1].split()[1] or (last == "gate" and hasattr(parent, "experts")):
         return "router"
-    module = layer
-    for part in path.split("."):
-        module = getattr(module, part)
-        words = (part.lower(), type(module).__name__.lower())
-        if any(word in text for text in words for word in ATTENTION_WORDS):
-            return "attention"
-        if any(word in text for text in words for word in MLP_WORDS):
-            return "mlp"
-        if any(word in text for text in words for word in ROUTER_WORDS):
-            return "router"
-    return "unknown"
+    kinds = (kind for name in names for kind, words in KINDS.items() if any(word in name for word in words))
+    return next(kinds, "unknown")

@@ -18,10 +18,9 @@ from spin_llm.evaluate.tasks import check_tasks, named_tasks
 from spin_llm.files import read_json
 from spin_llm.judges.named import load_judge, parse_judge, read_quality, refuse_model_under_edit
 from spin_llm.judges.remembered import judged_axes
-from spin_llm.models import Checkpoint
-from spin_llm.models.disk import resolve
+from spin_llm.models import Checkpoint, resolve
 from spin_llm.models.disk.identity import TEMPLATE_FILES
-from spin_llm.models.structure import ATTENTION_WORDS, MLP_WORDS
+from spin_llm.models.structure import KINDS
 from spin_llm.progress import SILENT, Console
 from spin_llm.settings import OWN, RunSettings
 
@@ -105,7 +104,7 @@ def check_template(settings: RunSettings, model: Path) -> None:
 
 def check_space(settings: RunSettings, checkpoint: Checkpoint, folder: Path) -> None:
     """SpinError when the score files that are missing cannot fit on the disk of the output folder."""
-    names = {"mlp": MLP_WORDS, "attention": ATTENTION_WORDS, "all": (*MLP_WORDS, *ATTENTION_WORDS)}[settings.target]
+    names = {**KINDS, "all": (*KINDS["mlp"], *KINDS["attention"])}[settings.target]
     weights = sum(
         math.prod(tensor.shape)
         for name, tensor in checkpoint.tensors.items()

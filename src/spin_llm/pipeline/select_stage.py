@@ -16,8 +16,7 @@ from pathlib import Path
 from spin_llm.errors import SpinError
 from spin_llm.files import is_folder, read_typed, write_json
 from spin_llm.judges.quality.reading import asked_of
-from spin_llm.models import Checkpoint
-from spin_llm.models.disk import resolve
+from spin_llm.models import Checkpoint, resolve
 from spin_llm.outputs import check_output
 from spin_llm.ownership import owned
 from spin_llm.patch.file import check_same_shapes, make_patch, save_patch

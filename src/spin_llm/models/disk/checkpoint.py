@@ -41,10 +41,11 @@ class Checkpoint:
         for file in weight_files(self.folder):
             for name, stored in read_header(file).items():
                 if name in found:
-                    raise _ambiguous(self.folder, f"{_places(found[name], stored)} both hold the tensor {name}")
+                    places = f"{found[name].file.name} and {stored.file.name}"
+                    raise _ambiguous(self.folder, f"{places} both hold the tensor {name}")
                 found[name] = stored
         index = weight_index(self.folder)
-        for name, place in _weight_map(index).items() if index else ():
+        for name, place in weight_map(index).items() if index else ():
             if name in found and found[name].file != self.folder / place:  # a tied tensor may be in none
                 where = f"{place}, by the index, and {found[name].file.name}"
                 raise _ambiguous(self.folder, f"{where}, in truth, hold the tensor {name}")
@@ -133,7 +134,7 @@ class _Index:
     weight_map: dict[str, str]
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def weight_map(index: Path) -> dict[str, str]:
     return read_typed(index, _Index, change="fetch the checkpoint again.").weight_map
 
 
@@ -155,7 +156,7 @@ def _files_of(folder: Path, root: str) -> list[str]:
     """The weight files, as paths from the folder, of a single file or an index."""
     if not root.endswith(".json"):
         return [root]
-    files = sorted(set(_weight_map(folder / root).values()))
+    files = sorted(set(weight_map(folder / root).values()))
     for name in files:
         _refuse_outside(folder, name, root)
     if not files:
@@ -212,7 +213,3 @@ def _ambiguous(folder: Path, why: str) -> SpinError:
         cause="files of two models, or of two ways of saving one, in one folder.",
         change="keep the set that you mean in a folder of its own.",
     )
-
-
-def _places(one: StoredTensor, other: StoredTensor) -> str:
-    return f"{one.file.name} and {other.file.name}"

@@ -18,6 +18,7 @@ import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.models.disk.gguf_header import Array, GgufHeader, GgufTensor, read_gguf_header
+from spin_llm.models.said import quiet_transformers, refuse_misfits, refuse_not_finite
 
 ROPE_FACTORS = "rope_freqs.weight"
 OTHER_KINDS = {
@@ -94,8 +95,6 @@ def convert(path: Path, folder: Path) -> None:
     Raises SpinError when the file is not a whole chat model that transformers can read, when it lacks tensors, or when
     it holds some that would be dropped.
     """
-    from spin_llm.models.quiet import quiet_transformers
-
     header = read_gguf_header(path)
     refuse_other_kinds(header, path)
     with quiet_transformers(), redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar of its own
@@ -107,8 +106,6 @@ def convert(path: Path, folder: Path) -> None:
 def _read_model(header: GgufHeader, path: Path) -> tuple[Any, Any]:
     """(model, tokenizer) of a GGUF file, every weight of which is the file's."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    from spin_llm.models.misfits import refuse_misfits, refuse_not_finite
 
     def read(kind: Any, **options: object) -> Any:
         return kind.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True, **options)
@@ -129,12 +126,14 @@ def _read_model(header: GgufHeader, path: Path) -> tuple[Any, Any]:
             cause="an architecture that this version of transformers cannot read from GGUF, or a damaged file.",
             change="update transformers, or give the model's checkpoint folder or hub id.",
         ) from error
-    known = {ROPE_FACTORS, *(tensor.name for tensor in header.tensors if tensor not in held_tensors(header))}
-    loading["unexpected_keys"] = set(loading["unexpected_keys"]) - known
+    known = {tensor.name for tensor in {*header.tensors} - {*held_tensors(header)}}
+    loading["unexpected_keys"] = set(loading["unexpected_keys"]) - known - {ROPE_FACTORS}
     refuse_misfits(str(path), model, loading)
     refuse_not_finite(str(path), model)
     _set_rope(model.config, header, path)
-    clear_quantisation_marks(model)
+    for mark in ("is_quantized", "quantization_method", "hf_quantizer"):  # a model that says it is cannot be saved
+        vars(model).pop(mark, None)
+    vars(model.config).pop("quantization_config", None)
     return model, tokenizer
 
 
@@ -234,12 +233,3 @@ class Llama3Rope:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def clear_quantisation_marks(model: Any) -> None:
-    """A de-quantised GGUF model still says it is quantised, and then cannot be saved; say that it is not."""
-    for mark in ("is_quantized", "quantization_method", "hf_quantizer"):
-        if mark in vars(model):
-            delattr(model, mark)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config

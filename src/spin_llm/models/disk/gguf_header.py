@@ -117,17 +117,14 @@ class _Reader:
         return struct.unpack(code, self.file.read(struct.calcsize(code)))[0]
 
     def string(self) -> str:
-        return self.bytes().decode("utf-8")
+        return self.file.read(self.text_length()).decode("utf-8")
 
-    def bytes(self, keep: bool = True) -> bytes:
-        length = self.number("<Q")
+    def text_length(self) -> int:
+        length: int = self.number("<Q")
         self.text += length
         if length > self.size - self.file.tell() or self.text > MOST_BYTES:
             raise _DamageError(f"it holds a text of {length:,} bytes")
-        if keep:
-            return self.file.read(length)
-        self.file.seek(length, 1)
-        return b""
+        return length
 
     def value(self) -> Value:
         kind = self.number("<I")
@@ -140,14 +137,14 @@ class _Reader:
             raise _DamageError(f"it holds a value of the unknown type {kind}")
         kind, count = self.number("<I"), self.number("<Q")
         self.elements += count
-        width = struct.calcsize(SCALARS[kind]) if kind in SCALARS else 8
         if kind not in SCALARS and kind != STRING:
             raise _DamageError(f"it holds an array of the unknown type {kind}")
+        width = struct.calcsize(SCALARS.get(kind, "<Q"))  # of a text at least its length
         if self.elements > MOST_ELEMENTS or count * width > self.size - self.file.tell():
             raise _DamageError(f"it holds an array of {count:,} values")
         if kind == STRING:
             for _ in range(count):
-                self.bytes(keep=False)
+                self.file.seek(self.text_length(), 1)
         else:
             self.file.seek(count * width, 1)
         return Array(kind, count)
@@ -163,9 +160,9 @@ class _Reader:
 
     def placed(self, table: list[tuple[str, tuple[int, ...], int, int]], start: int) -> Iterator[GgufTensor]:
         """The tensors with the bytes that they take, which must lie in the file and apart."""
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+        from gguf import GGML_QUANT_SIZES
 
-        sizes = {int(kind): GGML_QUANT_SIZES[kind] for kind in GGMLQuantizationType if kind in GGML_QUANT_SIZES}
+        sizes = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
         names: set[str] = set()
         end = start
         for name, shape, kind, offset in sorted(table, key=lambda row: row[3]):

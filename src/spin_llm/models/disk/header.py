@@ -86,12 +86,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             change="fetch or make the file again.",
         ) from None
     header.pop("__metadata__", None)
-    entries = {name: decoded(bytes(raw), _Entry, f"The header of {path}") for name, raw in header.items()}
-    return {
-        name: StoredTensor(path, 8 + size + entry.data_offsets[0], length_of(entry), entry.dtype, entry.shape)
-        for name, entry in entries.items()
-    }
-
-
-def length_of(entry: _Entry) -> int:
-    return entry.data_offsets[1] - entry.data_offsets[0]
+    tensors = {}
+    for name, raw in header.items():
+        entry = decoded(bytes(raw), _Entry, f"The header of {path}")
+        start, stop = entry.data_offsets
+        tensors[name] = StoredTensor(path, 8 + size + start, stop - start, entry.dtype, entry.shape)
+    return tensors

