@@ -35,7 +35,7 @@ from spin_llm.scores.margins import candidate_entries
 from spin_llm.search.find import find_edit
 from spin_llm.search.proxy import Reference, measure_proxy, measure_reference
 from spin_llm.search.ranking import ranked
-from spin_llm.search.trials import Bench, attempt, edited_model
+from spin_llm.search.trials import Bench, attempt
 from spin_llm.selection import Selection, random_like, select
 from spin_llm.settings import EFFORTS, RunSettings, default_sources
 
@@ -91,7 +91,7 @@ def rounds(bench: Bench, settings: RunSettings, data: Any, recipe: Recipe, parts
             )  # fmt: skip
         if part + 1 == parts:
             break
-        with edited_model(bench.loaded, memory_patch(bench.loaded.model, replace(whole, indices=chosen))):
+        with memory_patch(bench.loaded, replace(whole, indices=chosen)).applied(bench.loaded):
             encoded = {n: encode(settings, bench.loaded, rows) for n, rows in data.concepts.items()}
             unaware = {n: encode(settings, bench.loaded, rows) for n, rows in data.unaware.items()}
             how = Scoring(("taylor", "margin"), keep=settings.keep)
@@ -114,7 +114,7 @@ def rounds(bench: Bench, settings: RunSettings, data: Any, recipe: Recipe, parts
 
 
 def measured(bench: Bench, selection: Selection, base: Reference) -> dict[str, Any]:
-    with edited_model(bench.loaded, memory_patch(bench.loaded.model, selection)) as edited:
+    with memory_patch(bench.loaded, selection).applied(bench.loaded) as edited:
         return asdict(measure_proxy(edited, bench.contrasts, bench.general, base))
 
 
@@ -164,7 +164,7 @@ def one_seed(arguments: argparse.Namespace, seed: int, limits: tuple[float, ...]
         key = (words, patch.weights)
         alias[name] = distinct.setdefault(key, name)
         if alias[name] == name:
-            views[name] = lambda patch=patch: edited_model(loaded, patch)
+            views[name] = lambda patch=patch: patch.applied(loaded)
     asked = Evaluation(
         data.questions,
         encode(settings, loaded, data.final),

@@ -35,7 +35,6 @@ from spin_llm.progress import Console
 from spin_llm.report.words import p_text
 from spin_llm.results.recipe import Recipe
 from spin_llm.search.proxy import measure_proxy, measure_reference
-from spin_llm.search.trials import edited_model
 from spin_llm.selection import random_like, select
 from spin_llm.stats.paired import paired_rates
 
@@ -65,10 +64,10 @@ def one_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
             patches["random"] = memory_patch(loaded.model, random_like(selection, seed))
     views: dict[str, Any] = {BASE: lambda: nullcontext(loaded)}
     for place, (name, patch) in enumerate(patches.items()):
-        with edited_model(loaded, patch) as edited:
+        with patch.applied(loaded) as edited:
             margins[name] = asdict(measure_proxy(edited, bench.contrasts, bench.general, reference))
         print(name, patch.weights, margins[name], flush=True)
-        views[name if place else EDITED] = lambda patch=patch: edited_model(loaded, patch)
+        views[name if place else EDITED] = lambda patch=patch: patch.applied(loaded)
     results = evaluate(views, run.evaluation, run.judge, folder / "final", coherence=run.coherence, console=console)
     tables = {EDITED: results["axes"], **{name: part["axes"] for name, part in results["controls"].items()}}
     own = read_jsonl(folder / "own" / "answers.jsonl")

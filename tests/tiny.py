@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 from spin_llm import scores
 from spin_llm.data import Example
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
+from spin_llm.patch.patch import loaded_weights, named_weight
 from spin_llm.progress import Advance, Console
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, Passes, Scores, ScoreSet, Scoring
@@ -216,6 +217,11 @@ def score_concept(
 
 def mlp_selection(model: Any, **options: Any) -> Selection:
     return selection(editable_matrices(model, "mlp"), **options)
+
+
+def loaded_parameter(model: Any, name: str) -> torch.Tensor:
+    """The loaded model's weights for a checkpoint's tensor name: a view."""
+    return named_weight(loaded_weights(model), name)
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:

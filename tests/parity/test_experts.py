@@ -21,7 +21,6 @@ from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, load, mlp_coverage
 from spin_llm.patch.checkpoint import apply_checkpoint, revert_checkpoint
 from spin_llm.patch.file import make_patch
-from spin_llm.patch.patch import loaded_parameter
 from spin_llm.pipeline import score
 from spin_llm.progress import Console
 from spin_llm.scores import importance, top_entries
@@ -214,7 +213,7 @@ def test_an_edit_reaches_its_expert_and_no_other(name: str, tiny_model: TinyMode
     half = matrix.weight.shape[0]
     expected["model.layers.1.mlp.experts.gate_up_proj"][2, half + rows, columns] = 0
     with patch.applied(loaded.model) as model:
-        assert not loaded_parameter(model, matrix.name).flatten()[edit.indices].any()
+        assert not tiny.loaded_parameter(model, matrix.name).flatten()[edit.indices].any()
         assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
     assert all(torch.equal(value, fused[key]) for key, value in loaded.model.state_dict().items())
     edited = load(str(apply_checkpoint(loaded.checkpoint, patch, tmp_path / "edited")), dtype="float32")

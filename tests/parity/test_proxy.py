@@ -19,7 +19,7 @@ from spin_llm.results.recipe import Recipe
 from spin_llm.scores import ScoreSet
 from spin_llm.scores.margins import candidate_entries
 from spin_llm.search.proxy import Contrast, contrast_losses, gains_of, measure_proxy, measure_reference, response_means
-from spin_llm.search.trials import Bench, attempt, edited_model
+from spin_llm.search.trials import Bench, attempt
 from spin_llm.selection import select
 
 
@@ -41,14 +41,14 @@ def test_the_proxy_is_what_single_examples_give(loaded):
     before = contrast_losses(loaded, contrasts)
     patch = memory_patch(loaded.model, tiny.mlp_selection(loaded.model, per_matrix=40))
     reference = measure_reference(loaded, contrasts, general)
-    with edited_model(loaded, patch):
+    with patch.applied(loaded):
         found = measure_proxy(loaded, contrasts, general, reference)
-    whole = compare_likelihoods(lambda: nullcontext(loaded), lambda: edited_model(loaded, patch), general)
-    with edited_model(loaded, patch):
+    whole = compare_likelihoods(lambda: nullcontext(loaded), lambda: patch.applied(loaded), general)
+    with patch.applied(loaded):
         assert measure_proxy(loaded, contrasts, general, reference) == found, "the reference is not used up"
     assert found.kl == pytest.approx(whole.kl.sum() / whole.tokens.sum(), rel=1e-4)
     base = mean_loss(loaded, general)
-    with edited_model(loaded, patch):
+    with patch.applied(loaded):
         after = contrast_losses(loaded, contrasts)
         assert found.increase == pytest.approx(math.expm1(mean_loss(loaded, general) - base), rel=1e-4)
     aware, unaware = (after["fairness"][kind] - before["fairness"][kind] for kind in (0, 1))

@@ -26,7 +26,7 @@ from spin_llm.patch import checkpoint as rewriting
 from spin_llm.patch import file as patch_file
 from spin_llm.patch.checkpoint import apply_checkpoint, patch_state, revert_checkpoint
 from spin_llm.patch.file import load_patch, make_patch, save_patch
-from spin_llm.patch.patch import Patch, TensorEdit, loaded_parameter, loaded_weights
+from spin_llm.patch.patch import Patch, TensorEdit, loaded_weights
 
 EVERY = [*tiny.DENSE, *tiny.MOE]
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -263,14 +263,14 @@ def test_suppression_and_scaling(tiny_model: TinyModel):
     loaded = tiny_model("llama")
     suppressed, halved = patch_of(loaded), patch_of(loaded, scale=0.5)
     for name, edit in suppressed.edits.items():
-        assert torch.equal(edit.old, loaded_parameter(loaded.model, name).flatten()[edit.indices])
+        assert torch.equal(edit.old, tiny.loaded_parameter(loaded.model, name).flatten()[edit.indices])
         assert torch.equal(edit.new.view(torch.int32), torch.zeros(7, dtype=torch.int32))
         assert torch.equal(halved.edits[name].new, edit.old * 0.5)
         assert torch.equal(halved.edits[name].indices, edit.indices)
     assert halved.info.scale == 0.5
     with halved.applied(loaded.model) as model:
         for name, edit in halved.edits.items():
-            assert torch.equal(loaded_parameter(model, name).flatten()[edit.indices], edit.new)
+            assert torch.equal(tiny.loaded_parameter(model, name).flatten()[edit.indices], edit.new)
 
 
 def with_values(folder: Path, values: dict[int, float], dtype: torch.dtype = torch.float32) -> Path:
@@ -384,7 +384,7 @@ def test_applied_restores_what_was_there_although_weights_were_changed_inside(ti
     patch, before = patch_of(loaded), bits(loaded.model)
     with patch.applied(loaded.model) as model, torch.no_grad():
         for name, edit in patch.edits.items():
-            loaded_parameter(model, name).view(-1)[edit.indices] = 7.0
+            tiny.loaded_parameter(model, name).view(-1)[edit.indices] = 7.0
     assert bits(loaded.model) == before
 
 
@@ -407,7 +407,7 @@ def test_nested_patches_of_other_weights(tiny_model: TinyModel):
     with one.applied(loaded.model):
         outer = bits(loaded.model)
         with other.applied(loaded.model):
-            zeros = (loaded_parameter(loaded.model, UP).view(-1)[:8] == 0).nonzero()[:, 0].tolist()
+            zeros = (tiny.loaded_parameter(loaded.model, UP).view(-1)[:8] == 0).nonzero()[:, 0].tolist()
             assert zeros == [1, 2, 5, 7]
         assert bits(loaded.model) == outer
     assert bits(loaded.model) == before
@@ -446,7 +446,7 @@ def test_a_model_that_differs_in_its_last_tensor_alone_is_left_as_it_was(tiny_mo
     patch = patch_of(loaded)
     last = list(patch.edits)[-1]
     with torch.no_grad():
-        loaded_parameter(loaded.model, last).view(-1)[patch.edits[last].indices[-1]] += 1
+        tiny.loaded_parameter(loaded.model, last).view(-1)[patch.edits[last].indices[-1]] += 1
     before = bits(loaded.model)
     with pytest.raises(SpinError, match=last), patch.applied(loaded.model):
         pass

@@ -19,10 +19,10 @@ from spin_llm.results.searched import Gain, Proxy, Trial
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo
 from spin_llm.search import ranking, study
 from spin_llm.search import trials as searching
-from spin_llm.search.answered import Answered, added, better_half, pick_answered, unbeaten
+from spin_llm.search.answered import Answered, added, better_half, pick_answered
 from spin_llm.search.find import split_questions
 from spin_llm.search.ranking import ranked, survivors
-from spin_llm.search.space import Space, opening
+from spin_llm.search.study import Space, opening
 from spin_llm.search.trials import Bench
 from spin_llm.search.trials import try_recipes as search
 
@@ -165,7 +165,7 @@ def test_without_a_judge_of_the_concepts_the_margins_decide_among_the_sound():
     assert pick.number == 5
     assert "does not judge fairness, privacy" in why
     assert "2 within the limits" in why
-    assert not unbeaten(refusing, rows, CONCEPTS)
+    assert not refusing.record(rows, CONCEPTS).front
 
 
 def test_rungs_are_added_by_their_questions():
@@ -235,7 +235,7 @@ def test_what_is_searched_follows_the_user(bench: Bench, made_up: list[int], tmp
 
 def test_survivors_that_no_other_beats():
     rows = [answered(0, 0.2, 0.1), answered(1, 0.1, 0.2), answered(2, 0.1, 0.1), answered(3, 0.1, 0.1, refusal=-0.1)]
-    assert [unbeaten(row, rows, CONCEPTS) for row in rows] == [True, True, False, True]
+    assert [row.record(rows, CONCEPTS).front for row in rows] == [True, True, False, True]
 
 
 def test_a_trial_that_a_kill_cut_off_is_done_again(bench: Bench, made_up: list[int], tmp_path: Path, monkeypatch):

@@ -131,5 +131,5 @@ def edited(loaded: LoadedModel, selection: Selection | None, *, scale: float = 0
     if selection is None:
         yield loaded
         return
-    with memory_patch(loaded.model, selection, scale=scale).applied(loaded.model):
+    with memory_patch(loaded, selection, scale=scale).applied(loaded):
         yield loaded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spin_llm.patch.checkpoint import apply_checkpoint, patch_state, revert_checkpoint
 from spin_llm.patch.file import find_patch, load_patch, make_patch, save_patch
-from spin_llm.patch.patch import Patch, PatchInfo, TensorEdit, loaded_parameter, memory_patch
+from spin_llm.patch.patch import Patch, PatchInfo, TensorEdit, memory_patch
 
 __all__ = [
     "Patch",
@@ -13,7 +13,6 @@ __all__ = [
     "apply_checkpoint",
     "find_patch",
     "load_patch",
-    "loaded_parameter",
     "make_patch",
     "memory_patch",
     "patch_state",

@@ -22,7 +22,7 @@ from spin_llm.files import UNSEALED, check_seal, decoded, seal_safetensors
 from spin_llm.models import Checkpoint, LoadedModel
 from spin_llm.models.disk.header import DTYPES
 from spin_llm.outputs import writing
-from spin_llm.patch.patch import Fingerprint, Patch, PatchInfo, Place, TensorEdit, same_bits
+from spin_llm.patch.patch import Fingerprint, Patch, PatchInfo, Place, TensorEdit, same_bits, scaled
 from spin_llm.selection import Selection
 
 FORMAT = "spin-llm patch 1"
@@ -46,7 +46,7 @@ def make_patch(model: Checkpoint | LoadedModel, selection: Selection, *, scale: 
         if not indices.numel() or int(indices.min()) < 0 or int(indices.max()) >= flat.numel():
             raise SpinError(f"The selection does not fit the tensor {name} of {checkpoint.folder}.")
         old = flat[indices]
-        new = (old.double() * scale).to(old.dtype) if scale else torch.zeros_like(old)
+        new = scaled(old, scale)
         changed = ~same_bits(old, new)
         if changed.any():
             edits[stored_as] = TensorEdit(indices[changed], old[changed], new[changed])

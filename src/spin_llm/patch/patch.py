@@ -10,17 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from spin_llm.errors import SpinError
+from spin_llm.models import LoadedModel
 from spin_llm.models.experts import fused_weights
 from spin_llm.results.edited import RatioTried
 from spin_llm.results.measured import Count, Layer
 from spin_llm.results.recipe import Recipe
 from spin_llm.selection import Selection
 
+Model = TypeVar("Model")
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -85,9 +87,9 @@ class Patch:
         return sum(edit.indices.numel() for edit in self.edits.values())
 
     @contextmanager
-    def applied(self, model: Any) -> Iterator[Any]:
-        """The loaded model with this patch in it; its weights are restored bit for bit on leaving, also after an
-        exception.
+    def applied(self, model: Model) -> Iterator[Model]:
+        """The model (a `LoadedModel`, or transformers' own) with this patch in it; its weights are restored bit for bit
+        on leaving, also after an exception.
 
         The model may be in another dtype than the checkpoint. Raises SpinError when the touched weights are neither the
         patch's old nor its new values (another model, or another edit underneath).
@@ -97,7 +99,7 @@ class Patch:
             with torch.no_grad():
                 weights = loaded_weights(model)
                 for name, edit in self.edits.items():
-                    flat = _named(weights, name).data.view(-1)
+                    flat = named_weight(weights, name).data.view(-1)
                     indices = edit.indices.to(flat.device)
                     if int(indices[0]) < 0 or int(indices[-1]) >= flat.numel():
                         raise other_model(name, "the tensor is smaller")
@@ -114,31 +116,32 @@ class Patch:
                     flat[indices] = values
 
 
-def memory_patch(model: Any, selection: Selection, *, scale: float | None = None) -> Patch:
+def memory_patch(model: object, selection: Selection, *, scale: float | None = None) -> Patch:
     """A patch of a loaded model for the moment: without checkpoint and fingerprints, it is not for saving. `scale` None
     is the recipe's."""
     scale = selection.recipe.scale if scale is None else scale
     weights = loaded_weights(model)
     edits = {}
     for name, indices in selection.indices.items():
-        flat = _named(weights, name).detach().flatten()
+        flat = named_weight(weights, name).detach().flatten()
         old = flat[indices.to(flat.device)].cpu()
-        new = (old.double() * scale).to(old.dtype) if scale else torch.zeros_like(old)
-        edits[name] = TensorEdit(indices, old, new)
+        edits[name] = TensorEdit(indices, old, scaled(old, scale))
     return Patch(edits, PatchInfo(**vars(selection.recipe)))
 
 
-def loaded_parameter(model: Any, name: str) -> torch.Tensor:
-    """The loaded model's parameter for a checkpoint's tensor name (base-model prefixes may differ), or the part of a
-    parameter in which experts are fused: a view."""
-    return _named(loaded_weights(model), name)
+def scaled(values: torch.Tensor, scale: float) -> torch.Tensor:
+    """The values times `scale`, in their dtype; a plain 0 for 0, whatever the sign was."""
+    return (values.double() * scale).to(values.dtype) if scale else torch.zeros_like(values)
 
 
 def loaded_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The parameters of a model by name, and the parts of those in which experts are fused: views."""
+    model = model.model if isinstance(model, LoadedModel) else model
     return {**dict(model.named_parameters()), **fused_weights(model)}
 
 
-def _named(weights: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+def named_weight(weights: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    """The one that a checkpoint's tensor name means: base-model prefixes may differ."""
     if name in weights:
         return weights[name]
     matches = [key for key in weights if key.endswith("." + name) or name.endswith("." + key)]

@@ -10,8 +10,9 @@ are few, and against the edit where they forbid a reading (evaluate/missing.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from spin_llm.evaluate.answers import BASE, EDITED, Evaluation
@@ -19,13 +20,12 @@ from spin_llm.evaluate.axes import ANSWERED
 from spin_llm.evaluate.comparison import evaluate
 from spin_llm.evaluate.likelihood import View
 from spin_llm.judges.verdict import Judge
-from spin_llm.models import LoadedModel
 from spin_llm.patch.patch import memory_patch
 from spin_llm.progress import Console
 from spin_llm.results.measured import AxisResult
 from spin_llm.results.searched import Rates, SurvivorRecord, Trial
-from spin_llm.search.ranking import MAX_INCOHERENCE, MAX_REFUSAL, MAX_SILENCE, shares
-from spin_llm.search.trials import Bench, edited_model
+from spin_llm.search.ranking import MAX_INCOHERENCE, MAX_REFUSAL, MAX_SILENCE, shares, unbeaten
+from spin_llm.search.trials import Bench
 from spin_llm.selection import select
 
 LIMITS = {  # axis: (the sign of what is worse, by how much it may be)
@@ -71,8 +71,16 @@ class Answered:
         """Whether it refuses, falls apart and is silent no more than the pick may."""
         return self.excess == 0
 
-    def record(self, front: bool) -> SurvivorRecord:
+    def point(self, concepts: Sequence[str]) -> tuple[float, ...]:
+        """How good it is on every concept, on over-refusal and on perplexity."""
+        gains = (self.gain(concept) for concept in concepts if concept in self.deciding)
+        refusal = self.gain("over_refusal") if "over_refusal" in self.deciding else 0.0
+        return (*gains, -refusal, -(self.trial.increase or 0.0))
+
+    def record(self, rows: Sequence[Answered], concepts: Sequence[str]) -> SurvivorRecord:
+        """Beside the survivors of the last rung."""
         rates = {axis: Rates(*row) for axis, row in self.rates.items()}
+        front = unbeaten(self.point(concepts), [row.point(concepts) for row in rows])
         return SurvivorRecord(self.trial.number, rates, self.sound, front, sorted(self.unread))
 
 
@@ -99,7 +107,8 @@ def answer(
             break
         views: dict[str, View] = {BASE: lambda: nullcontext(bench.loaded)}
         for place, row in enumerate(rows):
-            views[EDITED if place == 0 else f"edit-{row.trial.number}"] = trial_view(bench, row.trial)
+            patch = memory_patch(bench.loaded, select(bench.scores, row.trial.recipe))
+            views[EDITED if place == 0 else f"edit-{row.trial.number}"] = partial(patch.applied, bench.loaded)
         part = replace(questions, questions=asked, general=())
         console.say(f"search, rung {rung}: {len(rows)} edits answer {sum(map(len, asked.values()))} questions")
         measured = evaluate(views, part, judge, folder / f"rung-{rung}", coherence=coherence, console=console)
@@ -109,17 +118,6 @@ def answer(
             for row, axes in zip(rows, tables, strict=True)
         ]
     return rows, dropped
-
-
-def trial_view(bench: Bench, trial: Trial) -> View:
-    """The model with a trial's edit in it while it is looked at."""
-    selection = select(bench.scores, trial.recipe)
-    patch = memory_patch(bench.loaded.model, selection)
-
-    def view() -> AbstractContextManager[LoadedModel]:
-        return edited_model(bench.loaded, patch)
-
-    return view
 
 
 def added(
@@ -215,15 +213,3 @@ def pick_answered(rows: Sequence[Answered], dropped: Sequence[Answered], concept
         f"Of {edits} in the last rung, {len(sound)} {within(rows)}, it has the largest smallest share of what any "
         f"gained ({gains} on the search questions).{missing}"
     )
-
-
-def unbeaten(row: Answered, rows: Sequence[Answered], concepts: Sequence[str]) -> bool:
-    """Whether no other survivor is as good on every concept, on over-refusal and on perplexity, and better on one."""
-
-    def point(one: Answered) -> tuple[float, ...]:
-        gains = (one.gain(concept) for concept in concepts if concept in one.deciding)
-        refusal = one.gain("over_refusal") if "over_refusal" in one.deciding else 0.0
-        return (*gains, -refusal, -(one.trial.increase or 0.0))
-
-    own = point(row)
-    return not any(other != own and all(a >= b for a, b in zip(other, own, strict=True)) for other in map(point, rows))

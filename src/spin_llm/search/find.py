@@ -24,7 +24,7 @@ from spin_llm.progress import SILENT, Console
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import SearchRecord, Trial
 from spin_llm.scores import ScoreSet
-from spin_llm.search.answered import Answered, answer, pick_answered, unbeaten, unmeasured_in
+from spin_llm.search.answered import Answered, answer, pick_answered, unmeasured_in
 from spin_llm.search.proxy import Contrast
 from spin_llm.search.ranking import front, is_found, ranked, survivors
 from spin_llm.search.study import settings_importance
@@ -148,7 +148,7 @@ def find_edit(
     return SearchRecord(
         trials=trials,
         front=front(trials, concepts),
-        survivors=[row.record(unbeaten(row, answered, concepts)) for row in (*answered, *dropped)],
+        survivors=[row.record(answered, concepts) for row in (*answered, *dropped)],
         importance=settings_importance(trials, concepts),
         max_increase=bench.max_increase,
         pick=pick.number,

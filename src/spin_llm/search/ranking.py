@@ -11,8 +11,7 @@ Left out: what the gains are of: margins, then awareness rates (answered.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from scipy.special import ndtri
 
@@ -44,7 +43,7 @@ def ranked(trials: Sequence[Trial], concepts: Sequence[str], max_increase: float
     fit = allowed(trials, max_increase)
     share = shares([{concept: trial.gain(concept) for concept in concepts} for trial in fit])
     order = sorted(range(len(fit)), key=lambda place: (-share[place], fit[place].weights, fit[place].number))
-    unique: dict[tuple[Any, ...], Trial] = {}
+    unique: dict[tuple[float, ...], Trial] = {}
     for place in order:
         trial = fit[place]
         unique.setdefault((trial.weights, *(trial.gain(concept) for concept in concepts)), trial)
@@ -76,14 +75,14 @@ def is_found(trial: Trial, trials: int) -> bool:
 
 def front(trials: Sequence[Trial], concepts: Sequence[str]) -> list[int]:
     """The numbers of the trials that no other beats in every gain and in perplexity."""
+    points = {
+        trial.number: (*(trial.gain(concept) for concept in concepts), -(trial.increase or 0.0))
+        for trial in trials
+        if trial.proxy
+    }
+    return [number for number, point in points.items() if unbeaten(point, points.values())]
 
-    def point(trial: Trial) -> tuple[float, ...]:
-        return (*(trial.gain(concept) for concept in concepts), -(trial.increase or 0.0))
 
-    measured = [trial for trial in trials if trial.proxy]
-    points = [point(trial) for trial in measured]
-    return [
-        trial.number
-        for trial, own in zip(measured, points, strict=True)
-        if not any(other != own and all(a >= b for a, b in zip(other, own, strict=True)) for other in points)
-    ]
+def unbeaten(own: Sequence[float], points: Iterable[Sequence[float]]) -> bool:
+    """Whether no other of the points is as good in everything and better in something."""
+    return not any(other != own and all(a >= b for a, b in zip(other, own, strict=True)) for other in points)

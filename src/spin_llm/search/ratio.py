@@ -53,7 +53,7 @@ def choose_ratio(
         for selection in reversed(selections):
             trial = _trial(selection, None, base, max_increase, 0)
             if selection.weights and chosen is None:
-                with memory_patch(loaded.model, selection).applied(loaded.model):
+                with memory_patch(loaded, selection).applied(loaded):
                     hopeless = HOPELESS * max_increase + HOPELESS_MARGIN
                     trial = _trial(selection, _perplexity(loaded, screen), base_screen, hopeless, len(screen))
                     if trial.allowed:

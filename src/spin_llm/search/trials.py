@@ -8,8 +8,7 @@ out: which is picked (ranking.py, find.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.files import read_progress, sync_append
 from spin_llm.models import LoadedModel
-from spin_llm.patch.patch import Patch, memory_patch
+from spin_llm.patch.patch import memory_patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.file import written
 from spin_llm.results.recipe import Recipe
@@ -33,8 +32,7 @@ from spin_llm.search.proxy import (
     relative_increase,
     summed_losses,
 )
-from spin_llm.search.space import Space, opening, parameters, recipe_from
-from spin_llm.search.study import Study, objectives
+from spin_llm.search.study import Space, Study, objectives, opening, parameters, recipe_from
 from spin_llm.selection import select
 
 SCREEN_PAIRS = 8  # a recipe that is hopeless on the first general pairs is not measured on all of them
@@ -106,18 +104,10 @@ def attempt(bench: Bench, number: int, recipe: Recipe, base: Reference) -> Trial
         return Trial(number, recipe, 0, error.what, None, None)
     if not selection.weights:
         return Trial(number, recipe, 0, "selects no weight", None, None)
-    patch = memory_patch(bench.loaded.model, selection)
-    with edited_model(bench.loaded, patch) as edited:
+    with memory_patch(bench.loaded, selection).applied(bench.loaded) as edited:
         screen = bench.general[:SCREEN_PAIRS]
         first = relative_increase(summed_losses(edited, screen), base.general[:SCREEN_PAIRS], screen)
         if not first <= HOPELESS * bench.max_increase + HOPELESS_MARGIN:  # also when it is not a number
             return Trial(number, recipe, selection.weights, "ruins the model", first, None)
         proxy = measure_proxy(edited, bench.contrasts, bench.general, base)
     return Trial(number, recipe, selection.weights, "", proxy.increase, proxy)
-
-
-@contextmanager
-def edited_model(loaded: LoadedModel, patch: Patch) -> Iterator[LoadedModel]:
-    """The loaded model with the patch in it."""
-    with patch.applied(loaded.model):
-        yield loaded
