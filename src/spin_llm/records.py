@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -36,22 +36,27 @@ class ModelRecord:
     parts: dict[str, str] = field(default_factory=dict)
     dtype: str | None = None
     device: str | None = None
-    template: str | None = None
     url: str | None = None
     served: dict[str, object] | None = None
+    template: str | None = None
+    family: str | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class DataRecord:
     """One source: what it was for, and the hash of the rows that were used, and of those that were read where some were
-    left out as too long."""
+    left out as too long; which rows were not taken, and why."""
 
     role: str
     name: str
     source: str
     examples: int
     sha256: str
+    left_out: list[str] = field(default_factory=list)
     read_sha256: str = ""
+
+    always = ("examples",)
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Machine:
     instructions: str = ""
     gpu: str | None = None
 
+    always = ("platform", "processor", "cpu", "cores", "threads", "instructions", "gpu")
+
     def words(self) -> str:
         """CPU, threads and GPU for people; "" where they were not recorded."""
         threads = f"{self.threads} {'thread' if self.threads == 1 else 'threads'}" if self.threads else ""
@@ -73,18 +80,39 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class OtherModel:
+    """Another model of this process, by its content."""
+
+    fingerprint: str | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What `eval` compares the model with: another one, or itself under a patch; where that lies, and what it is."""
+
+    baseline: str | None = None
+    patch: str | None = None
+    patch_sha256: str | None = None
+    baseline_model: OtherModel | None = None
+    baseline_served: dict[str, object] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """run.json; what older versions did not write has a default."""
 
     command: str | list[str]
     settings: dict[str, object]
-    model: ModelRecord
-    data: list[DataRecord]
-    compared: dict[str, object] = field(default_factory=dict)
+    compared: Compared = field(default_factory=Compared)
     files: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     machine: Machine = field(default_factory=Machine)
+    model: ModelRecord
+    data: list[DataRecord]
     started: str = ""
+
+    always = ("files",)
 
     def told(self, where: Path) -> RunSettings:
         """The settings; what a record of another version lacks has its default. `where` is for the error."""
@@ -140,7 +168,8 @@ def digest(record: RunRecord) -> str:
     }
     data = [[row.role, row.name, row.examples, row.sha256] for row in record.data]
     model = [record.model.fingerprint, record.model.url, record.model.served]
-    compared = {name: value for name, value in record.compared.items() if name not in ("patch", "baseline")}
+    told = {name: value for name, value in asdict(record.compared).items() if value is not None}
+    compared = {name: value for name, value in told.items() if name not in ("patch", "baseline")}
     return sha256_json([settings, model, data, compared, record.files])
 
 

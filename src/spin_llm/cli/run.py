@@ -15,7 +15,6 @@ from cyclopts.validators import Number
 from spin_llm.cli.options import PLAIN, Json, Out, Overwrite, Quiet, told, written
 from spin_llm.cli.terminal import console_of, show, show_results
 from spin_llm.errors import SpinError
-from spin_llm.files import read_typed
 from spin_llm.settings import (
     GROUPS,
     AnswerSettings,
@@ -54,10 +53,10 @@ def sweep(settings: RunSettings, *, out: Out = PLAIN) -> None:
 
         found = search_edit(settings, folder, overwrite=out.overwrite, console=console)
     from spin_llm.report.sections.search import text_lines
-    from spin_llm.results.searched import SearchRecord
+    from spin_llm.results.file import written
 
-    words = [] if out.quiet else text_lines(read_typed(folder / "search.json", SearchRecord))
-    show(found, [*words, folder / "search.json", folder / "patch.safetensors"], as_json=out.as_json)
+    words = [] if out.quiet else text_lines(found)
+    show(written(found), [*words, folder / "search.json", folder / "patch.safetensors"], as_json=out.as_json)
 
 
 @told(ModelSettings, DataSettings, ScoreSettings, MachineSettings, "thinking_tokens")

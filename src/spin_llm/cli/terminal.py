@@ -108,22 +108,22 @@ def draw(tables: list[Any], remarks: list[str]) -> None:
         terminal.print(line, markup=False)
 
 
-def show_results(results: dict[str, Any], folder: Path, *, as_json: bool, quiet: bool) -> None:
-    """The table and the paths of report and patch."""
+def show_results(results: Results, folder: Path, *, as_json: bool, quiet: bool) -> None:
+    """The table and the paths of report and patch; as JSON what results.json holds."""
     if as_json:
-        show(results, [], as_json=True)
-        return
-    from spin_llm.results.file import read_results
+        from spin_llm.results.file import written
 
+        show(written(results), [], as_json=True)
+        return
     if not quiet:
-        print_table(read_results(folder))
+        print_table(results)
     else:  # what no result says must be seen all the same
         from spin_llm.report import missing_lines
 
-        for line in missing_lines(read_results(folder)):
+        for line in missing_lines(results):
             print(line, file=sys.stderr)
     names = ("patch.safetensors", "report.html", "report.md", "results.json")
-    show(results, [folder / name for name in names if (folder / name).is_file()], as_json=False)
+    show(None, [folder / name for name in names if (folder / name).is_file()], as_json=False)
 
 
 def print_table(results: Results) -> None:

@@ -37,10 +37,10 @@ from spin_llm.pipeline.evaluate_stage import (
     evaluate_judged,
     patched_view,
 )
-from spin_llm.pipeline.folder import located, model_record, whole_path, write_results
+from spin_llm.pipeline.folder import located, model_record, whole_path, write_run_results
 from spin_llm.pipeline.resuming import Opened, open_folder, with_date
 from spin_llm.progress import SILENT, Console
-from spin_llm.records import PATCH, RECORD
+from spin_llm.records import PATCH, RECORD, Compared, ModelRecord, OtherModel
 from spin_llm.report.page import write_report as report_of
 from spin_llm.results import file
 from spin_llm.results.file import Results, read_results
@@ -58,7 +58,7 @@ def evaluate_models(
     patch_file: str | Path | None = None,
     overwrite: bool = False,
     console: Console = SILENT,
-) -> dict[str, Any]:
+) -> Results:
     """Compare settings.model (edited) with `baseline`, or settings.model (base) with the same model under a patch.
 
     Both models may be MODEL@URL, behind OpenAI-compatible servers.
@@ -76,12 +76,12 @@ def evaluate_models(
         rows = run.read.record(located(run.settings))
         check_template(run.settings, run.checkpoint.base or run.checkpoint.folder)
         other = None
-        compared: dict[str, Any] = {"baseline": whole_path(str(baseline))}
         if patch_file:
-            compared = {"patch": whole_path(str(patch_file)), "patch_sha256": sha256_file(patch_file)}
+            compared = Compared(patch=whole_path(str(patch_file)), patch_sha256=sha256_file(patch_file))
         else:
             other = checkpoint_of(str(baseline), trust_remote_code=settings.trust_remote_code, say=console.say)
-            compared["baseline_model"] = {"fingerprint": other.fingerprint, "parts": asdict(other.identity)}
+            about = OtherModel(other.fingerprint, asdict(other.identity))
+            compared = Compared(baseline=whole_path(str(baseline)), baseline_model=about)
         opened = open_folder(
             run.settings, folder, run.checkpoint, rows, overwrite=overwrite, compared=compared, console=console
         )
@@ -141,7 +141,7 @@ def evaluate(
             gone = search_questions(told.questions, EFFORTS[searched], told.seed)
             run.read = run.read.without({q for asked in gone.values() for q in asked}, "put by the search", console)
         save_patch(run.folder / PATCH, patch)
-        compared = {"patch": PATCH, "patch_sha256": sha256_file(run.folder / PATCH)}
+        compared = Compared(patch=PATCH, patch_sha256=sha256_file(run.folder / PATCH))
         rows = run.read.record(located(told))
         compare_loaded(run, Opened(run.folder, with_date(told), None, "", True, rows, compared), patch)
         beside = {part: (run.folder / part).read_bytes() for part in (RECORD, PATCH, GENERATIONS, VERDICTS)}
@@ -175,7 +175,7 @@ def baseline_model(run: Run, name: str, checkpoint: Checkpoint) -> LoadedModel:
     return loaded
 
 
-def compare_loaded(run: Run, opened: Opened, patch: Patch | None) -> dict[str, Any]:
+def compare_loaded(run: Run, opened: Opened, patch: Patch | None) -> Results:
     """Both models, or the one with and without the patch: answers, verdicts and results.json."""
     edited, base = run.model, (run.others or (run.model,))[0]
     with patch.applied(edited.model) if patch else nullcontext():
@@ -186,12 +186,12 @@ def compare_loaded(run: Run, opened: Opened, patch: Patch | None) -> dict[str, A
     views: dict[str, View] = {BASE: lambda: nullcontext(base), EDITED: view}
     measured = evaluate_judged(run, views, run.evaluation)
     results = replace(measured, capabilities=capability_results(run.settings, views, run.folder, run.console))
-    return write_results(run.folder, replace(results, edit=edit_summary(patch)) if patch else results)
+    return write_run_results(run.folder, replace(results, edit=edit_summary(patch)) if patch else results)
 
 
 def evaluate_served(
     settings: RunSettings, folder: Path, *, baseline: str | None, overwrite: bool, console: Console
-) -> dict[str, Any]:
+) -> Results:
     """Compare two models behind URLs: settings.model (edited) with `baseline`.
 
     Answers and verdicts alone: servers give no likelihoods of given texts, so that perplexity and kl are left out.
@@ -215,8 +215,10 @@ def evaluate_served(
     completers = {name: server_completer(url, model) for name, (model, url) in ((BASE, base), (EDITED, edited))}
     data = replace(run.read, choose=(), final=())
     template = "raw" if settings.template == "raw" else "chat"
-    model = {**completers[EDITED].record(), "template": template}
-    compared = {"baseline": baseline, "baseline_served": completers[BASE].record()}
+    completer = completers[EDITED]
+    about = dict(completer.about)
+    model = ModelRecord(completer.model, url=completer.server.url, served=about, template=template)
+    compared = Compared(baseline=baseline, baseline_served=completers[BASE].record())
     rows = data.record(located(run.settings))
     opened = open_folder(run.settings, folder, model, rows, overwrite=overwrite, compared=compared, console=console)
     run.settings = opened.settings
@@ -225,7 +227,7 @@ def evaluate_served(
     views = {name: answering(completer) for name, completer in completers.items()}
     asked = asked_of((), settings.questions)
     evaluation = asking(replace(run.settings, template=template), data.questions, asked=asked)
-    results = write_results(folder, evaluate_judged(run, views, evaluation))
+    results = write_run_results(folder, evaluate_judged(run, views, evaluation))
     report_of(folder)
     return results
 

@@ -24,7 +24,7 @@ from spin_llm.files import read_typed, write_jsonl
 from spin_llm.models import Checkpoint, LoadedModel
 from spin_llm.patch.patch import Patch
 from spin_llm.pipeline.context import UNMEASURED, Run
-from spin_llm.pipeline.folder import write_results
+from spin_llm.pipeline.folder import write_run_results
 from spin_llm.pipeline.select_stage import patch_of
 from spin_llm.progress import Console
 from spin_llm.results.edited import Edit, Stability
@@ -38,7 +38,7 @@ from spin_llm.selection import KNOWN, Selection, control_selection, overlap, sel
 from spin_llm.settings import OWN, RunSettings
 
 
-def evaluate_stage(run: Run) -> dict[str, Any]:
+def evaluate_stage(run: Run) -> Results:
     """Answers, verdicts, results.json."""
     settings, folder, scores, patch = run.settings, run.folder, run.scores, run.patch
     recipe = patch.info.recipe
@@ -68,9 +68,9 @@ def evaluate_stage(run: Run) -> dict[str, Any]:
         stability=read_typed(stable, Stability) if stable.is_file() else None,
         capabilities=capability_results(settings, views, folder, run.console),
     )
-    found = write_results(folder, results)
+    results = write_run_results(folder, results)
     shutil.rmtree(folder / "progress", ignore_errors=True)
-    return found
+    return results
 
 
 def own_answers_record(settings: RunSettings, folder: Path) -> OwnAnswers:

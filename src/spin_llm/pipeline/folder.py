@@ -11,7 +11,7 @@ import os
 import platform
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +25,24 @@ from spin_llm.data.known import KNOWN
 from spin_llm.files import sha256_file
 from spin_llm.judges.quality.reading import family_of
 from spin_llm.models import LoadedModel
-from spin_llm.records import PATCH, RECORD, RESULTS, Machine, made_from, versions
-from spin_llm.results import file
-from spin_llm.results.file import Results
+from spin_llm.records import (
+    PATCH,
+    RECORD,
+    RESULTS,
+    Compared,
+    DataRecord,
+    Machine,
+    ModelRecord,
+    RunRecord,
+    made_from,
+    versions,
+)
+from spin_llm.results.file import Results, write_results
 from spin_llm.settings import STAGES, RunSettings, flag_of
 
 SOURCES = ("concepts", "protect", "questions")
 FILES = ("judge", "own_judge", "judge_quality")  # settings that may name a file, whose content counts
+NOTHING = Compared()
 SCORED = ("own", "scores", "progress")
 MADE: dict[str, tuple[str, ...]] = {  # by stage: what has to be made again when it, or one before it, changes
     "edit": (PATCH, "search.json", "search", "stability.json", "progress/stability"),
@@ -64,9 +75,8 @@ def delete_artefacts(folder: Path, stage: str = "all") -> None:
 
 def located(settings: RunSettings) -> RunSettings:
     """The settings as a record keeps them: files and folders by their whole path, to be found from anywhere."""
-    changed: dict[str, Any] = {"model": whole_path(settings.model)}
-    for name in ("data_dir", "capability_tasks", "judge_quality"):
-        changed[name] = whole_path(getattr(settings, name))
+    named = ("model", "data_dir", "capability_tasks", "judge_quality")
+    changed = {name: whole_path(getattr(settings, name)) for name in named}
     for name in ("judge", "own_judge"):
         kind, colon, rest = (getattr(settings, name) or "").partition(":")
         changed[name] = f"{kind}:{whole_path(rest)}" if colon else whole_path(getattr(settings, name))
@@ -89,36 +99,34 @@ def files_of(settings: RunSettings) -> dict[str, str]:
     return {name: sha256_file(path) for name, path in named.items() if path.is_file()}
 
 
-def model_record(settings: RunSettings, loaded: LoadedModel) -> dict[str, Any]:
+def model_record(settings: RunSettings, loaded: LoadedModel) -> ModelRecord:
     """What run.json says of a model in this process."""
-    return {
-        "name": settings.model,
-        "path": os.path.abspath(loaded.checkpoint.folder),  # noqa: PTH100 - links stay links
-        "fingerprint": loaded.checkpoint.fingerprint,
-        "parts": asdict(loaded.checkpoint.identity),
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "device": str(loaded.device),
-        "template": resolve_template(loaded.tokenizer, settings.template),
-        "family": family_of(loaded.model.config, loaded.tokenizer),
-        **({"notes": list(loaded.notes)} if loaded.notes else {}),
-    }
+    return ModelRecord(
+        settings.model,
+        os.path.abspath(loaded.checkpoint.folder),  # noqa: PTH100 - links stay links
+        loaded.checkpoint.fingerprint,
+        asdict(loaded.checkpoint.identity),
+        str(loaded.dtype).removeprefix("torch."),
+        str(loaded.device),
+        template=resolve_template(loaded.tokenizer, settings.template),
+        family=family_of(loaded.model.config, loaded.tokenizer),
+        notes=list(loaded.notes),
+    )
 
 
-def new_record(
-    settings: RunSettings, model: Mapping[str, Any], data: Sequence[Mapping[str, Any]], compared: Mapping[str, Any]
-) -> dict[str, Any]:
+def new_record(settings: RunSettings, model: ModelRecord, data: list[DataRecord], compared: Compared) -> RunRecord:
     """run.json: enough to replay the run."""
-    return {
-        "command": replay_command(settings, compared),
-        "settings": settings.as_json(),
-        **({"compared": dict(compared)} if compared else {}),
-        "files": files_of(settings),
-        "versions": versions(),
-        "machine": asdict(this_machine()),
-        "model": dict(model),
-        "data": list(data),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    return RunRecord(
+        command=replay_command(settings, compared),
+        settings=settings.as_json(),
+        compared=compared,
+        files=files_of(settings),
+        versions=versions(),
+        machine=this_machine(),
+        model=model,
+        data=data,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def this_machine() -> Machine:
@@ -142,24 +150,20 @@ def cpu_name() -> str:
     return (names or [platform.processor() or platform.machine()])[0]
 
 
-def write_results(folder: Path, results: Results) -> dict[str, Any]:
-    """Write results.json, which says what it was made from; what it holds."""
+def write_run_results(folder: Path, results: Results) -> Results:
+    """The results, which say what they were made from, written to results.json."""
     results = replace(results, made_from=made_from(folder))
-    file.write_results(folder, results)
-    return dict(file.written(results))
+    write_results(folder, results)
+    return results
 
 
-def replay_command(settings: RunSettings, compared: Mapping[str, Any] | None = None) -> str:
+def replay_command(settings: RunSettings, compared: Compared = NOTHING) -> str:
     """The command line that does this run, or this comparison, again."""
-    words = ["spin-llm", "eval" if compared else "run", settings.model]
-    words += [
-        word
-        for name, value in (compared or {}).items()
-        if name in ("baseline", "patch")
-        for word in (f"--{name}", value)
-    ]
+    words = ["spin-llm", "run" if compared == NOTHING else "eval", settings.model]
+    for flag, other in (("--baseline", compared.baseline), ("--patch", compared.patch)):
+        words += [flag, other] if other else []
     defaults = RunSettings("")
-    for name, value in settings.as_json().items():
+    for name, value in vars(settings).items():
         if name == "model" or (value == getattr(defaults, name) and name not in SOURCES):
             continue
         if value is True:
@@ -167,9 +171,8 @@ def replay_command(settings: RunSettings, compared: Mapping[str, Any] | None = N
         elif name == "layers":
             words += [flag_of(name), "-".join(map(str, value))]
         elif isinstance(value, tuple):
-            words += [
-                part for item in value for part in (flag_of(name), item if isinstance(item, str) else "=".join(item))
-            ]
+            items = (item if isinstance(item, str) else "=".join(item) for item in value)
+            words += [word for item in items for word in (flag_of(name), item)]
         else:
             words += [flag_of(name), str(value)]
     return shlex.join(words)

@@ -15,7 +15,6 @@ from spin_llm.data import (
     Pair,
     PairSet,
     Question,
-    QuestionSet,
     load_pairs,
     load_prompts,
     load_questions,
@@ -31,6 +30,7 @@ from spin_llm.errors import SpinError
 from spin_llm.evaluate.own import LEAST_PROMPTS, PROMPTS_PER_EXAMPLE
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
+from spin_llm.records import DataRecord
 from spin_llm.scores.sets import GENERAL_PAIRS, LEAST_GENERAL
 from spin_llm.search.find import LEAST_CONTRAST, split_questions
 from spin_llm.settings import OWN, SEARCHED, RunSettings
@@ -49,24 +49,13 @@ class Reader:
     settings: RunSettings
     rows: ReadRows = read_rows
 
+    @property
+    def where(self) -> dict[str, str | None]:
+        return {"data_dir": self.settings.data_dir, "prompt_column": self.settings.prompt_column}
+
     def pairs(self, source: str, concept: str, responses: str = "aware") -> PairSet:
-        told, column = self.settings, self.settings.response_column
-        columns = {"prompt_column": told.prompt_column, "response_column": column}
-        return load_pairs(
-            source, concept=concept, responses=responses, data_dir=told.data_dir, rows=self.rows, **columns
-        )
-
-    def questions(self, source: str, axis: str) -> QuestionSet:
-        told = self.settings
-        return load_questions(
-            source, concept=axis, data_dir=told.data_dir, prompt_column=told.prompt_column, rows=self.rows
-        )
-
-    def prompts(self, source: str, concept: str) -> Sequence[Question]:
-        told = self.settings
-        return load_prompts(
-            source, concept=concept, data_dir=told.data_dir, prompt_column=told.prompt_column, rows=self.rows
-        )
+        where = {**self.where, "response_column": self.settings.response_column}
+        return load_pairs(source, concept=concept, responses=responses, rows=self.rows, **where)
 
 
 @dataclass(frozen=True)
@@ -87,34 +76,23 @@ class RunData:
     own: Mapping[str, Sequence[Question]]
     left_out: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
 
-    def record(self, settings: RunSettings) -> list[dict[str, Any]]:
+    def record(self, settings: RunSettings) -> list[DataRecord]:
         """Role, name, source, size and SHA-256 of everything used, for run.json."""
-        named = {"concept": settings.concepts, "protect": settings.protect, "questions": settings.questions}
-        groups: dict[str, Mapping[str, Any]] = {
-            "concept": self.concepts,
-            "protect": self.protect,
-            "questions": self.questions,
-        }
-        rows = [
-            {"role": role, "name": name, "source": source, "examples": len(groups[role][name])}
-            | {"sha256": rows_sha256(groups[role][name])}
-            | ({"left_out": list(reasons)} if (reasons := self.left_out.get((role, name))) else {})
-            for role, pairs in named.items()
-            for name, source in pairs
+        rest, held_back = "held-back rows of the protected sets", "rows that nothing is scored on"
+        unasked, own = "rows that nothing is reported on", "prompts that the model answers to be scored on"
+        sets: list[tuple[str, str, str, Sequence[Pair] | Sequence[Question]]] = [
+            *(("concept", name, source, self.concepts[name]) for name, source in settings.concepts),
+            *(("protect", name, source, self.protect[name]) for name, source in settings.protect),
+            *(("questions", axis, source, self.questions[axis]) for axis, source in settings.questions),
+            *(("choose the ratio", "general", rest, self.choose), ("perplexity", "general", rest, self.final)),
+            *(("search by margins", name, held_back, (*both[0], *both[1])) for name, both in self.contrasts.items()),
+            *(("search questions", axis, unasked, asked) for axis, asked in self.search.items()),
+            *(("own answers", name, own, asked) for name, asked in self.own.items()),
         ]
-        more: list[tuple[str, str, str, Any]] = [
-            ("choose the ratio", "general", "held-back rows of the protected sets", self.choose),
-            ("perplexity", "general", "held-back rows of the protected sets", self.final),
-        ]
-        for name, pairs in self.contrasts.items():
-            more.append(("search by margins", name, "rows that nothing is scored on", (*pairs[0], *pairs[1])))
-        for axis, asked in self.search.items():
-            more.append(("search questions", axis, "rows that nothing is reported on", asked))
-        for name, asked in self.own.items():
-            more.append(("own answers", name, "prompts that the model answers to be scored on", asked))
-        return rows + [
-            {"role": role, "name": name, "source": source, "examples": len(items), "sha256": rows_sha256(items)}
-            for role, name, source, items in more
+        told = {key: list(why) for key, why in self.left_out.items() if key[0] in ROLES}
+        return [
+            DataRecord(role, name, source, len(items), rows_sha256(items), told.get((role, name), []))
+            for role, name, source, items in sets
         ]
 
     def without(self, gone: Collection[Pair | Question], why: str, console: Console = SILENT) -> RunData:
@@ -237,7 +215,7 @@ def read_questions(
     settings, questions = reader.settings, dict[str, Sequence[Question]]()
     searched: dict[str, Sequence[Question]] = {}
     for axis, source in settings.questions:
-        found = reader.questions(source, axis)
+        found = load_questions(source, concept=axis, rows=reader.rows, **reader.where)
         asked, left_out["questions", axis] = found.questions, found.left_out
         if settings.searches_answers:
             searched[axis], asked = split_questions(asked, settings.budget.search_questions, settings.seed)
@@ -251,7 +229,8 @@ def own_prompts(reader: Reader, others: Collection[str]) -> dict[str, Sequence[Q
     and reported on."""
     settings, found = reader.settings, dict[str, Sequence[Question]]()
     for name, source in settings.concepts if settings.asks_own else ():
-        asked = [q for q in reader.prompts(source, name) if q.prompt not in others]
+        prompts = load_prompts(source, concept=name, rows=reader.rows, **reader.where)
+        asked = [question for question in prompts if question.prompt not in others]
         found[name] = sample(asked, min(len(asked), PROMPTS_PER_EXAMPLE * settings.examples), settings.seed)
         if len(found[name]) < LEAST_PROMPTS:
             few = len(asked) < LEAST_PROMPTS

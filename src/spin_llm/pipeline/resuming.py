@@ -9,20 +9,20 @@ and is then made again; a run that finished no scores binds nothing. Left out: m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from spin_llm.errors import SpinError
-from spin_llm.files import read_json, write_json
+from spin_llm.files import write_json
 from spin_llm.models import Checkpoint
 from spin_llm.models.disk.identity import NAMES
 from spin_llm.ownership import is_vacant
 from spin_llm.patch.file import load_patch
 from spin_llm.patch.patch import Patch
 from spin_llm.pipeline.folder import (
+    NOTHING,
     SOURCES,
     delete_artefacts,
     files_of,
@@ -30,12 +30,22 @@ from spin_llm.pipeline.folder import (
     made_after,
     new_record,
     there,
-    this_machine,
 )
 from spin_llm.progress import SILENT, Console
-from spin_llm.records import PATCH, RECORD, RunRecord, is_run, read_record
+from spin_llm.records import (
+    PATCH,
+    RECORD,
+    Compared,
+    DataRecord,
+    ModelRecord,
+    OtherModel,
+    RunRecord,
+    is_run,
+    read_record,
+)
+from spin_llm.results.file import written
 from spin_llm.results.recipe import Recipe
-from spin_llm.settings import SEARCHED, STAGES, RunSettings, scope_of
+from spin_llm.settings import SEARCHED, STAGES, RunSettings, flag_of, scope_of
 
 NOT_COMPARED = ("model", "data_dir", "prompt_column", "response_column")  # by what they lead to: hashes
 OWN_DECIDED = ("questions", "max_questions", "new_tokens", "judge", "effort", "survivors", "trials")
@@ -61,54 +71,47 @@ class Opened:
     before: RunRecord | None
     stale: str
     changed: bool
-    data: Sequence[Mapping[str, Any]]
-    compared: Mapping[str, Any]
+    data: Sequence[DataRecord]
+    compared: Compared
 
-    def write(self, model: Mapping[str, Any], data: Sequence[Mapping[str, Any]], console: Console = SILENT) -> None:
+    def write(self, model: ModelRecord, data: Sequence[DataRecord], console: Console = SILENT) -> None:
         """Delete what has to be made again, and write run.json where it is not there or says other things. `data` are
         what is left of what was read when the rows that do not fit the model are gone."""
-        read = {(row["role"], row["name"]): row["sha256"] for row in self.data}
-        rows = [
-            {**row, **({"read_sha256": was} if (was := read.get((row["role"], row["name"]))) != row["sha256"] else {})}
-            for row in data
-        ]
-        record = new_record(located(self.settings), model, rows, self.compared)
+        read = {(row.role, row.name): row.sha256 for row in self.data}
+        was = [read[row.role, row.name] for row in data]
+        rows = [row if sha == row.sha256 else replace(row, read_sha256=sha) for row, sha in zip(data, was, strict=True)]
+        record, before = new_record(located(self.settings), model, rows, self.compared), self.before
         if self.stale:
             delete_artefacts(self.folder, self.stale)
-        if self.before is None or self.stale == "all":
-            write_json(self.folder / RECORD, record)
-            return
-        began, now = self.before.machine.words(), this_machine().words()
-        if began and began != now:
-            console.say(f"this run began on {began}; here is {now}: numbers may differ in their last digits")
-        kept = read_json(self.folder / RECORD)
-        stays = {key: kept[key] for key in ("machine", "started") if key in kept}
-        if not self.changed:  # the model may lie elsewhere; what an older record lacks is added
-            stays = {
-                **kept,
-                "model": dict(model),
-                "settings": {**kept["settings"], "model": record["settings"]["model"]},
-            }
-        if self.changed or any(kept["model"].get(key) != model.get(key) for key in ("path", "parts")):
-            write_json(self.folder / RECORD, {**record, **stays})
+        if before is not None and self.stale != "all":
+            began, now = before.machine.words(), record.machine.words()
+            if began and began != now:
+                console.say(f"this run began on {began}; here is {now}: numbers may differ in their last digits")
+            if not self.changed and (before.model.path, before.model.parts) == (model.path, model.parts):
+                return
+            if self.changed:
+                record = replace(record, machine=before.machine, started=before.started or record.started)
+            else:  # the model lies elsewhere; what an older record lacks is added
+                told = {**before.settings, "model": record.settings["model"]}
+                record = replace(before, model=model, settings=told, files=before.files or record.files)
+        write_json(self.folder / RECORD, written(record))
 
 
 def open_folder(
     settings: RunSettings,
     folder: Path,
-    model: Checkpoint | Mapping[str, Any],
-    data: Sequence[Mapping[str, Any]],
+    model: Checkpoint | ModelRecord,
+    data: Sequence[DataRecord],
     *,
     stages: Sequence[str] = STAGES,
     overwrite: bool = False,
-    compared: Mapping[str, Any] | None = None,
+    compared: Compared = NOTHING,
     console: Console = SILENT,
 ) -> Opened:
     """What may be done with a folder, by a command that has a say in `stages`; settings of the others are the run's.
 
     `model` is a checkpoint, or what a server says of itself; `data` as `RunData.record` gives them.
     """
-    compared = compared or {}
     if not is_run(folder):
         if not is_vacant(folder):
             raise SpinError(
@@ -122,8 +125,8 @@ def open_folder(
     settings = replace(settings, date=settings.date or told.date)  # a run of 0.1.0 has none: that of the day
     later = [name for name in RunSettings.__dataclass_fields__ if scope_of(name) in set(STAGES) - set(stages)]
     now = replace(settings, **{name: getattr(told, name) for name in later})
-    changes = [*settings_changes(told, located(now), before, compared), *model_changes(before, model, console)]
-    changes += [*baseline_changes(before.compared, compared), *data_changes(before, data, told)]
+    changes = [*settings_changes(told, located(now), before.files), *compared_changes(before.compared, compared)]
+    changes += [*model_changes(before, model, console), *data_changes(before, data, told)]
     changes = [change for change in changes if change.stage in ("all", *stages)]
     stale = first_stale(folder, changes)
     if stale == "all":
@@ -151,37 +154,35 @@ def first_stale(folder: Path, changes: Sequence[Change]) -> str:
     return first if first and any(there(folder, made_after(first))) else ""
 
 
-def settings_changes(
-    told: RunSettings, now: RunSettings, before: RunRecord, compared: Mapping[str, Any]
-) -> list[Change]:
-    """Settings that are not as recorded; sources by their names, since their rows are compared as data."""
-    found = []
-    old, new = located(told).as_json(), now.as_json()
-    for name in old:
+def settings_changes(told: RunSettings, now: RunSettings, files: Mapping[str, str]) -> Iterator[Change]:
+    """Settings, and files that they name, that are not as recorded; sources by their names, since their rows are
+    compared as data."""
+    recorded = located(told)
+    for name in RunSettings.__dataclass_fields__:
         if name in NOT_COMPARED or scope_of(name) == "volatile":
             continue
-        pair = [[key for key, _ in value[name]] if name in SOURCES else value[name] for value in (old, new)]
-        if pair[0] != pair[1]:
-            found.append(Change(stage_of(name, told, now), "settings", f"{name}: {pair[0]!r} there, {pair[1]!r} now"))
-    for name in compared_keys(before.compared, compared):
-        one, other = before.compared.get(name), compared.get(name)
-        if one != other:
-            found.append(Change("all", "settings", f"{name}: {one!r} there, {other!r} now"))
-    files = files_of(now)
-    for name in files:
-        if before.files.get(name, files[name]) != files[name]:
-            found.append(
-                Change(stage_of(name, told, now), "settings", f"the file of --{name.replace('_', '-')} changed")
-            )
-    return found
+        values = [getattr(one, name) for one in (recorded, now)]
+        old, new = ([key for key, _ in value] if name in SOURCES else value for value in values)
+        if old != new:
+            yield Change(stage_of(name, told, now), "settings", f"{name}: {old!r} there, {new!r} now")
+    for name, content in files_of(now).items():
+        if files.get(name, content) != content:
+            yield Change(stage_of(name, told, now), "settings", f"the file of {flag_of(name)} changed")
 
 
-def compared_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of two comparisons is compared by its text: not paths where hashes are there on both sides."""
+def compared_changes(before: Compared, now: Compared) -> Iterator[Change]:
+    """What a comparison was with, where it is not as recorded: by hashes where they are there on both sides, else by
+    its text."""
     by_hash = {"patch": "patch_sha256", "baseline": "baseline_model"}
-    keys = dict.fromkeys((*before, *now))
-    left_out = {name for name, proof in by_hash.items() if before.get(proof) and now.get(proof)}
-    return [key for key in keys if key not in left_out and key != "baseline_model"]
+    for name in ("baseline", "patch", "patch_sha256", "baseline_served"):
+        proof = by_hash.get(name, "")
+        one, other = getattr(before, name), getattr(now, name)
+        if one != other and not (proof and getattr(before, proof) and getattr(now, proof)):
+            yield Change("all", "settings", f"{name}: {one!r} there, {other!r} now")
+    one, other = before.baseline_model or OtherModel(), now.baseline_model or OtherModel()
+    for part, content in other.parts.items():
+        if one.parts.get(part, content) != content:
+            yield Change("all", "model", f"{NAMES[part]} of the baseline")
 
 
 def stage_of(name: str, *settings: RunSettings) -> str:
@@ -193,11 +194,11 @@ def stage_of(name: str, *settings: RunSettings) -> str:
     return "edit" if scope in ("answers", "verdicts") and any(one.searches_answers for one in settings) else scope
 
 
-def model_changes(before: RunRecord, model: Checkpoint | Mapping[str, Any], console: Console) -> list[Change]:
+def model_changes(before: RunRecord, model: Checkpoint | ModelRecord, console: Console) -> list[Change]:
     """The parts of the model that are not as recorded."""
     was = before.model
-    if not isinstance(model, Checkpoint):
-        same = (was.url, was.served) == (model.get("url"), model.get("served"))
+    if isinstance(model, ModelRecord):
+        same = (was.url, was.served) == (model.url, model.served)
         return [] if same else [Change("all", "model", "the model behind the URL")]
     if was.fingerprint is None:
         return [Change("all", "model", "a model behind a URL there, one of this process now")]
@@ -207,27 +208,17 @@ def model_changes(before: RunRecord, model: Checkpoint | Mapping[str, Any], cons
     return [] if was.fingerprint == model.sampled_fingerprint else [Change("all", "model", NAMES["weights"])]
 
 
-def baseline_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """The parts of a comparison's other model that are not as recorded."""
-    parts = [(one.get("baseline_model") or {}).get("parts") or {} for one in (before, now)]
-    names = [name for name in parts[1] if name in parts[0] and parts[0][name] != parts[1][name]]
-    return [Change("all", "model", f"{NAMES[name]} of the baseline") for name in names]
-
-
-def data_changes(before: RunRecord, data: Sequence[Mapping[str, Any]], told: RunSettings) -> list[Change]:
+def data_changes(before: RunRecord, data: Sequence[DataRecord], told: RunSettings) -> Iterator[Change]:
     """Rows that are not those recorded, by role and name."""
     was = {(row.role, row.name): row.read_sha256 or row.sha256 for row in before.data}
-    now = {(str(row["role"]), str(row["name"])): str(row["sha256"]) for row in data}
-    found = []
-    for key in dict.fromkeys((*was, *now)):
-        if was.get(key) != now.get(key):
-            stage = ROLES.get(key[0], "edit")
-            stage = "edit" if stage != "all" and told.searches_answers and key[0] == "questions" else stage
-            found.append(Change(stage, "data", f"{key[1]} ({key[0]})"))
-    return found
+    now = {(row.role, row.name): row.sha256 for row in data}
+    for role, name in dict.fromkeys((*was, *now)):
+        if was.get((role, name)) != now.get((role, name)):
+            searched = role == "questions" and told.searches_answers
+            yield Change("edit" if searched else ROLES.get(role, "edit"), "data", f"{name} ({role})")
 
 
-def refuse_bound(folder: Path, changes: Sequence[Change]) -> None:
+def refuse_bound(folder: Path, changes: Iterable[Change]) -> None:
     """SpinError when something in the folder depends on what changed."""
     changes = [change for change in changes if change.stage == "all"]
     if not changes or not any(there(folder, BINDING)):

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from spin_llm.data import resolve_template
 from spin_llm.errors import SpinError
-from spin_llm.files import read_checked
+from spin_llm.files import read_typed
 from spin_llm.models import mlp_coverage
 from spin_llm.ownership import owned
 from spin_llm.pipeline.checking import check_model, check_settings
@@ -28,14 +27,14 @@ from spin_llm.pipeline.stability_stage import stability_stage
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RESULTS
 from spin_llm.report import write_report
-from spin_llm.results.file import read_results_json
+from spin_llm.results.file import Results, read_results
 from spin_llm.results.searched import SearchRecord
 from spin_llm.settings import SEARCHED, STAGES, RunSettings
 
 
 def run(
     settings: RunSettings | str, folder: str | Path, *, overwrite: bool = False, console: Console = SILENT
-) -> dict[str, Any]:
+) -> Results:
     """Do everything; returns what results.json holds. A model alone is run with the command's defaults.
 
     Raises SpinError on bad input, before anything of the user's is touched.
@@ -46,7 +45,7 @@ def run(
         if not (overwrite or opened.stale) and (folder / RESULTS).is_file() and (folder / PATCH).is_file():
             console.say(f"{folder} is complete; writing its report again")
             write_report(folder)
-            return read_results_json(folder)
+            return read_results(folder)
         edit_stages(work, opened)
         if work.settings.resamples:
             try:
@@ -63,7 +62,7 @@ def run(
 
 def sweep(
     settings: RunSettings | str, folder: str | Path, *, overwrite: bool = False, console: Console = SILENT
-) -> dict[str, Any]:
+) -> SearchRecord:
     """Score and search alone: what search.json holds. `run` with the same settings goes on from there."""
     work = Run.of(settings, Path(folder), console)
     work.settle_rule()
@@ -75,7 +74,7 @@ def sweep(
         )
     with owned(folder):
         edit_stages(work, opened_folder(work, stages=STAGES[:-1], overwrite=overwrite))
-        return dict(read_checked(work.folder / "search.json", SearchRecord))
+        return read_typed(work.folder / "search.json", SearchRecord)
 
 
 def opened_folder(work: Run, *, stages: Sequence[str], overwrite: bool) -> Opened:

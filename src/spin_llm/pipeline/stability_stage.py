@@ -8,7 +8,7 @@ itself (analysis/stability.py).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +23,11 @@ from spin_llm.files import read_checked, write_json
 from spin_llm.models import checkpoint_of
 from spin_llm.ownership import owned
 from spin_llm.pipeline.context import Run, encode
-from spin_llm.pipeline.folder import write_results
+from spin_llm.pipeline.folder import write_run_results
 from spin_llm.pipeline.resuming import data_changes, refuse_bound
 from spin_llm.pipeline.select_stage import recorded_checkpoint
 from spin_llm.progress import SILENT, Console
-from spin_llm.records import PATCH, RECORD, RESULTS, RunRecord, check_belongs, is_run, read_record
+from spin_llm.records import PATCH, RECORD, RESULTS, DataRecord, RunRecord, check_belongs, is_run, read_record
 from spin_llm.report import write_report
 from spin_llm.results.edited import Stability, StabilityRecord
 from spin_llm.results.file import read_results
@@ -105,7 +105,7 @@ def stability(
         refuse_other_data(record, run.read.record(settings), folder)
         result = stability_stage(run, resamples, seed, anew=overwrite)
         if results is not None:
-            write_results(folder, replace(results, stability=convert(stability_summary(result), Stability)))
+            write_run_results(folder, replace(results, stability=convert(stability_summary(result), Stability)))
             write_report(folder)
     return result
 
@@ -122,8 +122,8 @@ def refuse_other_resamples(path: Path, resamples: int, seed: int, *, overwrite: 
         )
 
 
-def refuse_other_data(record: RunRecord, data: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def refuse_other_data(record: RunRecord, data: Sequence[DataRecord], folder: Path) -> None:
     """SpinError when what was scored is not what is read now."""
-    scored = [row for row in data if row["role"] in ("concept", "protect")]
+    scored = [row for row in data if row.role in ("concept", "protect")]
     was = replace(record, data=[row for row in record.data if row.role in ("concept", "protect")])
     refuse_bound(folder, data_changes(was, scored, record.told(folder / RECORD)))

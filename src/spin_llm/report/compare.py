@@ -10,7 +10,7 @@ that overlap, or do not, say little about their difference.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from spin_llm.errors import SpinError
@@ -22,6 +22,7 @@ from spin_llm.report.sections.board import Line, line_of, scale_of
 from spin_llm.report.sections.table import COLUMNS, Row, make_row
 from spin_llm.report.summary import applying, auc_text
 from spin_llm.report.words import NOTHING, axis_label
+from spin_llm.results.file import written
 from spin_llm.results.measured import CAPABILITY_AXES
 
 NAMES_SHOWN = 6  # of a list of differing values, in a warning
@@ -83,12 +84,12 @@ def base_of(record: RunRecord) -> tuple[str, str] | None:
     """What the edited model was compared with, as (how it is known, what is known): the fingerprint of its weights, or
     what a server says of it; None where only its name was recorded. Version 0.1.0 had another fingerprint."""
     compared = record.compared
-    if server := compared.get("baseline_served"):
-        return "server", plain(server)
-    base = compared.get("baseline_model") if compared.get("baseline") else asdict(record.model)
-    if not isinstance(base, dict) or not (found := base.get("fingerprint")):
+    if compared.baseline_served:
+        return "server", plain(compared.baseline_served)
+    base = compared.baseline_model if compared.baseline else record.model
+    if not base or not base.fingerprint:
         return None
-    return f"fingerprint{' of parts' * bool(base.get('parts'))}", str(found)
+    return f"fingerprint{' of parts' * bool(base.parts)}", base.fingerprint
 
 
 def base_warning(runs: Sequence[Run]) -> str | None:
@@ -177,7 +178,7 @@ def differing_settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     tables = [
         {
             **{f"model {key}": value for key, value in one.model.items() if key != "path"},
-            **{f"compared {key}": value for key, value in one.record.compared.items()},
+            **{f"compared {key}": value for key, value in written(one.record.compared).items()},
             **one.record.settings,
             **{f"version of {key}": value for key, value in one.record.versions.items()},
         }

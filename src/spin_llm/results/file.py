@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from spin_llm.files import read_checked, read_typed, write_json
+from spin_llm.files import read_typed, write_json
 from spin_llm.results.edited import Edit, RatioTried, Regions, Stability
 from spin_llm.results.judged import JudgeSummary
 from spin_llm.results.measured import AxisResult, Control, Count, FacetRates, Interval, Number, Share, told
@@ -119,11 +119,6 @@ def results_schema() -> dict[str, Any]:
 def read_results(folder: Path) -> Results:
     """results.json of a run folder. SpinError, which names the place, where something is missing or of a wrong type."""
     return read_typed(folder / RESULTS, Results, change=AGAIN)
-
-
-def read_results_json(folder: Path) -> dict[str, Any]:
-    """results.json of a run folder as it stands, checked by its type."""
-    return dict(read_checked(folder / RESULTS, Results, change=AGAIN))
 
 
 def write_results(folder: Path, results: Results) -> None:

@@ -8,7 +8,6 @@ run is written, and how it looks on the terminal.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from spin_llm.settings.checks import invalid, no_choice, put
 from spin_llm.settings.data import DataSettings, MachineSettings, ModelSettings, ScoreSettings
@@ -112,7 +111,7 @@ class RunSettings(
         """Whether an edit is searched; without concepts (`eval`) there is none to find."""
         return self.rule == SEARCHED and bool(self.concepts)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return asdict(self)
 
 
