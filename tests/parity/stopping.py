@@ -23,9 +23,9 @@ BATCH_TOKENS = 120
 
 def prepare() -> None:
     """Small batches, a checkpoint after each, and the stop."""
-    import spin_llm.pipeline.estimate as planning
     from spin_llm.scores import concept as scoring
     from spin_llm.scores import passes as engine
+    from spin_llm.scores import sets as planning
 
     batches = functools.partial(engine.make_batches, batch_tokens=BATCH_TOKENS)
     scoring.make_batches = planning.make_batches = batches  # type: ignore[assignment,attr-defined]

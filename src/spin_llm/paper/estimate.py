@@ -1,7 +1,7 @@
 """What an experiment has yet to do, counted, and about how long that takes on this machine.
 
 In: experiments and the work that their arms share. Out: the plan in words, before anything runs. Work is counted in
-tokens of a forward pass (pipeline/estimate.py), and a few examples, timed on the loaded model, say what such a token
+tokens of a forward pass (pipeline/score_stage.py), and a few examples, timed on the loaded model, say what such a token
 takes; a pair of full fine-tuning takes somewhat more than one of an adapter. Steps whose
 files are there count for nothing. Left out, and said: lm-eval tasks, other judges, further models of `sizes`.
 """
@@ -17,7 +17,13 @@ from spin_llm.paper.arms import Work, score_folder
 from spin_llm.paper.experiments import Arm, Experiment
 from spin_llm.paper.selections import located
 from spin_llm.pipeline.context import encode, score_file
-from spin_llm.pipeline.estimate import WITH_GRADIENTS, answer_tokens, searched_answers, seconds_per_token, trial_tokens
+from spin_llm.pipeline.score_stage import (
+    WITH_GRADIENTS,
+    answer_tokens,
+    searched_answers,
+    seconds_per_token,
+    trial_tokens,
+)
 from spin_llm.results.rows import BaselineRecord
 from spin_llm.settings import OWN, SEARCHED, RunSettings
 from spin_llm.settings import training as baselines
@@ -120,7 +126,7 @@ def asked_tokens(work: Work, key: str) -> float:
 
 
 def choosing_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
-    """The search of `auto` (pipeline/estimate.py: `expected`) and the own answers that it scores, or
+    """The search of `auto` (pipeline/score_stage.py: `expected`) and the own answers that it scores, or
     the ratio by perplexity."""
     if arm.kind != "edit" or (work.folder / "edits" / key / "patch.safetensors").is_file():
         return 0.0

@@ -22,12 +22,14 @@ from spin_llm.data.reasoning import closing_of, divided
 from spin_llm.errors import SpinError
 from spin_llm.judges.quality.reading import family_of
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
-from spin_llm.pipeline.context import Run, Shelf, encode
+from spin_llm.pipeline.context import Run, Shelf
 from spin_llm.pipeline.inputs import fitting, read_data, with_rule
+from spin_llm.pipeline.score_stage import encoded_sets, scoring_of
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import versions
-from spin_llm.scores import accumulators, count, importance, make_batches, make_plan, parse_bytes, top_entries
+from spin_llm.scores import count, importance, top_entries
 from spin_llm.scores.plan import free_memory
+from spin_llm.scores.sets import plan_sets
 from spin_llm.settings import RunSettings
 
 Report = dict[str, Any]
@@ -224,20 +226,13 @@ def plan(settings: RunSettings, loaded: LoadedModel, matrices: Sequence[Matrix])
     try:
         rows = Shelf().rows
         settings = with_rule(settings, rows=rows)
-        data, statistics = read_data(settings, rows=rows, search=False), settings.wanted_statistics
-        scored = replace(data, choose=(), final=(), questions={}, search={}, own={})
-        data = fitting(settings, scored, loaded)
-        sets = [
-            (encode(settings, loaded, rows), encode(settings, loaded, data.unaware.get(name, ())))
-            for name, rows in {**data.concepts, **data.protect}.items()
-        ]
-        made = make_plan(
+        data = read_data(settings, rows=rows, search=False)
+        data = fitting(settings, replace(data, choose=(), final=(), questions={}, search={}, own={}), loaded)
+        made = plan_sets(
             loaded,
-            [batch for aware, unaware in sets for batch in make_batches(aware, unaware, matrices=matrices)],
-            matrices,
-            accumulators(statistics),
-            statistics=len(statistics),
-            budget=parse_bytes(settings.memory_budget) if settings.memory_budget else None,
+            encoded_sets(settings, loaded, data, (*data.concepts, *data.protect)),
+            scoring_of(settings),
+            settings.memory_budget,
             checkpoints=True,
         )
     except SpinError as error:

@@ -1,35 +1,45 @@
 """The scores of a run: every concept and protected set into scores/NAME.safetensors.
 
 In: a `Run`. Out: the score files; before them, where the settings ask for it, the model's own answers in the folder
-own/, as the pairs that are scored. What is there is not made again. Left out: the scoring of one set (scores/).
+own/, as the pairs that are scored; how long that takes, and what else takes how long, in tokens of a forward pass.
+What is there is not made again. Left out: the scoring of one set (scores/); what else there is to do
+(paper/estimate.py).
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
-from spin_llm.data import rows_sha256
+import torch
+
+from spin_llm.data import Example, rows_sha256
 from spin_llm.errors import SpinError
-from spin_llm.models import editable_matrices
+from spin_llm.models import LoadedModel, editable_matrices, mlp_coverage, unknown_modules, unknown_text
+from spin_llm.models.losses import response_losses
 from spin_llm.ownership import owned
 from spin_llm.pipeline.checking import check_model, check_settings, free_space
 from spin_llm.pipeline.context import Run, encode, score_file
-from spin_llm.pipeline.estimate import plan_sets
 from spin_llm.pipeline.folder import located, model_record
+from spin_llm.pipeline.inputs import RunData
 from spin_llm.pipeline.resuming import open_folder
-from spin_llm.progress import SILENT, Advance, Console, Forecast
+from spin_llm.progress import SILENT, Console, Forecast
 from spin_llm.records import RECORD, read_record
-from spin_llm.scores import Passes, Plan, Ranks, Scoring, load_scores, save_scores, score_concept
+from spin_llm.scores import Passes, Plan, Ranks, Scoring, candidate_entries, load_scores, save_scores
 from spin_llm.scores import ranks as joined_ranks
-from spin_llm.scores.importance import formed
-from spin_llm.scores.margins import candidate_entries
+from spin_llm.scores.sets import Entries, Sides, plan_sets, score_sets
+from spin_llm.search.proxy import KL_PAIRS
 from spin_llm.settings import RunSettings
 
 ALONE = Ranks()
+WITH_GRADIENTS = 3  # forward passes that one with gradients takes as long as
+ANSWER_TOKEN, VERDICT = 4, 60  # tokens of a forward pass; a verdict of the local judge (in batches: docs/search.md)
+PATIENCE = 0.5  # seconds; a pass that took longer is measurement enough
 
 
 def score(
@@ -88,57 +98,56 @@ def has_margin(path: Path) -> bool:
 def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> None:
     """Plan once for all sets, then score them one after the other into their files."""
     settings, loaded, data, console = run.settings, run.model, run.inputs, run.console
-    statistics = settings.wanted_statistics
-    pairs = {name: {**data.concepts, **data.protect}[name] for name in files}
-    aware = {name: encode(settings, loaded, rows) for name, rows in pairs.items()}
-    unaware = {name: encode(settings, loaded, data.unaware.get(name, ())) for name in files}
-    matrices = editable_matrices(loaded.model, settings.target)
-    for matrix in matrices:
-        loaded.checkpoint.stored_name(matrix.name)  # an error now, not when all is scored
-    plan, seconds = plan_sets(run, matrices, aware, unaware)
+    sets = encoded_sets(settings, loaded, data, files)
+    for name, (aware, _) in sets.items():
+        if truncated := sum(example.truncated > 0 for example in aware):
+            console.say(f"{name}: {truncated} prompts too long for --max-length or the model lost their start")
+    names = [matrix.name for matrix in editable_matrices(loaded.model, settings.target)]
+    for name in names:
+        loaded.checkpoint.stored_name(name)  # an error now, not when all is scored
+    plan, seconds = planned(run, sets)
     forecast = Forecast(seconds, console.say)
-    each = plan.seconds / max(
-        1, len(plan.partitions) * sum(len(rows) for part in (aware, unaware) for rows in part.values())
-    )
+    each = plan.seconds / max(1, len(plan.partitions) * sum(len(side) for sides in sets.values() for side in sides))
     if ranks.first:
         check_disk(plan, run.folder)
-    for name, path in files.items():
-        if truncated := sum(example.truncated > 0 for example in aware[name]):
-            console.say(f"{name}: {truncated} prompts too long for --max-length or the model lost their start")
-        total = len(plan.partitions) * (len(aware[name]) + len(unaware[name])) // ranks.world
-        candidates = None
-        if name in data.protect and "margin" in statistics:
-            scored = {concept: load_scores(score_file(run.folder, concept)) for concept in data.concepts}
-            candidates = candidate_entries(scored, [matrix.name for matrix in matrices], settings.at_least)
-        with console.bar(f"scoring {name}", total) as shown:
 
-            def advance(done: int, shown: Advance = shown) -> None:
-                shown(done)
-                forecast.advance(done * ranks.world * each)
+    @cache
+    def by_margins() -> Entries:
+        scored = {concept: load_scores(score_file(run.folder, concept)) for concept in data.concepts}
+        return candidate_entries(scored, names, settings.at_least)
 
-            scores = score_concept(
-                loaded,
-                aware[name],
-                unaware[name],
-                Scoring(
-                    formed(statistics, unaware[name]),
-                    settings.target,
-                    settings.keep,
-                    settings.granularity,
-                    settings.seed,
-                ),
-                candidates=candidates,
-                passes=Passes(plan, run.folder / "progress" / name, ranks, advance),
-            )
+    def chosen(name: str) -> Entries | None:
+        return by_margins() if name in data.protect and "margin" in settings.wanted_statistics else None
+
+    progress = run.folder / "progress"
+    passes = Passes(plan, progress, ranks, lambda done: forecast.advance(done * ranks.world * each))
+    for name, scores in score_sets(loaded, sets, scoring_of(settings), passes, chosen, console):
         if ranks.first:
             if silent := scores.info.silent:
                 console.say(
                     f"{name}: nothing reached {len(silent)} matrices (experts without a token): {silent[0]}, ..."
                 )
-            about = replace(scores.info, concept=name, seed=settings.seed, template=settings.template)
-            save_scores(path, replace(scores, info=replace(about, data_sha256=rows_sha256(pairs[name]))))
-            shutil.rmtree(run.folder / "progress" / name, ignore_errors=True)
+            about = replace(scores.info, seed=settings.seed, template=settings.template)
+            rows = {**data.concepts, **data.protect}[name]
+            save_scores(files[name], replace(scores, info=replace(about, data_sha256=rows_sha256(rows))))
+            shutil.rmtree(progress / name, ignore_errors=True)
         ranks.wait()
+
+
+def encoded_sets(
+    settings: RunSettings, loaded: LoadedModel, data: RunData, names: Iterable[str]
+) -> dict[str, tuple[list[Example], list[Example]]]:
+    """(aware, unaware) examples of concepts and protected sets."""
+    pairs = {**data.concepts, **data.protect}
+    return {
+        name: (encode(settings, loaded, pairs[name]), encode(settings, loaded, data.unaware.get(name, ())))
+        for name in names
+    }
+
+
+def scoring_of(settings: RunSettings) -> Scoring:
+    """How these settings score."""
+    return Scoring(settings.wanted_statistics, settings.target, settings.keep, settings.granularity, settings.seed)
 
 
 def check_disk(plan: Plan, folder: Path) -> None:
@@ -148,3 +157,67 @@ def check_disk(plan: Plan, folder: Path) -> None:
             f"Scoring needs {plan.disk / 2**30:.1f} GiB of disk for its progress, and {folder} has {free / 2**30:.1f}.",
             change="free some space, or choose another folder with --output.",
         )
+
+
+def planned(run: Run, sets: Mapping[str, Sides]) -> tuple[Plan, float]:
+    """(one plan for all sets to be scored, the seconds that it takes, with what comes after it where an edit is
+    searched), said before the work begins."""
+    settings, loaded, say = run.settings, run.model, run.console.say
+    if settings.target != "attention" and (coverage := mlp_coverage(loaded.model)) < 1:
+        say(f"only {coverage:.0%} of the MLP weights are scored; the others are experts fused in another form")
+    if unknown := unknown_modules(loaded.model):
+        say(unknown_text(unknown))
+    plan = plan_sets(loaded, sets, scoring_of(settings), settings.memory_budget, checkpoints=True)
+    say(plan.text())
+    if settings.searches:
+        tokens = sum(len(example.input_ids) for sides in sets.values() for rows in sides for example in rows)
+        seconds = expected(settings, run.inputs, plan.seconds, tokens)
+        parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+        say(f"effort {settings.effort}: about {sum(seconds.values()) / 60:.0f} minutes ({parts})")
+        return plan, sum(seconds.values())
+    return plan, plan.seconds
+
+
+def expected(settings: RunSettings, data: RunData, scoring: float, tokens: int) -> dict[str, float]:
+    """The seconds that a run with a search will take by kind of work, from those of scoring."""
+    forward = scoring / max(tokens, 1) / WITH_GRADIENTS
+    scored = sum(map(len, (*data.concepts.values(), *data.unaware.values(), *data.protect.values())))
+    reported = sum(map(len, data.questions.values())) * (2 + len(settings.wanted_controls))
+    return {
+        "scoring": scoring,
+        "search": trial_tokens(settings, data, tokens / max(1, scored)) * forward,
+        "answers and verdicts": answer_tokens(settings, reported + searched_answers(settings, data)) * forward,
+    }
+
+
+def trial_tokens(settings: RunSettings, data: RunData, pair: float) -> float:
+    """Tokens that a search puts through the model to try edits on pairs of `pair` tokens."""
+    pairs = 2 * settings.budget.pairs + KL_PAIRS + sum(len(kind) for kinds in data.contrasts.values() for kind in kinds)
+    return settings.budget.trials * pairs * pair
+
+
+def searched_answers(settings: RunSettings, data: RunData) -> float:
+    """How many answers a search judges: the base's, those of the survivors, and of the pick."""
+    return sum(map(len, data.search.values())) * (1.5 + 0.75 * settings.budget.survivors)
+
+
+def answer_tokens(settings: RunSettings, answers: float, verdicts: float | None = None) -> float:
+    """Tokens of a forward pass that take as long as so many answers and their verdicts, one each unless told."""
+    return answers * ANSWER_TOKEN * settings.new_tokens + (answers if verdicts is None else verdicts) * VERDICT
+
+
+def seconds_per_token(loaded: LoadedModel, examples: Sequence[Example]) -> float:
+    """Seconds that a token of a forward pass takes: a short example once unmeasured, since it loads kernels and
+    weights, then again, then a few of middle length; what takes long is not followed by more."""
+    ordered = sorted(examples, key=lambda example: len(example.input_ids))
+    middle = len(ordered) // 2
+    found = 0.0
+    for number, batch in enumerate((ordered[:1], ordered[:1], ordered[middle : middle + 4])):
+        start = time.perf_counter()
+        with torch.inference_mode():
+            response_losses(loaded, batch).tolist()
+        seconds = time.perf_counter() - start
+        found = seconds / (len(batch) * max(len(example.input_ids) for example in batch))
+        if number and seconds > PATIENCE:
+            break
+    return found

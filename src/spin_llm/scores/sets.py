@@ -7,25 +7,29 @@ search with. Protected sets say what the entries cost that the concepts' margins
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from spin_llm.data import Example, Pair, load_pairs, sample, split_sample
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, editable_matrices
-from spin_llm.progress import SILENT, Console
+from spin_llm.progress import SILENT, Advance, Console
 from spin_llm.scores.concept import Passes, Row, Scoring, as_examples, score_concept
 from spin_llm.scores.importance import accumulators, formed
 from spin_llm.scores.margins import candidate_entries
 from spin_llm.scores.passes import make_batches
-from spin_llm.scores.plan import make_plan
+from spin_llm.scores.plan import Plan, make_plan, parse_bytes
 from spin_llm.scores.storage import HeldBack, Scores, ScoreSet
 from spin_llm.settings import CONCEPTS
 
 GENERAL_PAIRS = 64  # at most, to search or choose the ratio with, and as many others for the final perplexity
 LEAST_GENERAL = 16  # with fewer left beside the scored ones the starter set's are taken
 WITH_MARGIN = Scoring(("taylor", "margin"))
+Sides = tuple[Sequence[Example], Sequence[Example]]  # aware and unaware
+Entries = Mapping[str, torch.Tensor]  # flat indices by matrix name
 Given = str | Path | Sequence[Row]  # a source by name, or rows as they are
 
 
@@ -48,8 +52,8 @@ def score(
     if concepts is None:
         concepts = dict.fromkeys(CONCEPTS, "starter")
     protect = {"general": "starter"} if protect is None else protect
-    sets: dict[str, tuple[list[Example], list[Example]]] = {}
-    contrasts: dict[str, tuple[list[Example], list[Example]]] = {}
+    sets: dict[str, Sides] = {}
+    contrasts: dict[str, Sides] = {}
     general: list[Row] = []
 
     def encoded(rows: Sequence[Row]) -> list[Example]:
@@ -68,35 +72,61 @@ def score(
     scored = {example.prompt for aware, _ in sets.values() for example in aware}
     unseen = [example for example in encoded(general) if example.prompt not in scored]
     halves = sample(unseen, min(len(unseen), 2 * GENERAL_PAIRS), how.seed)[::2] if unseen else ()
-    made = _scored(model, sets, list(concepts), how, console)
+    plan = plan_sets(model, sets, how)
+    console.say(plan.text())
+    made: dict[str, Scores] = {}
+
+    def chosen(name: str) -> Entries | None:
+        scored = {concept: made[concept] for concept in concepts} if name in protect else {}
+        if not scored or any("margin" not in part.info.statistics for part in scored.values()):
+            return None
+        return candidate_entries(scored, [matrix.name for part in plan.partitions for matrix in part])
+
+    for name, scores in score_sets(model, sets, how, Passes(plan), chosen, console):
+        made[name] = scores
     found, spared = ({name: made[name] for name in side} for side in (concepts, protect))
     return ScoreSet(found, spared, HeldBack(contrasts, halves, how.template))
 
 
-def _scored(
-    model: LoadedModel,
-    sets: Mapping[str, tuple[list[Example], list[Example]]],
-    concepts: Sequence[str],
-    how: Scoring,
-    console: Console,
-) -> dict[str, Scores]:
-    """One plan for all sets, then one after the other, the concepts first."""
+def plan_sets(
+    model: LoadedModel, sets: Mapping[str, Sides], how: Scoring, budget: str | None = None, *, checkpoints: bool = False
+) -> Plan:
+    """One plan for all sets; `budget` is a size in words, None most of what is free."""
     matrices = editable_matrices(model.model, how.target)
-    batches = [batch for sides in sets.values() for batch in make_batches(*sides, matrices=matrices)]
-    plan = make_plan(model, batches, matrices, accumulators(how.statistics), statistics=len(how.statistics))
-    console.say(plan.text())
-    found: dict[str, Scores] = {}
+    return make_plan(
+        model,
+        [batch for sides in sets.values() for batch in make_batches(*sides, matrices=matrices)],
+        matrices,
+        accumulators(how.statistics),
+        statistics=len(how.statistics),
+        budget=parse_bytes(budget) if budget else None,
+        checkpoints=checkpoints,
+    )
+
+
+def score_sets(
+    model: LoadedModel,
+    sets: Mapping[str, Sides],
+    how: Scoring,
+    passes: Passes,
+    chosen: Callable[[str], Entries | None],
+    console: Console = SILENT,
+) -> Iterator[tuple[str, Scores]]:
+    """(name, scores) of one set after the other, each with the statistics that can be formed of it; `chosen` says, when
+    a set's turn comes, which entries others chose of it. Progress is kept by name in the folder of `passes`."""
+    partitions = len(passes.plan.partitions) if passes.plan else 1
     for name, (aware, unaware) in sets.items():
-        statistics = formed(how.statistics, unaware)
-        chosen = None
-        if name not in concepts and all("margin" in found[concept].info.statistics for concept in concepts):
-            chosen = candidate_entries({c: found[c] for c in concepts}, [matrix.name for matrix in matrices])
-        with console.bar(f"scoring {name}", len(plan.partitions) * (len(aware) + len(unaware))) as advance:
-            passes = Passes(plan, progress=advance)
-            how_of = replace(how, statistics=statistics)
-            scores = score_concept(model, aware, unaware, how_of, candidates=chosen, passes=passes)
-        found[name] = replace(scores, info=replace(scores.info, concept=name))
-    return found
+        candidates = chosen(name)
+        with console.bar(f"scoring {name}", partitions * (len(aware) + len(unaware)) // passes.ranks.world) as shown:
+
+            def advance(done: int, shown: Advance = shown) -> None:
+                shown(done)
+                passes.progress(done)
+
+            own = replace(passes, folder=passes.folder / name if passes.folder else None, progress=advance)
+            formable = replace(how, statistics=formed(how.statistics, unaware))
+            scores = score_concept(model, aware, unaware, formable, candidates=candidates, passes=own)
+        yield name, replace(scores, info=replace(scores.info, concept=name))
 
 
 def _drawn(given: Given, name: str, examples: int, seed: int) -> tuple[Sequence[Row], Sequence[Pair]]:
