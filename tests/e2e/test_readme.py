@@ -14,7 +14,7 @@ from harness import contrast_words
 
 import spin_llm
 from spin_llm.errors import SpinError
-from spin_llm.results.file import read_results, written
+from spin_llm.results.file import read_results
 from spin_llm.settings import RunSettings
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -69,7 +69,6 @@ def test_the_verbs_give_what_the_command_gives(
     told = {"concepts": concepts, "protect": protect, "questions": questions, "examples": 8, "new_tokens": 64}
     told |= {"keep": 0.1, "dtype": "float32", "effort": "quick", "max_perplexity_increase": 0.2}
     swept = spin_llm.sweep(RunSettings(model, **told), tmp_path / "swept")
-    picked = next(trial for trial in swept["trials"] if trial["number"] == swept["pick"])
 
     loaded = spin_llm.load(model, dtype="float32")
     how = spin_llm.Scoring(("taylor", "margin"), keep=0.1)
@@ -78,7 +77,7 @@ def test_the_verbs_give_what_the_command_gives(
     recipe = spin_llm.search(
         loaded, scores, effort="quick", judge=judge, questions=questions, max_increase=told["max_perplexity_increase"]
     )
-    assert written(recipe) == picked["recipe"]
+    assert recipe == swept.recipe
     patch = spin_llm.make_patch(loaded, spin_llm.select(scores, recipe))
     assert {name: edit.indices.tolist() for name, edit in patch.edits.items()} == {
         name: edit.indices.tolist() for name, edit in spin_llm.load_patch(tmp_path / "swept").edits.items()
@@ -87,7 +86,7 @@ def test_the_verbs_give_what_the_command_gives(
     compared = spin_llm.evaluate_models(settings, tmp_path / "compared", patch_file=tmp_path / "swept")
     results = spin_llm.evaluate(loaded, patch, questions, judge, settings=settings)
     assert results.axes == read_results(tmp_path / "compared").axes
-    assert results.edit.per_matrix == compared["edit"]["per_matrix"]
+    assert results.edit.per_matrix == compared.edit.per_matrix
     fewer = spin_llm.evaluate(loaded, patch, questions, judge, settings=settings, searched="quick")
     n = {axis: result.n for axis, result in results.axes.items()}
     assert {axis: result.n for axis, result in fewer.axes.items() if axis in concepts} == {

@@ -209,11 +209,15 @@ def test_slug(model: str, name: str):
     assert slug(model) == name
 
 
-def test_the_replay_command_gives_the_same_settings():
+@pytest.mark.parametrize(
+    "concepts",
+    ["--concept fairness=a.csv --concept privacy=b.csv", "--concept fairness", "--concept privacy=b.csv", ""],
+)
+def test_the_replay_command_gives_the_same_settings(concepts: str):
     import spin_llm.pipeline
 
     seen = []
-    words = "run m --concept fairness=a.csv --concept privacy=b.csv --protect general=c.csv --ratio 0.0005 --seed 3"
+    words = f"run m {concepts} --protect general=c.csv --ratio 0.0005 --seed 3"
     words += " --control random --control released --trust-remote-code --max-questions 5 --target all"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spin_llm.pipeline, "run", lambda settings, *_, **__: seen.append(settings) or {})

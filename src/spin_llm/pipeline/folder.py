@@ -39,6 +39,7 @@ from spin_llm.records import (
 )
 from spin_llm.results.file import Results, write_results
 from spin_llm.settings import STAGES, RunSettings, flag_of
+from spin_llm.settings.sources import default_source
 
 SOURCES = ("concepts", "protect", "questions")
 FILES = ("judge", "own_judge", "judge_quality")  # settings that may name a file, whose content counts
@@ -162,7 +163,7 @@ def replay_command(settings: RunSettings, compared: Compared = NOTHING) -> str:
     words = ["spin-llm", "run" if compared == NOTHING else "eval", settings.model]
     for flag, other in (("--baseline", compared.baseline), ("--patch", compared.patch)):
         words += [flag, other] if other else []
-    defaults = RunSettings("")
+    defaults, usual = RunSettings(""), "beavertails" if settings.data_dir else "starter"
     for name, value in vars(settings).items():
         if name == "model" or (value == getattr(defaults, name) and name not in SOURCES):
             continue
@@ -171,7 +172,9 @@ def replay_command(settings: RunSettings, compared: Compared = NOTHING) -> str:
         elif name == "layers":
             words += [flag_of(name), "-".join(map(str, value))]
         elif isinstance(value, tuple):
-            items = (item if isinstance(item, str) else "=".join(item) for item in value)
+            items = [item if isinstance(item, str) else "=".join(item) for item in value]
+            if name == "concepts" and len(value) == 1 and value[0][1] == default_source(value[0][0], usual):
+                items = [value[0][0]]  # a bare name alone: NAME=SOURCE would bring the other one's default
             words += [word for item in items for word in (flag_of(name), item)]
         else:
             words += [flag_of(name), str(value)]
