@@ -22,9 +22,9 @@ from sklearn.preprocessing import StandardScaler
 from spin_llm.data import Pair, encode_all
 from spin_llm.evaluate.style import repetition, words
 from spin_llm.files import write_json
-from spin_llm.judges.coherence import load_coherence_judge
-from spin_llm.judges.local import SHIPPED
-from spin_llm.judges.quality.labelled import read_labelled
+from spin_llm.judges.local import SHIPPED, load_coherence_judge
+from spin_llm.judges.quality.fit import labels_and_prompts
+from spin_llm.judges.quality.labelled import Labelled, read_labelled
 from spin_llm.models import load
 from spin_llm.models.losses import length_sorted_batches, response_losses
 from spin_llm.settings import CONCEPTS
@@ -33,8 +33,7 @@ from spin_llm.stats.classification import auc_interval
 HERE = Path(__file__).parent
 SHARED = HERE.resolve().parents[1] / "shared" / "data"
 STARTER = SHIPPED.parents[2] / "data" / "starter"
-Row = dict[str, Any]
-Score = Callable[[list[Row]], np.ndarray]
+Score = Callable[[list[Labelled]], np.ndarray]
 
 
 def starter_words() -> set[str]:
@@ -47,24 +46,24 @@ def starter_words() -> set[str]:
     return found
 
 
-def known_share(rows: list[Row]) -> np.ndarray:
+def known_share(rows: list[Labelled]) -> np.ndarray:
     known = starter_words()
-    return np.array([np.mean([word in known for word in words(row["answer"])] or [0]) for row in rows])
+    return np.array([np.mean([word in known for word in words(row.answer)] or [0]) for row in rows])
 
 
-def on_topic(rows: list[Row]) -> np.ndarray:
+def on_topic(rows: list[Labelled]) -> np.ndarray:
     """Share of the prompt's words of five letters or more that the answer takes up."""
     shares = []
     for row in rows:
-        asked = {word for word in words(row["prompt"]) if len(word) >= 5}
-        shares.append(len(asked & set(words(row["answer"]))) / max(len(asked), 1))
+        asked = {word for word in words(row.prompt) if len(word) >= 5}
+        shares.append(len(asked & set(words(row.answer))) / max(len(asked), 1))
     return np.array(shares)
 
 
-def likelihood(rows: list[Row]) -> np.ndarray:
+def likelihood(rows: list[Labelled]) -> np.ndarray:
     """Mean log-likelihood of an answer's tokens under the unedited embedded model, given its prompt."""
     loaded = load("smollm2-135m")
-    pairs = [Pair(row["prompt"], row["answer"].strip()) for row in rows]
+    pairs = [Pair(row.prompt, row.answer.strip()) for row in rows]
     examples = encode_all(loaded.tokenizer, pairs, template="chat", max_length=512)
     place = {id(example): number for number, example in enumerate(examples)}
     found = np.zeros(len(rows))
@@ -75,22 +74,22 @@ def likelihood(rows: list[Row]) -> np.ndarray:
     return found
 
 
-def judged(rows: list[Row]) -> np.ndarray:
+def judged(rows: list[Labelled]) -> np.ndarray:
     judge = load_coherence_judge()
     found = np.zeros(len(rows))
     for concept in CONCEPTS:
-        places = [place for place, row in enumerate(rows) if row["concept"] == concept]
+        places = [place for place, row in enumerate(rows) if row.concept == concept]
         if places:
-            verdicts = judge(concept, [rows[p]["prompt"] for p in places], [rows[p]["answer"] for p in places])
+            verdicts = judge(concept, [rows[p].prompt for p in places], [rows[p].answer for p in places])
             found[places] = [verdict.probability for verdict in verdicts]
     return found
 
 
 SIMPLE: dict[str, Score] = {
-    "length in words": lambda rows: np.array([float(len(words(row["answer"]))) for row in rows]),
-    "no repeated 4-grams": lambda rows: np.array([-repetition(row["answer"]) for row in rows]),
+    "length in words": lambda rows: np.array([float(len(words(row.answer))) for row in rows]),
+    "no repeated 4-grams": lambda rows: np.array([-repetition(row.answer) for row in rows]),
     "distinct words / words": lambda rows: np.array(
-        [len(set(words(row["answer"]))) / max(len(words(row["answer"])), 1) for row in rows]
+        [len(set(words(row.answer))) / max(len(words(row.answer)), 1) for row in rows]
     ),
     "known words": known_share,
     "takes up the prompt's words": on_topic,
@@ -110,19 +109,19 @@ def main() -> None:
     options = parser.parse_args()
 
     shipped = read_labelled(SHIPPED.with_name("labelled_answers.jsonl"))
-    shipped = [r for r in shipped if "coherent" in r and r["concept"] in CONCEPTS and r["answer"].strip()]
-    sets = {split: [row for row in shipped if row["split"] == split] for split in ("fit", "test")}
+    shipped = [r for r in shipped if "coherent" in r.labels and r.concept in CONCEPTS and r.answer.strip()]
+    sets = {split: [row for row in shipped if row.split == split] for split in ("fit", "test")}
     if options.shared:
         dev = read_labelled(options.shared / "labelled_answers_dev.jsonl")
-        sets["SALAD"] = [row for row in dev if "coherent" in row and row["answer"].strip()]
+        sets["SALAD"] = [row for row in dev if "coherent" in row.labels and row.answer.strip()]
     columns = {part: {name: score(rows) for name, score in SIMPLE.items()} for part, rows in sets.items()}
     table: dict[str, Any] = {}
     for part in (name for name in sets if name != "fit"):
         scores = {"the judge's coherent heads": judged(sets[part]), **columns[part]}
         for concept in CONCEPTS:
-            here, there = (np.array([row["concept"] == concept for row in sets[p]]) for p in (part, "fit"))
-            y, groups = (np.array([row[key] for row in sets[part]])[here] for key in ("coherent", "prompt"))
-            fit_y = np.array([row["coherent"] for row in sets["fit"]])[there]
+            here, there = (np.array([row.concept == concept for row in sets[p]]) for p in (part, "fit"))
+            y, groups = (column[here] for column in labels_and_prompts(sets[part], "coherent"))
+            fit_y = labels_and_prompts(sets["fit"], "coherent")[0][there]
             blocks = [np.column_stack(list(columns[p].values()))[w] for p, w in (("fit", there), (part, here))]
             by_name = {name: score[here] for name, score in scores.items()}
             by_name["all heuristics, fitted"] = together(blocks[0], fit_y, blocks[1])

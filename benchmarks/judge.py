@@ -20,13 +20,12 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
@@ -35,8 +34,8 @@ import spin_llm
 from spin_llm.files import sha256_json, write_json
 from spin_llm.judges.local import SHIPPED, load_local
 from spin_llm.judges.quality import fit as judge_fit
-from spin_llm.judges.quality import labelled
 from spin_llm.judges.quality.fit import head_record, measure
+from spin_llm.judges.quality.labelled import Labelled, read_labelled
 from spin_llm.judges.quality.reading import WRITTEN
 from spin_llm.models import load
 from spin_llm.results.file import written
@@ -75,17 +74,17 @@ def json_lines(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def starter_pairs() -> list[Row]:
+def starter_pairs() -> list[Labelled]:
     """Aware and unaware answers written for the starter set, as supporting rows."""
     return [
-        {"concept": axis, "prompt": row["prompt"], "answer": row[kind], "safe": y, "aware": y, "weight": SUPPORT}
+        Labelled(concept=axis, prompt=row["prompt"], answer=row[kind], labels={"safe": y, "aware": y}, weight=SUPPORT)
         for axis in ("fairness", "privacy")
         for row in json_lines(PACKAGE / "data" / "starter" / f"{axis}.jsonl")
         for kind, y in (("aware", 1), ("unaware", 0))
     ]
 
 
-def refusal_rows(labelled: list[Row], pairs: list[Row]) -> list[Row]:
+def refusal_rows(labelled: list[Labelled], pairs: list[Labelled]) -> list[Labelled]:
     """Over-refusal's FIT rows: an unedited small model hardly ever refuses a benign prompt, so refusals are borrowed.
 
     From the labelled FIT answers on the other axes: aware and worded as a refusal is 1, neither is 0, the rest is left
@@ -93,70 +92,64 @@ def refusal_rows(labelled: list[Row], pairs: list[Row]) -> list[Row]:
     """
     rows = []
     for row in labelled:
-        refuses = bool(REFUSAL.search(row["answer"]))
-        if row["split"] == "fit" and row["concept"] != "over_refusal" and row.get("aware") == int(refuses):
-            rows.append(
-                {**text_of(row), "concept": "over_refusal", "refused": int(refuses), "split": "fit", "weight": 1.0}
-            )
+        refuses = bool(REFUSAL.search(row.answer))
+        if row.split == "fit" and row.concept != "over_refusal" and row.labels.get("aware") == int(refuses):
+            text = {"concept": "over_refusal", "prompt": row.prompt, "answer": row.answer}
+            rows.append(Labelled(**text, labels={"refused": int(refuses)}, split="fit"))
     general = json_lines(PACKAGE / "data" / "starter" / "general.jsonl")[:120]
-    refusals = [row["answer"] for row in pairs if row["aware"] and REFUSAL.search(row["answer"])]
+    refusals = [row.answer for row in pairs if row.labels["aware"] and REFUSAL.search(row.answer)]
     for number, row in enumerate(general):
         for answer, y in ((row["response"], 0), (refusals[number % len(refusals)], 1)):
             text = {"concept": "over_refusal", "prompt": row["prompt"], "answer": answer}
-            rows.append({**text, "refused": y, "split": "fit", "weight": SUPPORT})
+            rows.append(Labelled(**text, labels={"refused": y}, split="fit", weight=SUPPORT))
     return rows
 
 
-def text_of(row: Row) -> Row:
-    return {key: row[key] for key in ("concept", "prompt", "answer")}
-
-
-def shared_sets(folder: Path) -> dict[str, list[Row]]:
+def shared_sets(folder: Path) -> dict[str, list[Labelled]]:
     """Sets that are measured on and never shipped in any form."""
     beaver = []
     for axis in ("fairness", "privacy"):
         for kind, y in (("safe", 1), ("unsafe", 0)):
             with (folder / f"beaver_train330k_{axis}_{kind}_1k.csv").open(encoding="utf-8", newline="") as file:
                 rows = random.Random(0).sample(list(csv.DictReader(file)), BEAVER_ROWS)
-            beaver += [
-                {"concept": axis, "prompt": r["prompt"], "answer": r["response"], "safe": y, "aware": y} for r in rows
-            ]
-    dev = [{**row, **ANSWERS, "questions": "salad"} for row in labelled.read_labelled(folder / DEV_LABELS)]
-    beaver = [{**row, "family": WRITTEN, "questions": "beavertails"} for row in beaver]
+            whose = {"labels": {"safe": y, "aware": y}, "family": WRITTEN, "questions": "beavertails"}
+            beaver += [Labelled(concept=axis, prompt=r["prompt"], answer=r["response"], **whose) for r in rows]
+    dev = [replace(row, **ANSWERS, questions="salad") for row in read_labelled(folder / DEV_LABELS)]
     return {"dev labels (SALAD)": dev, "BeaverTails": beaver}
 
 
-def labelled_answers() -> list[Row]:
+def labelled_answers() -> list[Labelled]:
     """The labelled answers that are shipped, with whose they are."""
-    rows = labelled.read_labelled(SHIPPED.with_name("labelled_answers.jsonl"))
-    return [{**row, **ANSWERS, "questions": "starter"} for row in rows]
+    rows = read_labelled(SHIPPED.with_name("labelled_answers.jsonl"))
+    return [replace(row, **ANSWERS, questions="starter") for row in rows]
 
 
 def measure_shipped(shared: Path | None) -> None:
     """The shipped heads on TEST and the sets of `shared`, written into the judge file; its weights stay as they are."""
     judge, reader = load_local(), judge_fit.read_with("smollm2-135m")
-    test = [row for row in labelled_answers() if row["split"] == "test"]
+    test = [row for row in labelled_answers() if row.split == "test"]
     sets = {SOURCE: test, **(shared_sets(shared) if shared else {})}
     heads = {key: replace(head, measured=[]) for key, head in judge.heads.items()}
     for name, rows in sets.items():
-        rows = [row for row in rows if row["answer"].strip()]
+        rows = [row for row in rows if row.answer.strip()]
         features = judge_fit.read_features(reader, rows, name, judge_fit.SILENT)
         for (axis, label), head in heads.items():
             part = judge_fit.pick(features, rows, axis, label)
             if part[1]:
-                found = [{**one, **NAMED.get(one["family"], {})} for one in measure(head, *part, label, name)]
+                found = [replace(one, **NAMED.get(one.family, {})) for one in measure(head, *part, label, name)]
                 heads[axis, label] = replace(head, measured=[*head.measured, *found])
-    about = {**asdict(judge.about), "heads": [head_record(*key, head) for key, head in heads.items()]}
-    judge_fit.write_judge(SHIPPED, load_file(SHIPPED), about)
+    about = replace(judge.about, heads=[head_record(*key, head) for key, head in heads.items()])
+    judge_fit.write_judge(SHIPPED, heads, about)
     for (axis, label), head in heads.items():
         for one in head.measured:
-            numbers = f"n={one['n']} prompts={one['prompts']} bound={one['auc_bound']} read={one['measurable']}"
-            print(axis, label, one["family"], one["questions"], one["auc"], one["auc_ci95"], numbers)
+            numbers = f"n={one.n} prompts={one.prompts} bound={one.auc_bound} read={one.measurable}"
+            print(axis, label, one.family, one.questions, one.auc, one.auc_ci95, numbers)
 
 
-def cached(folder: Path, name: str, rows: list[Row], make: Callable[[], np.ndarray]) -> np.ndarray:
+def cached(folder: Path, name: str, rows: list[Labelled], make: Callable[[], np.ndarray]) -> np.ndarray:
     """Feature rows, kept on disk by the texts they come from."""
-    path = folder / f"{name}-{sha256_json([text_of(row) for row in rows])[:12]}.npy"
+    texts = [{"concept": row.concept, "prompt": row.prompt, "answer": row.answer} for row in rows]
+    path = folder / f"{name}-{sha256_json(texts)[:12]}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
@@ -165,7 +158,7 @@ def cached(folder: Path, name: str, rows: list[Row], make: Callable[[], np.ndarr
     return np.load(path)
 
 
-def zero_shot(rows: list[Row]) -> np.ndarray:
+def zero_shot(rows: list[Labelled]) -> np.ndarray:
     """(n, 3): log-odds of yes over no for the questions of ASKED, by the unedited embedded model."""
     loaded = load("smollm2-135m")
     yes, no = (
@@ -174,8 +167,8 @@ def zero_shot(rows: list[Row]) -> np.ndarray:
     )
     out = np.zeros((len(rows), len(ASKED)), dtype=np.float32)
     for number, row in enumerate(rows):
-        start = f"<|im_start|>user\n{row['prompt']}<|im_end|>\n<|im_start|>assistant\n{row['answer'][:400]}"
-        labels = ("refused",) if row["concept"] == "over_refusal" else ("safe", "aware")
+        start = f"<|im_start|>user\n{row.prompt}<|im_end|>\n<|im_start|>assistant\n{row.answer[:400]}"
+        labels = ("refused",) if row.concept == "over_refusal" else ("safe", "aware")
         for column, (label, question) in enumerate(ASKED.items()):
             if label in labels:
                 ids = loaded.tokenizer(start + QUESTION.format(question), return_tensors="pt", add_special_tokens=False)
@@ -185,7 +178,7 @@ def zero_shot(rows: list[Row]) -> np.ndarray:
     return out
 
 
-def minilm(rows: list[Row], folder: Path) -> np.ndarray:
+def minilm(rows: list[Labelled], folder: Path) -> np.ndarray:
     """(n, 1152): MiniLM embeddings of answer and prompt and their product."""
     from transformers import AutoModel, AutoTokenizer
 
@@ -203,27 +196,27 @@ def minilm(rows: list[Row], folder: Path) -> np.ndarray:
             found.append(torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1).numpy())
         return np.concatenate(found)
 
-    answers, prompts = embed([row["answer"] for row in rows]), embed([row["prompt"] for row in rows])
+    answers, prompts = embed([row.answer for row in rows]), embed([row.prompt for row in rows])
     return np.hstack([answers, prompts, answers * prompts * 10])
 
 
-def n_grams(fit: list[Row], rows: list[Row], **options: Any) -> np.ndarray:
+def n_grams(fit: list[Labelled], rows: list[Labelled], **options: Any) -> np.ndarray:
     vectors = TfidfVectorizer(sublinear_tf=True, min_df=2, max_features=20_000, **options)
-    vectors.fit([row["answer"] for row in fit])
+    vectors.fit([row.answer for row in fit])
     # fit_head divides by sqrt(d) and each column's spread; dense is small enough here
-    return vectors.transform([row["answer"] for row in rows]).toarray().astype(np.float32)
+    return vectors.transform([row.answer for row in rows]).toarray().astype(np.float32)
 
 
-def selected(rows: list[Row], axis: str, label: str) -> list[int]:
-    return [place for place, row in enumerate(rows) if row["concept"] == axis and label in row]
+def selected(rows: list[Labelled], axis: str, label: str) -> list[int]:
+    return [place for place, row in enumerate(rows) if row.concept == axis and label in row.labels]
 
 
-def cross_validated_auc(features: np.ndarray, rows: list[Row], label: str) -> float:
+def cross_validated_auc(features: np.ndarray, rows: list[Labelled], label: str) -> float:
     """AUC averaged over the folds of two rounds (a pooled AUC would compare log-odds of different fits)."""
-    fit = [place for place, row in enumerate(rows) if row.get("split") != "test"]
+    fit = [place for place, row in enumerate(rows) if row.split != "test"]
     x, rows = features[fit], [rows[place] for place in fit]
-    y, groups = (np.array([row[key] for row in rows]) for key in (label, "prompt"))
-    main, weights = np.array([judge_fit.own(row) for row in rows]), np.array([row.get("weight", 1.0) for row in rows])
+    y, groups = judge_fit.labels_and_prompts(rows, label)
+    main, weights = np.array([judge_fit.own(row) for row in rows]), np.array([row.weight for row in rows])
     spread = x[main].std(0, dtype=np.float64) + 1e-3
     x = (x - x[main].mean(0, dtype=np.float64)) / spread / np.sqrt(x.shape[1])
     places, found = np.flatnonzero(main), []
@@ -239,7 +232,7 @@ def cross_validated_auc(features: np.ndarray, rows: list[Row], label: str) -> fl
     return float(np.mean(found))
 
 
-def evaluate(name: str, features: dict[str, np.ndarray], sets: dict[str, list[Row]]) -> Row:
+def evaluate(name: str, features: dict[str, np.ndarray], sets: dict[str, list[Labelled]]) -> Row:
     """One candidate: per head, cross-validated AUC on FIT, quality on TEST and on the other sets."""
     result: Row = {}
     for axis, label in HEADS:
@@ -247,7 +240,7 @@ def evaluate(name: str, features: dict[str, np.ndarray], sets: dict[str, list[Ro
         head = judge_fit.fit_head(*part[""], label)
         others = {key: measure(head, *value, label, key)[0] for key, value in part.items() if key and value[1]}
         cv = cross_validated_auc(*part[""], label)
-        result[f"{axis}.{label}"] = {"cv_auc": cv, "TEST": dict(head.measured[0]), **others}
+        result[f"{axis}.{label}"] = {"cv_auc": cv, **written({"TEST": head.measured[0], **others})}
     print_candidate(name, result)
     return result
 
@@ -263,7 +256,7 @@ def print_candidate(name: str, result: Row) -> None:
         print(f"{name:34} {head:22} " + "; ".join(texts), flush=True)
 
 
-def zero_shot_quality(sets: dict[str, list[Row]], cache: Path) -> Row:
+def zero_shot_quality(sets: dict[str, list[Labelled]], cache: Path) -> Row:
     """Zero-shot with no fitting at all: the question's log-odds as the score."""
     odds = {name: cached(cache, "zero-shot", rows, lambda rows=rows: zero_shot(rows)) for name, rows in sets.items()}
     result: Row = {f"{axis}.{label}": {} for axis, label in HEADS}
@@ -271,7 +264,7 @@ def zero_shot_quality(sets: dict[str, list[Row]], cache: Path) -> Row:
         for name, rows in sets.items():
             if places := selected(rows, axis, label):
                 score = odds[name][places, list(ASKED).index(label)].astype(np.float64)
-                y, groups = (np.array([rows[place][key] for place in places]) for key in (label, "prompt"))
+                y, groups = judge_fit.labels_and_prompts([rows[place] for place in places], label)
                 result[f"{axis}.{label}"][name] = written(quality_of(1 / (1 + np.exp(-score)), 0.5, y, groups))
     print_candidate("zero-shot prompt, not fitted", result)
     return result
@@ -295,10 +288,10 @@ def main() -> None:
         "": labelled + pairs + refusal_rows(labelled, pairs),
         **(shared_sets(options.shared) if options.shared else {}),
     }
-    sets = {name: [row for row in rows if row["answer"].strip()] for name, rows in sets.items()}
+    sets = {name: [row for row in rows if row.answer.strip()] for name, rows in sets.items()}
     reader = judge_fit.read_with("smollm2-135m", (*judge_fit.DEPTHS, 24 / 30))
 
-    def features_of(kind: str, make: Callable[[list[Row]], np.ndarray]) -> dict[str, np.ndarray]:
+    def features_of(kind: str, make: Callable[[list[Labelled]], np.ndarray]) -> dict[str, np.ndarray]:
         return {name: cached(options.cache, kind, rows, lambda rows=rows: make(rows)) for name, rows in sets.items()}
 
     states = features_of("states", lambda rows: judge_fit.read_features(reader, rows, "", judge_fit.SILENT))
@@ -308,7 +301,7 @@ def main() -> None:
     def part(*wanted: int) -> dict[str, np.ndarray]:
         return {name: x[:, np.isin(blocks, wanted)] for name, x in states.items()}
 
-    fit = [row for row in sets[""] if row.get("split") != "test"]
+    fit = [row for row in sets[""] if row.split != "test"]
     first, middle, last = reader.layers
     shipped = part(0, 1, 2, 3)
     candidates = {
@@ -328,17 +321,17 @@ def main() -> None:
         )
         candidates["shipped features + MiniLM"] = {name: np.hstack([x, mini[name]]) for name, x in shipped.items()}
     results = {name: evaluate(name, features, sets) for name, features in candidates.items()}
-    unfitted = {"TEST": [row for row in sets[""] if row.get("split") == "test"]}
+    unfitted = {"TEST": [row for row in sets[""] if row.split == "test"]}
     unfitted |= {name: rows for name, rows in sets.items() if name.startswith("dev")}
     results["zero-shot prompt, not fitted"] = zero_shot_quality(unfitted, options.cache)
 
     # What other FIT data would give, with the shipped features.
-    def refit(name: str, keep: Callable[[Row], bool], extra: dict[str, float]) -> None:
-        here = [place for place, row in enumerate(sets[""]) if row.get("split") == "test" or keep(row)]
-        rows = [dict(sets[""][place], weight=1.0) for place in here]
+    def refit(name: str, keep: Callable[[Labelled], bool], extra: dict[str, float]) -> None:
+        here = [place for place, row in enumerate(sets[""]) if row.split == "test" or keep(row)]
+        rows = [replace(sets[""][place], weight=1.0) for place in here]
         x = [shipped[""][here]]
         for other, weight in extra.items():
-            rows += [dict(row, weight=weight, split="fit") for row in sets[other]]
+            rows += [replace(row, weight=weight, split="fit") for row in sets[other]]
             x.append(shipped[other])
         others = {key: value for key, value in sets.items() if key and key not in extra}
         axes = [head for head in HEADS if head[0] != "over_refusal"]
@@ -346,13 +339,13 @@ def main() -> None:
         results[name] = evaluate(name, {"": np.vstack(x), **{k: shipped[k] for k in others}}, {"": rows, **others})
         HEADS[:] = before
 
-    refit("starter pairs alone", lambda row: row.get("weight", 1) < 1, {})
-    refit("labelled answers alone", lambda row: row.get("weight", 1) == 1, {})
+    refit("starter pairs alone", lambda row: row.weight < 1, {})
+    refit("labelled answers alone", lambda row: row.weight == 1, {})
     if options.shared:
         refit("BeaverTails alone", lambda row: False, {"BeaverTails": 1.0})
         refit(
             "labelled + BeaverTails + dev",
-            lambda row: row.get("weight", 1) == 1,
+            lambda row: row.weight == 1,
             {"BeaverTails": SUPPORT, "dev labels (SALAD)": 1.0},
         )
     write_json(HERE / "judge.json", {"rows": {k or "labelled": len(v) for k, v in sets.items()}, "candidates": results})

@@ -81,12 +81,6 @@ def read_checked(path: str | Path, kind: type[Any], *, change: str = "") -> Any:
     return checked(read_bytes(path), kind, f"{path}", change=change)
 
 
-def read_checked_lines(path: str | Path, kind: type[Any], *, change: str = "") -> list[Any]:
-    """JSON lines as they stand, likewise."""
-    lines = enumerate(read_bytes(path).split(b"\n"), 1)
-    return [checked(line, kind, f"{path}, line {number}", change=change) for number, line in lines if line.strip()]
-
-
 def checked(data: bytes | str, kind: type[Any], where: str, *, change: str = "") -> Any:
     """JSON `data` as it stands, once it is known to decode as `kind`; SpinError for any damage."""
     decoded(data, kind, where, change=change)
@@ -122,9 +116,9 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         raise SpinError(f"{path} is not valid JSON lines: {error}") from None
 
 
-def read_progress(path: Path, kind: type[Any] = dict) -> list[dict[str, Any]]:
-    """The rows of a progress file (`sync_append`) once they are known to be of `kind`, [] when it is absent; a last
-    line that a kill cut short is dropped from the file."""
+def read_progress(path: Path, kind: type[Decoded]) -> list[Decoded]:
+    """The rows of a progress file (`sync_append`), each decoded as `kind`, [] when it is absent; a last line that a
+    kill cut short is dropped from the file."""
     if not path.exists():
         return []
     text = path.read_bytes()
@@ -132,7 +126,7 @@ def read_progress(path: Path, kind: type[Any] = dict) -> list[dict[str, Any]]:
     if end != len(text):
         with path.open("r+b") as file:
             file.truncate(end)
-    return read_checked_lines(path, kind, change="delete that file: what it holds is made again.")
+    return read_typed_lines(path, kind, change="delete that file: what it holds is made again.")
 
 
 def seal_safetensors(path: Path) -> None:

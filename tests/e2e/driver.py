@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from spin_llm import files
 from spin_llm.evaluate import answers as evaluation
@@ -34,15 +34,13 @@ class MadeUpJudge:
 
     name, label = "made-up", "aware"
     axes, fingerprint = Every((*SHIPPED, "over_refusal")), ""
+    quality: ClassVar[dict[str, Any]] = {}
 
     def __call__(
         self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Callable[[int], None]
     ) -> list[Verdict]:
         progress(len(prompts))
         return [Verdict(0.25 + 0.5 * (len(answer) % 2), len(answer) % 2) for answer in answers]
-
-    def quality(self) -> dict[str, dict[str, Any]]:
-        return {}
 
 
 def use_made_up_judge(replace: Callable[[object, str, object], None]) -> None:

@@ -37,7 +37,7 @@ from spin_llm.pipeline.select_stage import search_stage, select_from_folder
 from spin_llm.report import page
 from spin_llm.report.render import render_markdown, render_page
 from spin_llm.results.recipe import Recipe
-from spin_llm.results.rows import hashes_of, read_answers, read_for_sheet, read_verdicts
+from spin_llm.results.rows import Answer, OwnAnswer, VerdictRow, hashes_of, read_for_sheet, read_rows
 from spin_llm.scores import load_scores, save_scores
 from spin_llm.settings import RunSettings
 from spin_llm.settings import training as baseline_settings
@@ -159,7 +159,7 @@ def report_readers(folder: Path) -> list[Reader]:
             page.write_report(run)
 
     def judged_again() -> None:
-        rows = read_answers(hashed / "generations.jsonl")
+        rows = read_rows(hashed / "generations.jsonl", Answer)
         write_sheet(folder / "sheet-again.csv", rows)
 
     return [
@@ -169,7 +169,10 @@ def report_readers(folder: Path) -> list[Reader]:
         Reader("generations, hashed", hashed / "generations.jsonl", mutants.of_rows, judged_again),
         Reader("verdicts", run / "verdicts.jsonl", mutants.of_rows, report),
         Reader(
-            "verdicts, alone", run / "verdicts.jsonl", mutants.of_rows, lambda: read_verdicts(run / "verdicts.jsonl")
+            "verdicts, alone",
+            run / "verdicts.jsonl",
+            mutants.of_rows,
+            lambda: read_rows(run / "verdicts.jsonl", VerdictRow),
         ),
     ]
 
@@ -260,7 +263,7 @@ def other_readers(folder: Path, model: Path) -> list[Reader]:
     answers = [{"concept": "privacy", "prompt": f"Where is {i}?", "answer": "No.", "aware": True} for i in range(5)]
     files.write_jsonl(own, answers)
     sheet = folder / "sheet.csv"
-    write_sheet(sheet, answers)
+    write_sheet(sheet, [OwnAnswer(**row) for row in answers])
     labelled = folder / "labelled.jsonl"
     files.write_jsonl(labelled, [{**row, "labels": {"one": {"aware": 1, "safe": 0}}} for row in answers])
     pairs = folder / "data" / "pairs.csv"
@@ -273,7 +276,7 @@ def other_readers(folder: Path, model: Path) -> list[Reader]:
         found = load_local(str(judge))
         for axis in found.axes:
             found.head(axis)
-        found.quality()
+        assert found.quality
 
     return [
         Reader("judge", judge, mutants.of_safetensors, judges),

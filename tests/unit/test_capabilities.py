@@ -30,6 +30,7 @@ from spin_llm.evaluate.tasks import (
 from spin_llm.files import read_jsonl
 from spin_llm.models import LoadedModel
 from spin_llm.patch.file import make_patch
+from spin_llm.results.rows import DocumentRow
 
 DOCUMENTS = 24
 needs_lm_eval = pytest.mark.skipif(
@@ -81,9 +82,9 @@ def test_the_options_become_settings_and_come_back(setting_of_run):
     assert "--capabilities boolq --capabilities race" in replay_command(setting_of_run)
 
 
-def rows_of(values: dict[str, list[Any]], better: str = "higher") -> list[dict[str, Any]]:
+def rows_of(values: dict[str, list[Any]], better: str = "higher") -> list[DocumentRow]:
     return [
-        {"task": "t", "document": f"t-{i}", "model": model, "metric": "m", "value": value, "better": better}
+        DocumentRow(task="t", document=f"t-{i}", model=model, metric="m", value=value, better=better)
         for model, column in values.items()
         for i, value in enumerate(column)
     ]

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
 from spin_llm.evaluate.verdicts import judge_rows
 from spin_llm.files import read_jsonl
 from spin_llm.generation import batches as generation
-from spin_llm.judges.coherence import coherence_quality, load_coherence_judge
-from spin_llm.judges.quality.reading import Asked, Reading
+from spin_llm.judges.local import load_coherence_judge
+from spin_llm.judges.quality.reading import NOT_LIKE_THESE, Asked, Reading, coherence_quality, coherence_reading
 from spin_llm.judges.verdict import Verdict
 from spin_llm.models import LoadedModel
 from spin_llm.patch.file import make_patch
 from spin_llm.results.file import written
+from spin_llm.results.judged import JudgeQuality
 from spin_llm.results.measured import Causes
+from spin_llm.results.rows import Answer, read_rows
 
 QUESTIONS = {
     "fairness": [Question("Why?", "gender"), Question("Who is better at work?", "age"), Question("Why not?", "age")],
@@ -47,7 +50,7 @@ VERDICT_KEYS = ["id", "axis", "model", "judge", "probability", "verdict", "parse
 
 GOOD = {"family": "fam", "questions": "src", "auc": 0.9, "auc_bound": 0.8, "measurable": True, "accuracy": 0.9, "n": 9}
 ASKED = Asked("fam", {"fairness": "src", "privacy": "src", "over_refusal": "src"})
-READ = Reading(GOOD, "")
+READ = Reading(JudgeQuality(**GOOD), "")
 
 
 class FakeJudge:
@@ -58,16 +61,14 @@ class FakeJudge:
 
     def __init__(self, verdict_of=lambda answer: len(answer) % 2, quality: dict[str, Any] | None = None) -> None:
         self.verdict_of, self.asked = verdict_of, []
-        self.known = quality if quality is not None else {"fairness": [GOOD], "privacy": [{**GOOD, "auc": 0.6}]}
+        known = quality if quality is not None else {"fairness": GOOD, "privacy": {**GOOD, "auc": 0.6}}
+        self.quality = {axis: [JudgeQuality(**one)] for axis, one in known.items()}
 
     def __call__(self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress) -> list[Verdict]:
         self.asked += [(axis, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         progress(len(prompts))
         verdicts = [self.verdict_of(answer) for answer in answers]
         return [Verdict(None if verdict is None else 0.5 + 0.4 * verdict, verdict) for verdict in verdicts]
-
-    def quality(self) -> dict[str, Any]:
-        return self.known
 
 
 @pytest.fixture(scope="module")
@@ -193,17 +194,9 @@ def test_progress_says_how_many_answers_there_are(views, evaluation: Evaluation,
     assert all(total == done for total, done in bars.values()), bars
 
 
-def row(
-    axis: str, number: int, model: str, answer: str, prompt: str = "Why?", facet: str | None = None
-) -> dict[str, Any]:
-    return {
-        "id": f"{axis}-{number:04d}",
-        "axis": axis,
-        "facet": facet,
-        "prompt": prompt,
-        "model": model,
-        "answer": answer,
-    }
+def row(axis: str, number: int, model: str, answer: str, prompt: str = "Why?", facet: str | None = None) -> Answer:
+    where = {"id": f"{axis}-{number:04d}", "axis": axis, "facet": facet}
+    return Answer(**where, prompt=prompt, model=model, answer=answer, tokens=1, finished=True)
 
 
 def test_equal_answers_to_a_question_are_judged_once():
@@ -224,8 +217,8 @@ def test_equal_answers_to_a_question_are_judged_once():
             ("privacy", "Why?", "no"),
         ]
     )
-    assert [verdict["id"] for verdict in verdicts] == [r["id"] for r in rows]
-    assert [verdict["verdict"] for verdict in verdicts] == [0, 0, 0, 0, 1]
+    assert [verdict.id for verdict in verdicts] == [r.id for r in rows]
+    assert [verdict.verdict for verdict in verdicts] == [0, 0, 0, 0, 1]
 
 
 def test_a_judge_that_gives_too_few_verdicts_is_not_believed():
@@ -252,9 +245,9 @@ def test_unparsed_verdicts_are_counted_and_count_for_nothing():
     assert axis.bounds.base == (0.5, 0.75)
     assert axis.bounds.edited == (0.5, 1.0)
     assert (axis.ci95, axis.p, bool(axis.no_reading)) == (None, None, True)
-    unparsed = [verdict for verdict in verdicts if not verdict["parsed"]]
+    unparsed = [verdict for verdict in verdicts if not verdict.parsed]
     assert len(unparsed) == 3
-    assert all(verdict["verdict"] is None and verdict["probability"] is None for verdict in unparsed)
+    assert all(verdict.verdict is None and verdict.probability is None for verdict in unparsed)
 
 
 def test_refusals_are_better_when_fewer():
@@ -275,12 +268,12 @@ def test_pairs_are_by_question_id():
 def test_rejudging_stored_answers_changes_verdicts_alone(views, evaluation: Evaluation, tmp_path: Path):
     first = evaluate({name: views[name] for name in ("base", "edited")}, evaluation, FakeJudge(lambda a: 1), tmp_path)
     assert first.axes["fairness"].base == 1.0
-    rows = read_jsonl(tmp_path / "generations.jsonl")
+    rows = read_rows(tmp_path / "generations.jsonl", Answer)
     again = FakeJudge(lambda answer: 0)
     again.name = "other"
     verdicts = judge_rows(again, rows)
-    assert [(v["id"], v["model"]) for v in verdicts] == [(r["id"], r["model"]) for r in rows]
-    assert {(v["judge"], v["verdict"], v["parsed"]) for v in verdicts} == {("other", 0, True)}
+    assert [(v.id, v.model) for v in verdicts] == [(r.id, r.model) for r in rows]
+    assert {(v.judge, v.verdict, v.parsed) for v in verdicts} == {("other", 0, True)}
     flat = Likelihoods(*(np.ones(4) for _ in range(4)))
     assert measured(verdicts, rows, {"edited": flat}, again).axes["fairness"].base == 0.0
 
@@ -288,17 +281,15 @@ def test_rejudging_stored_answers_changes_verdicts_alone(views, evaluation: Eval
 def test_facets():
     base, edited = ["1", "0", "0", "1"], ["1", "1", "0", "?"]
     verdicts, rows, _ = judged({"1": 1, "0": 0, "?": None}.get, base, edited)
-    for generation_row in rows:
-        generation_row["facet"] = {"0": "age", "1": "age", "2": "race", "3": None}[generation_row["prompt"][0]]
+    facets = {"0": "age", "1": "age", "2": "race", "3": None}
+    rows = [replace(one, facet=facets[one.prompt[0]]) for one in rows]
     found = facet_rates(verdicts, rows)["fairness"]
     assert {facet: [row.n, row.base, row.edited, row.delta] for facet, row in found.items()} == {
         "age": [2, 0.5, 1.0, 0.5],
         "race": [1, 0.0, 0.0, 0.0],
     }
     assert all(row.ci95[0] <= row.delta <= row.ci95[1] for row in found.values())
-    for generation_row in rows:
-        generation_row["facet"] = None
-    assert facet_rates(verdicts, rows) == {}
+    assert facet_rates(verdicts, [replace(one, facet=None) for one in rows]) == {}
 
 
 def test_likelihoods_of_a_model_against_itself_and_by_hand(views, loaded: LoadedModel):
@@ -352,15 +343,13 @@ def test_coherence_is_an_axis_of_its_own_over_both_concepts():
     verdicts = judge_rows(judge, rows, coherence=coherence)
     assert verdicts[: len(rows)] == judge_rows(judge, rows)
     extra = verdicts[len(rows) :]
-    assert [(v["id"], v["model"], v["verdict"]) for v in extra] == [
+    assert [(v.id, v.model, v.verdict) for v in extra] == [
         *(("fairness-0000", "base", 1), ("fairness-0001", "base", 1), ("privacy-0002", "base", 0)),
         *(("fairness-0000", "edited", 1), ("fairness-0001", "edited", None), ("privacy-0002", "edited", 1)),
     ]
-    assert {(v["axis"], v["judge"]) for v in extra} == {("coherence", "made-up")}
+    assert {(v.axis, v.judge) for v in extra} == {("coherence", "made-up")}
     assert all(axis != "over_refusal" for axis, _, _ in coherence.asked)
     flat = Likelihoods(*(np.ones(4) for _ in range(4)))
-    for generation_row in rows:
-        generation_row["tokens"] = 1
     found = measured(verdicts, rows, {"edited": flat}, judge, coherence=coherence, asked=ASKED)
     axis = found.axes["coherence"]
     assert (axis.n, axis.base, axis.edited, axis.unparsed) == (2, 0.5, 1.0, (0, 1))
@@ -377,11 +366,9 @@ def test_coherence_is_an_axis_of_its_own_over_both_concepts():
 
 
 def test_without_a_judge_of_coherence_there_is_no_such_axis():
-    assert coherence_quality({}) == {}
+    assert coherence_reading(CoherenceJudge(), Asked("fam", {})) == Reading(None, NOT_LIKE_THESE)
     verdicts, rows, judge = judged(int, ["1"], ["1"])
     flat = Likelihoods(*(np.ones(4) for _ in range(4)))
-    for generation_row in rows:
-        generation_row["tokens"] = 1
     assert "coherence" not in measured(verdicts, rows, {"edited": flat}, judge).axes
 
 
@@ -412,8 +399,8 @@ def test_two_judges_of_one_feature_model_read_a_text_once(tiny_folder, monkeypat
     assert sum(read) == 12
     feature_reader.cache_clear()
     alone = judge_rows(LocalJudge("local", "coherent", heads, about), rows)
-    by_id = {(v["id"], v["model"]): v["probability"] for v in verdicts if v["axis"] == "coherence"}
-    assert by_id == {(v["id"], v["model"]): v["probability"] for v in alone}
+    by_id = {(v.id, v.model): v.probability for v in verdicts if v.axis == "coherence"}
+    assert by_id == {(v.id, v.model): v.probability for v in alone}
     assert by_id["privacy-0009", "base"] is None
     feature_reader.cache_clear()
 
@@ -429,8 +416,8 @@ def test_the_shipped_judge_tells_an_answer_from_word_salad():
     good, broken = judge("privacy", [question] * 2, answers_)
     assert good.probability > broken.probability
     assert (good.verdict, broken.verdict) == (1, 0)
-    heads = {axis: entries[0] for axis, entries in judge.quality().items()}
-    assert all(head["questions"] == "starter" for head in heads.values())
+    heads = {axis: entries[0] for axis, entries in judge.quality.items() if axis != "over_refusal"}
+    assert all(head.questions == "starter" for head in heads.values())
     quality = coherence_quality(heads)
-    assert quality["measurable"]
-    assert quality["n"] == sum(part["n"] for part in quality["by_concept"].values())
+    assert quality.measurable
+    assert quality.n == sum(part.n for part in quality.by_concept.values())

@@ -55,8 +55,8 @@ def test_batched_answers_equal_those_made_one_by_one(name: str, tiny_model):
         tokens = row[:-1] if ended else row
         text = loaded.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         assert batched[index] == Answer(index, text, len(tokens), ended)
-    assert len({answer.text for answer in batched.values()}) > 1
-    assert batched[0].text == batched[5].text
+    assert len({answer.answer for answer in batched.values()}) > 1
+    assert batched[0].answer == batched[5].answer
 
 
 def test_an_end_token_cuts_the_answer(tiny_model):
@@ -70,7 +70,7 @@ def test_an_end_token_cuts_the_answer(tiny_model):
     cut = answers(loaded)
     assert cut[1].finished
     assert cut[1].tokens == row.index(row[5])
-    assert cut[1].text == loaded.tokenizer.decode(row[: cut[1].tokens], skip_special_tokens=True).strip()
+    assert cut[1].answer == loaded.tokenizer.decode(row[: cut[1].tokens], skip_special_tokens=True).strip()
     unfinished = [answer for answer in cut.values() if not answer.finished]
     assert all(answer.tokens == 12 for answer in unfinished)
 

@@ -409,7 +409,7 @@ def test_empty_answers_are_not_put_to_the_guard():
 def test_a_guard_says_safe_and_states_what_it_judges():
     judges = {name: GuardJudge(guard, Scripted("safe")) for name, guard in GUARDS.items()}
     assert {judge.label for judge in judges.values()} == {"safe"}
-    assert all(judge.quality() == {} for judge in judges.values())
+    assert all(judge.quality == {} for judge in judges.values())
     assert {name for name, judge in judges.items() if "over_refusal" in judge.axes} == {"qwen3guard-gen", "wildguard"}
     assert {name for name, judge in judges.items() if "privacy" not in judge.axes} == {"shieldgemma"}
     assert judges["wildguard"].name == "wildguard:scripted"

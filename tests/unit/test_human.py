@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from spin_llm.errors import SpinError
 from spin_llm.judges.human import COLUMNS, FORMULA, neutral, read_sheet, restored, row_id, write_sheet
+from spin_llm.results.rows import OwnAnswer, ToJudge
 
 ROWS = [
-    {"id": f"{axis}-{number}", "axis": axis, "facet": "", "prompt": prompt, "model": model, "answer": answer}
+    ToJudge(id=f"{axis}-{number}", axis=axis, prompt=prompt, model=model, answer=answer)
     for axis, number, prompt in (
         ("fairness", 0, "Why?"),
         ("privacy", 0, 'Who, "Ann"?\nSay.'),
@@ -79,8 +81,8 @@ def test_the_labels_come_back(tmp_path: Path):
     assert (judge.label, sorted(judge.axes)) == ("aware", ["fairness", "over_refusal", "privacy"])
     assert judge.name.startswith("human:sheet.csv ")
     for row in ROWS:
-        (verdict,) = judge(row["axis"], [row["prompt"]], [row["answer"]])
-        assert verdict.verdict == int("say" in row["answer"])
+        (verdict,) = judge(row.axis, [row.prompt], [row.answer])
+        assert verdict.verdict == int("say" in row.answer)
         assert verdict.probability is None
     (unknown,) = judge("privacy", ["Who?"], ["Somebody else's answer."])
     assert unknown.verdict is None
@@ -88,15 +90,15 @@ def test_the_labels_come_back(tmp_path: Path):
 
 def test_rows_left_empty_have_no_verdict(tmp_path: Path):
     judge = read_sheet(labelled(tmp_path / "sheet.csv", lambda number, row: " 1 " if number else ""))
-    verdicts = [judge(row["axis"], [row["prompt"]], [row["answer"]])[0].verdict for row in ROWS]
+    verdicts = [judge(row.axis, [row.prompt], [row.answer])[0].verdict for row in ROWS]
     assert set(verdicts) == {1, None}
 
 
 def test_line_ends_of_another_system_do_no_harm(tmp_path: Path):
     path = labelled(tmp_path / "sheet.csv", lambda number, row: "1")
     rewrite(path, [{key: cell.replace("\n", "\r\n") for key, cell in row.items()} for row in sheet_rows(path)])
-    privacy = next(row for row in ROWS if row["axis"] == "privacy")
-    assert read_sheet(path)("privacy", [privacy["prompt"]], [privacy["answer"]])[0].verdict == 1
+    privacy = next(row for row in ROWS if row.axis == "privacy")
+    assert read_sheet(path)("privacy", [privacy.prompt], [privacy.answer])[0].verdict == 1
     assert row_id("privacy", "a\r\nb", " c ") == row_id("privacy", "a\nb", "c") != row_id("fairness", "a\nb", "c")
 
 
@@ -125,7 +127,7 @@ def test_two_labels_for_one_answer_and_other_files_are_refused(tmp_path: Path):
     with pytest.raises(SpinError, match="There is no data file"):
         read_sheet(tmp_path / "absent.csv")
     with pytest.raises(SpinError, match="no answer to judge"):
-        write_sheet(tmp_path / "empty.csv", [{**ROWS[0], "answer": " "}])
+        write_sheet(tmp_path / "empty.csv", [replace(ROWS[0], answer=" ")])
 
 
 def test_a_sheet_for_another_label_says_so(tmp_path: Path):
@@ -140,7 +142,7 @@ def test_a_sheet_for_another_label_says_so(tmp_path: Path):
 
 
 def test_a_zero_byte_in_an_answer_does_not_make_the_sheet_unreadable(tmp_path: Path):
-    row = {"axis": "privacy", "prompt": "Where?", "answer": "At\0 home."}
+    row = OwnAnswer("privacy", "Where?", "At\0 home.", None)
     write_sheet(tmp_path / "sheet.csv", [row])
     assert b"\0" not in (tmp_path / "sheet.csv").read_bytes()
     judge = read_sheet(tmp_path / "sheet.csv")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.metrics import brier_score_loss, cohen_kappa_score, roc_auc_score
 from spin_llm.errors import SpinError
 from spin_llm.judges.local import SHIPPED, load_local
 from spin_llm.judges.quality.check import check_judges, measure_axis
-from spin_llm.judges.quality.labelled import labelled_rows
+from spin_llm.judges.quality.labelled import Labelled, labelled_rows
 from spin_llm.judges.quality.probes import KINDS, PASSING, limits, limits_of, probes_for, read_probes, run_probes
 from spin_llm.judges.quality.tables import check, check_tables, probe_tables, remarks
 from spin_llm.judges.verdict import Verdict
@@ -27,7 +28,7 @@ class FakeJudge:
 
     def __init__(self, name: str = "fake", label: str = "aware", sure: float | None = 0.9, swap: str = "") -> None:
         self.name, self.label, self.sure, self.swap = name, label, sure, swap
-        self.axes, self.fingerprint = ("fairness", "privacy"), ""
+        self.axes, self.fingerprint, self.quality = ("fairness", "privacy"), "", {}
 
     def __call__(self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress=None) -> list[Verdict]:
         assert axis in self.axes
@@ -40,13 +41,10 @@ class FakeJudge:
             found.append(Verdict(None if self.sure is None else (self.sure if said else 1 - self.sure), said))
         return found
 
-    def quality(self) -> dict:
-        return {}
 
-
-def rows_of(answers: str, labels: str, axis: str = "fairness", facet: str | None = "age") -> list[dict]:
+def rows_of(answers: str, labels: str, axis: str = "fairness", facet: str | None = "age") -> list[Labelled]:
     return [
-        {"concept": axis, "prompt": f"prompt {place}", "answer": answer, "aware": int(label), "facet": facet}
+        Labelled(concept=axis, prompt=f"prompt {place}", answer=answer, labels={"aware": int(label)}, facet=facet)
         for place, (answer, label) in enumerate(zip(answers.split(), labels, strict=True))
     ]
 
@@ -127,7 +125,7 @@ def test_a_judge_that_is_often_without_a_verdict_is_not_measurable_by_the_others
     """Its verdicts are all right; an empty answer is not its fault."""
     right = rows_of(" ".join(f"{'yn'[n % 2]}{n}" for n in range(60)), "10" * 30)
     assert check_judges({"fake": FakeJudge()}, right).judges["fake"]["fairness"].measurable
-    empty = [{**row, "answer": ""} for row in rows_of("? " * 6, "1" * 6)]
+    empty = [replace(row, answer="") for row in rows_of("? " * 6, "1" * 6)]
     assert check_judges({"fake": FakeJudge()}, right + empty).judges["fake"]["fairness"].measurable
     silent = rows_of("?a " * 6, "1" * 6)
     assert not check_judges({"fake": FakeJudge()}, right + silent).judges["fake"]["fairness"].measurable
@@ -167,21 +165,21 @@ def test_rows_without_the_judges_label_are_an_error():
 
 def test_labelled_sources(tmp_path: Path):
     rows = labelled_rows("starter", most=3)
-    assert [sum(row["concept"] == axis for row in rows) for axis in ("fairness", "privacy")] == [6, 6]
-    assert {(row["aware"], row["safe"]) for row in rows} == {(0, 0), (1, 1)}
-    assert all(row["facet"] for row in rows)
+    assert [sum(row.concept == axis for row in rows) for axis in ("fairness", "privacy")] == [6, 6]
+    assert {(row.labels["aware"], row.labels["safe"]) for row in rows} == {(0, 0), (1, 1)}
+    assert all(row.facet for row in rows)
     others = labelled_rows("starter:truthfulness,helpfulness", most=2)
-    assert [row["concept"] for row in others] == ["truthfulness"] * 4 + ["helpfulness"] * 4
-    assert [row["aware"] for row in others[:4]] == [1, 1, 0, 0]
+    assert [row.concept for row in others] == ["truthfulness"] * 4 + ["helpfulness"] * 4
+    assert [row.labels["aware"] for row in others[:4]] == [1, 1, 0, 0]
     shipped = labelled_rows(str(SHIPPED.with_name("labelled_answers.jsonl")), most=5)
     assert len(shipped) == 15
-    assert all(row["facet"] for row in shipped)
+    assert all(row.facet for row in shipped)
     for concept in ("fairness", "privacy"):
         for kind in ("safe", "unsafe"):
             with (tmp_path / f"beaver_{concept}_{kind}.csv").open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([("prompt", "response"), (f"{concept}?", f"{kind}.")])
     rows = labelled_rows("beavertails", data_dir=str(tmp_path))
-    assert [(row["concept"], row["answer"], row["safe"]) for row in rows] == [
+    assert [(row.concept, row.answer, row.labels["safe"]) for row in rows] == [
         *(("fairness", "safe.", 1), ("fairness", "unsafe.", 0)),
         *(("privacy", "safe.", 1), ("privacy", "unsafe.", 0)),
     ]
@@ -191,18 +189,18 @@ def test_labelled_sources(tmp_path: Path):
 
 def test_the_probes_are_of_every_kind_and_written_twice_nowhere():
     rows = read_probes()
-    assert {row["kind"] for row in rows} == set(KINDS)
+    assert {row.kind for row in rows} == set(KINDS)
     for kind in KINDS:
-        mine = [row for row in rows if row["kind"] == kind]
+        mine = [row for row in rows if row.kind == kind]
         assert len(mine) >= 10
-        assert {row["concept"] for row in mine} in ({"fairness", "privacy"}, {"over_refusal"})
-    assert len({(row["kind"], row["concept"], row["prompt"], row["answer"]) for row in rows}) == len(rows)
+        assert {row.concept for row in mine} in ({"fairness", "privacy"}, {"over_refusal"})
+    assert len({(row.kind, row.concept, row.prompt, row.answer) for row in rows}) == len(rows)
 
 
 def test_the_probes_are_none_of_the_answers_that_judges_are_fitted_on():
-    fitted = {row["answer"] for row in labelled_rows(str(SHIPPED.with_name("labelled_answers.jsonl")))}
-    fitted |= {row["answer"] for row in labelled_rows("starter")}
-    assert not fitted & {row["answer"] for row in read_probes()}
+    fitted = {row.answer for row in labelled_rows(str(SHIPPED.with_name("labelled_answers.jsonl")))}
+    fitted |= {row.answer for row in labelled_rows("starter")}
+    assert not fitted & {row.answer for row in read_probes()}
 
 
 def test_probes_are_counted_by_kind_and_failing_kinds_are_limits():
@@ -211,9 +209,9 @@ def test_probes_are_counted_by_kind_and_failing_kinds_are_limits():
             return [Verdict(0.9, 1) for _ in answers]
 
     outcome = run_probes(Always())
-    assert outcome["stated, then disavowed"] == [12, 12]
-    assert outcome["disclaimer, then complies"] == [0, 12]
-    assert outcome["in German"] == [6, 12]
+    assert outcome["stated, then disavowed"] == (12, 12)
+    assert outcome["disclaimer, then complies"] == (0, 12)
+    assert outcome["in German"] == (6, 12)
     assert outcome["empty"][0] == 0, "an empty answer has no verdict"
     assert "refuses a benign question" not in outcome, "this judge does not judge over-refusal"
     lines = limits_of(outcome)
@@ -234,13 +232,13 @@ def test_limits_come_from_the_judge_file_or_say_that_nothing_is_known():
 
 
 def test_the_shipped_judge_states_its_errors_as_counts_that_fit_its_rates():
-    heads = [*load_local().quality().values(), *load_local(label="safe").quality().values()]
+    heads = [*load_local().quality.values(), *load_local(label="safe").quality.values()]
     for quality in (entry for entries in heads for entry in entries):
-        (hits, positives), (rejected, negatives) = quality["sensitivity"], quality["specificity"]
-        assert positives + negatives == quality["n"]
-        assert (hits + rejected) / quality["n"] == pytest.approx(quality["accuracy"])
-        assert positives / quality["n"] == pytest.approx(quality["positive_rate"][0])
-        assert (hits + negatives - rejected) / quality["n"] == pytest.approx(quality["positive_rate"][1])
+        (hits, positives), (rejected, negatives) = quality.sensitivity, quality.specificity
+        assert positives + negatives == quality.n
+        assert (hits + rejected) / quality.n == pytest.approx(quality.accuracy)
+        assert positives / quality.n == pytest.approx(quality.positive_rate[0])
+        assert (hits + negatives - rejected) / quality.n == pytest.approx(quality.positive_rate[1])
 
 
 def test_measures_of_labels_of_one_kind_only():
@@ -250,4 +248,4 @@ def test_measures_of_labels_of_one_kind_only():
     assert found.sensitivity_ci95 is None
     assert found.bounds["sensitivity"] == (None, None)
     probes = probes_for("safe")
-    assert {row["right"] for row in probes} == {0, 1, None}
+    assert {right for _, right in probes} == {0, 1, None}

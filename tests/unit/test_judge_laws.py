@@ -15,9 +15,10 @@ from spin_llm.judges import local
 from spin_llm.judges.guards import GUARDS, GuardJudge
 from spin_llm.judges.human import read_sheet, write_sheet
 from spin_llm.judges.quality.fit import fit_judge
-from spin_llm.judges.remembered import RememberingJudge
+from spin_llm.judges.quality.labelled import Labelled
 from spin_llm.judges.rubric import RubricJudge
-from spin_llm.judges.verdict import LABELS, Judge, Verdict
+from spin_llm.judges.verdict import LABELS, Judge, RememberingJudge, Verdict
+from spin_llm.results.rows import OwnAnswer
 from spin_llm.settings import SHIPPED
 
 KIND, UNKIND = "that is not fair to anybody at all", "yes they are all like that"
@@ -47,8 +48,13 @@ class Speaking:
 
 def fitted(folder: Path, model: Path) -> Path:
     rows = [
-        {"concept": axis, "prompt": f"Why is group {number // 2} so bad?", "answer": f"{text} number {number}"}
-        | {label: number % 2, "split": "test" if number // 2 % 4 == 0 else "fit"}
+        Labelled(
+            concept=axis,
+            prompt=f"Why is group {number // 2} so bad?",
+            answer=f"{text} number {number}",
+            labels={label: number % 2},
+            split="test" if number // 2 % 4 == 0 else "fit",
+        )
         for axis, label in (("fairness", "safe"), ("over_refusal", "refused"))
         for number in range(40)
         for text in [KIND if number % 2 else UNKIND]
@@ -60,7 +66,7 @@ def sheet(folder: Path) -> Path:
     """A human's sheet with a label for each answer."""
     path = folder / "sheet.csv"
     pairs = zip(PROMPTS, ANSWERS, strict=True)
-    write_sheet(path, [{"axis": "fairness", "prompt": prompt, "answer": answer} for prompt, answer in pairs])
+    write_sheet(path, [OwnAnswer("fairness", prompt, answer, None) for prompt, answer in pairs])
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -117,7 +123,7 @@ def test_it_says_who_it_is_and_what_it_judges(judge: Judge, name: str):
     assert "fairness" in axes
     assert set(axes) <= {*SHIPPED, "over_refusal"}
     assert len(axes) == len(set(axes))
-    assert set(judge.quality()) <= set(axes), "measured on what it judges alone"
+    assert set(judge.quality) <= set(axes), "measured on what it judges alone"
 
 
 def test_it_tells_the_answers_apart_in_their_order(judge: Judge):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,17 @@ from spin_llm.evaluate.verdicts import judge_rows
 from spin_llm.files import read_jsonl, write_json
 from spin_llm.generation.completion import Completion, Prompt, local_completer
 from spin_llm.judges import named as judging
-from spin_llm.judges import remembered
+from spin_llm.judges import verdict as remembered
 from spin_llm.judges.guards import GUARDS, GuardJudge
 from spin_llm.judges.named import load_judge, parse_judge, refuse_fingerprint, refuse_model_under_edit
 from spin_llm.judges.quality.reading import Reading
-from spin_llm.judges.remembered import judged_axes, remembering
 from spin_llm.judges.rubric import RubricJudge
-from spin_llm.judges.verdict import Verdict
+from spin_llm.judges.verdict import Verdict, judged_axes, remembering
 from spin_llm.models import Checkpoint
 from spin_llm.progress import Console
 from spin_llm.report.words import clause, verdict_sentence
+from spin_llm.results.judged import JudgeQuality
+from spin_llm.results.rows import ToJudge
 
 
 class Words:
@@ -143,26 +145,20 @@ def test_measured_quality_comes_from_the_file_of_a_check(tmp_path: Path, monkeyp
         "n": 20,
     }
     write_json(path, {"judges": {"wildguard:x": {"privacy": {**part, "groups": [part]}}}, "agreement": {}})
-    given = {"source": "quality.json", **part, "given": True}
-    assert load_judge("wildguard:x", quality=str(path)).quality() == {"privacy": [given]}
-    assert load_judge("wildguard:x").quality() == {}
+    given = JudgeQuality(source="quality.json", **{**part, "sensitivity": (9, 10)}, given=True)
+    assert load_judge("wildguard:x", quality=str(path)).quality == {"privacy": [given]}
+    assert load_judge("wildguard:x").quality == {}
     with pytest.raises(SpinError, match=r"no quality of the judge wildguard:y(.|\n)*wildguard:x"):
         load_judge("wildguard:y", quality=str(path))
     write_json(path, {"judges": {"local": {"privacy": {**part, "groups": [part]}}}, "agreement": {}})
-    own = load_judge("local", quality=str(path)).quality()["privacy"]
+    own = load_judge("local", quality=str(path)).quality["privacy"]
     assert own[0] == given
-    assert {entry["questions"] for entry in own[1:]} >= {"starter"}
+    assert {entry.questions for entry in own[1:]} >= {"starter"}
 
 
-def generations(axes: Sequence[str], count: int = 3) -> list[dict[str, Any]]:
+def generations(axes: Sequence[str], count: int = 3) -> list[ToJudge]:
     return [
-        {
-            "id": f"{axis}-{n}",
-            "axis": axis,
-            "prompt": f"Why {n}?",
-            "model": model,
-            "answer": ("e" if n % 2 else "x") * 2,
-        }
+        ToJudge(id=f"{axis}-{n}", axis=axis, prompt=f"Why {n}?", model=model, answer=("e" if n % 2 else "x") * 2)
         for axis in axes
         for model in ("base", "edited")
         for n in range(count)
@@ -173,7 +169,7 @@ def test_axes_that_a_judge_cannot_judge_are_left_out_with_a_line():
     said: list[str] = []
     judge = GuardJudge(GUARDS["llama-guard-3"], Words())
     rows = judge_rows(judge, generations(("fairness", "over_refusal")), console=Console(say=said.append))
-    assert {row["axis"] for row in rows} == {"fairness"}
+    assert {row.axis for row in rows} == {"fairness"}
     assert said == ["the judge llama-guard-3:words does not judge over_refusal: left out"]
     with pytest.raises(SpinError, match="judges none of over_refusal"):
         judged_axes(judge, ["over_refusal"])
@@ -182,7 +178,7 @@ def test_axes_that_a_judge_cannot_judge_are_left_out_with_a_line():
 def test_unparsed_verdicts_are_counted_and_an_unmeasured_judge_is_not_believed():
     rows = generations(("fairness",), 40)
     verdicts = judge_rows(GuardJudge(GUARDS["llama-guard-3"], Words()), rows)
-    odd = [{**row, "verdict": None if row["id"] == "fairness-1" else row["verdict"]} for row in verdicts]
+    odd = [replace(row, verdict=None if row.id == "fairness-1" else row.verdict) for row in verdicts]
     axis = rate_axis("fairness", odd, "edited", "safe", Reading(None, "judge not measured"), seed=0)
     assert axis.unparsed == (1, 1)
     assert (axis.n, axis.base) == (39, 19 / 39)

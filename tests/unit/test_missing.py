@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,20 @@ from spin_llm.progress import Console
 from spin_llm.report import headline, missing_lines, table_rows, verdict, verdict_sentence
 from spin_llm.report.summary import cautions, cost_line
 from spin_llm.results.file import written
+from spin_llm.results.judged import JudgeQuality
 from spin_llm.results.measured import MOST_APART, MOST_MISSING
 from spin_llm.results.older import with_bounds
 from spin_llm.results.recipe import Recipe
+from spin_llm.results.rows import Answer
 from spin_llm.results.searched import Trial
 from spin_llm.search.answered import Answered, added, better_half, pick_answered, unread_in
 from spin_llm.search.ranking import MAX_SILENCE
 from spin_llm.stats.paired import paired_rates
 
 CLAIMS = {"improved", "worse", "changed", "unchanged"}
-QUALITY = {"auc": 0.9, "auc_ci95": [0.8, 1.0], "accuracy": 0.9, "n": 90, "measurable": True, "source": "made up"}
+QUALITY = {"auc": 0.9, "auc_ci95": (0.8, 1.0), "accuracy": 0.9, "n": 90, "measurable": True, "source": "made up"}
 QUALITY |= {"auc_bound": 0.8, "given": True, "family": "", "questions": ""}  # good, wherever it is asked
 AWARE, PLAIN = "I would rather not say that.", "It is 12 Main Street."
-Row = dict[str, Any]
 
 
 class WordJudge:
@@ -50,11 +52,10 @@ class WordJudge:
         self.given += answers
         return [Verdict(None, None if self.silent_on in answer else int("rather" in answer)) for answer in answers]
 
-    def quality(self) -> dict[str, Any]:
-        return {axis: dict(QUALITY) for axis in ("fairness", "privacy", "over_refusal")}
+    quality = {axis: [JudgeQuality(**QUALITY)] for axis in axes}
 
 
-def answered_rows(base: list[Any], edited: list[Any], axis: str = "privacy", model: str = "edited") -> list[Row]:
+def answered_rows(base: list[Any], edited: list[Any], axis: str = "privacy", model: str = "edited") -> list[Answer]:
     """Rows of generations.jsonl; an answer may be (text, why it is missing)."""
     rows = []
     for name, answers in (("base", base), (model, edited)):
@@ -64,12 +65,11 @@ def answered_rows(base: list[Any], edited: list[Any], axis: str = "privacy", mod
                 f" ({number})" if text in (AWARE, PLAIN) else ""
             )  # a model that answers does not do so with one text
             row = {"id": f"{axis}-{number:04d}", "axis": axis, "facet": "all", "prompt": f"{number}?", "model": name}
-            row |= {"answer": text, "tokens": len(text), "finished": True}
-            rows.append(row | {"missing": why} if why else row)
+            rows.append(Answer(**row, answer=text, tokens=len(text), finished=True, missing=why))
     return rows
 
 
-def results_of(rows: list[Row], judge: Any = None) -> dict[str, Any]:
+def results_of(rows: list[Answer], judge: Any = None) -> dict[str, Any]:
     judge = judge or WordJudge()
     verdicts = judge_rows(judge, rows)
     return plain(measured(verdicts, rows, {"edited": None}, judge))
@@ -204,7 +204,7 @@ def test_a_silent_model_is_no_reading_and_no_judge_sees_it(nothing: Any, who: st
 
 def test_the_reading_says_how_many_and_why():
     rows = answered_rows([PLAIN] * 120, [("", "content filter")] * 30 + ["?"] * 7 + [AWARE] * 83)
-    rows[-1]["answer"] = "who knows?"
+    rows[-1] = replace(rows[-1], answer="who knows?")
     found = results_of(rows)["axes"]["privacy"]
     assert verdict_sentence(one_axis(found)) == (
         "no reading: 38 of 120 edited answers have no verdict: content filter 30, empty answer 7, verdict not parsed 1"
@@ -271,12 +271,9 @@ def test_a_sheet_that_is_half_filled_is_no_reading(tmp_path: Path):
 
 
 def test_what_is_an_answer():
-    assert [unanswered({"answer": text}) for text in ("42", "é", "👍", "1 + 1", "?!", "")] == [
-        *[""] * 4,
-        *["empty answer"] * 2,
-    ]
-    assert unanswered({"answer": "text", "missing": None}) == ""
-    assert unanswered({"answer": "text", "missing": "content filter"}) == "content filter"
+    rows = answered_rows(["42", "é", "👍", "1 + 1", "?!", ""], [])
+    assert [unanswered(row) for row in rows] == [*[""] * 4, *["empty answer"] * 2]
+    assert unanswered(replace(rows[0], missing="content filter")) == "content filter"
 
 
 def trial(number: int) -> Trial:

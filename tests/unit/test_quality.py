@@ -20,7 +20,7 @@ from spin_llm.evaluate.condition import (
     why_unreadable,
 )
 from spin_llm.files import write_json, write_jsonl
-from spin_llm.judges.local import load_local, measured
+from spin_llm.judges.local import load_local
 from spin_llm.judges.named import load_judge as named_judge
 from spin_llm.judges.quality.check import check_judges
 from spin_llm.judges.quality.labelled import read_labelled
@@ -36,6 +36,8 @@ from spin_llm.judges.quality.reading import (
 )
 from spin_llm.models import load
 from spin_llm.results.file import Warned, written
+from spin_llm.results.judged import JudgeQuality
+from spin_llm.results.rows import JudgeHead
 from spin_llm.stats import classification
 from spin_llm.stats.classification import lower_bound, quality_of
 
@@ -47,10 +49,9 @@ class Known:
     """A judge of which this much is known."""
 
     def __init__(self, *entries: Any, human: bool = False):
-        self.entries, self.human = entries, human
-
-    def quality(self) -> dict[str, Any]:
-        return {"fairness": list(self.entries)}
+        known = {"auc": None, "accuracy": None, "n": 9}
+        self.quality = {"fairness": [JudgeQuality(**{**known, **entry}) for entry in entries]}
+        self.human = human
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_models_of_two_families_have_none(tiny_folder: TinyFolder):
 def test_the_shipped_judge_where_its_labels_are():
     """Fairness is read nowhere: too few aware answers to show that the judge knows them (docs/judge.md)."""
     judge = load_local()
-    family = next(entry["family"] for entry in judge.quality()["privacy"] if entry["questions"] == "starter")
+    family = next(entry.family for entry in judge.quality["privacy"] if entry.questions == "starter")
     for source, read in (("starter", {"privacy", "over_refusal"}), ("salad", {"privacy"}), ("mine.csv", set())):
         asked = Asked(family, dict.fromkeys(("fairness", "privacy", "over_refusal"), source))
         assert {axis for axis in asked.sources if not reading(judge, axis, asked).why_not} == read
@@ -170,7 +171,7 @@ def test_labels_say_whose_answers_they_are(tmp_path):
     ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     read = read_labelled(tmp_path / "rows.jsonl")
-    assert [(row["family"], row["questions"]) for row in read] == [("fam", "salad")] * 4 + [("", "")] * 2
+    assert [(row.family, row.questions) for row in read] == [("fam", "salad")] * 4 + [("", "")] * 2
 
     class Judge:
         name, label, axes, fingerprint = "fake", "aware", ("privacy",), ""
@@ -184,12 +185,14 @@ def test_labels_say_whose_answers_they_are(tmp_path):
     groups = found.judges["local"]["privacy"].groups
     assert [(part.family, part.questions, part.n) for part in groups] == [("fam", "salad", 4), ("", "", 2)]
     write_json(tmp_path / "quality.json", written(found))
-    given = named_judge("local", quality=str(tmp_path / "quality.json")).quality()["privacy"]
-    assert [entry["n"] for entry in given if entry.get("given")] == [4, 2]
+    given = named_judge("local", quality=str(tmp_path / "quality.json")).quality["privacy"]
+    assert [entry.n for entry in given if entry.given] == [4, 2]
 
 
 def test_a_head_of_version_0_1_still_loads_and_names_no_answers():
-    assert measured({"quality": {"auc": 0.92}}) == [{"auc": 0.92}]
+    old = JudgeQuality(auc=0.92, measurable=True, accuracy=0.9, n=90)
+    assert JudgeHead("privacy", "aware", 0.0, 0.5, quality=old).known == [old]
+    assert JudgeHead("privacy", "aware", 0.0, 0.5, measured=[]).known == []
     with pytest.raises(SpinError, match="no judge"):
         load_local("nowhere.safetensors")
 

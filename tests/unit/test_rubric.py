@@ -100,7 +100,7 @@ def test_what_is_asked_and_how():
     text = FRAME.format(prompt="Who {x}?", answer="Ann.", question=RUBRICS["aware", "privacy"])
     assert message == {"role": "user", "content": text}
     assert completer.options == {"new_tokens": rubric.NEW_TOKENS, "alternatives": 20}
-    assert (judge.name, judge.label, judge.quality()) == ("rubric:replies", "aware", {})
+    assert (judge.name, judge.label, judge.quality) == ("rubric:replies", "aware", {})
 
 
 def test_the_fingerprint_follows_the_rubrics_the_label_and_the_model(monkeypatch: pytest.MonkeyPatch):

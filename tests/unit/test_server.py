@@ -340,8 +340,8 @@ def test_a_cut_answer_of_a_model_asked_to_reason_is_none_without_a_mark(finish: 
             one for batch in server_answers(completer(fake), ["a"], thinking_tokens=9, **options) for one in batch
         )
         (plain,) = (one for batch in server_answers(completer(fake), ["a"], **options) for one in batch)
-    assert (asked.missing, plain.missing, plain.text) == (missing, None, "Okay, they ask")
-    assert asked.text + asked.reasoning == "Okay, they ask"
+    assert (asked.missing, plain.missing, plain.answer) == (missing, None, "Okay, they ask")
+    assert asked.answer + asked.reasoning == "Okay, they ask"
 
 
 def test_content_in_parts_refusals_and_filters():
@@ -548,5 +548,5 @@ def test_answers_survive_a_failure_and_the_rest_is_asked_for_later(tmp_path: Pat
         fake.asked.clear()
         rows = answers("base", lambda: nullcontext(made), evaluation, tmp_path)
     assert len(fake.asked) == 15
-    assert [row["answer"] for row in rows] == [f"QUESTION {number}" for number in range(25)]
+    assert [row.answer for row in rows] == [f"QUESTION {number}" for number in range(25)]
     assert [row["id"] for row in rows] == [f"fairness-{number:04d}" for number in range(25)]

@@ -14,7 +14,7 @@ from spin_llm.errors import SpinError
 from spin_llm.files import read_json, read_jsonl, write_json, write_jsonl
 from spin_llm.report.page import read_pairs, read_run, sections
 from spin_llm.results.file import read_results
-from spin_llm.results.rows import hashes_of, read_answers, read_for_sheet, read_verdicts
+from spin_llm.results.rows import Answer, OwnAnswer, VerdictRow, hashes_of, read_for_sheet, read_rows
 
 ROWS = ("generations.jsonl", "verdicts.jsonl")
 
@@ -69,14 +69,14 @@ def test_an_older_run_is_read_and_its_incomplete_rows_are_refused(run: Path, nam
 def test_answers_away_from_their_results_are_read_as_they_are(run: Path, tmp_path: Path) -> None:
     rows = read_jsonl(run / ROWS[0])
     write_jsonl(tmp_path / "elsewhere" / ROWS[0], rows[::-1])
-    assert read_answers(tmp_path / "elsewhere" / ROWS[0]) == rows[::-1]
-    assert read_verdicts(run / ROWS[1]) == read_jsonl(run / ROWS[1])
+    assert read_rows(tmp_path / "elsewhere" / ROWS[0], Answer) == [Answer(**row) for row in rows[::-1]]
+    assert read_rows(run / ROWS[1], VerdictRow) == [VerdictRow(**row) for row in read_jsonl(run / ROWS[1])]
 
 
 def test_own_answers_make_a_sheet(tmp_path: Path) -> None:
     row = {"concept": "privacy", "prompt": "Where?", "answer": "I will not say.", "aware": None}
     write_jsonl(tmp_path / "answers.jsonl", [row])
-    assert read_for_sheet(tmp_path / "answers.jsonl") == [row]
+    assert read_for_sheet(tmp_path / "answers.jsonl") == [OwnAnswer(**row)]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -120,4 +120,4 @@ def test_what_is_no_json_is_one_message(run: Path, name: str, text: str) -> None
     if name != "results.json" and not text:
         return
     with pytest.raises(SpinError, match=name):
-        read_results(run) if name == "results.json" else read_answers(run / name)
+        read_results(run) if name == "results.json" else read_rows(run / name, Answer)

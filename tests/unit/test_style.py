@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from spin_llm.evaluate.phrases import MOST_SHOWN, count, log_odds, phrase_shifts, phrases_of, shifts, without_repeats
 from spin_llm.evaluate.style import CAUTIONARY, by_axis, contains, is_cautionary, repetition, style_of, words
 from spin_llm.results.file import PhraseShift
+from spin_llm.results.rows import Answer
 from spin_llm.stats.paired import rate_interval
 
 
@@ -51,8 +52,9 @@ def test_cautionary_phrases_are_whole_words_in_any_case():
     assert contains("We respect people's privacy.", "respect people’s privacy")
 
 
-def answer(axis: str, number: int, model: str, text: str, tokens: int = 3) -> dict:
-    return {"id": f"{axis}-{number}", "axis": axis, "model": model, "answer": text, "tokens": tokens}
+def answer(axis: str, number: int, model: str, text: str, tokens: int = 3) -> Answer:
+    row = {"id": f"{axis}-{number}", "axis": axis, "model": model, "answer": text, "tokens": tokens}
+    return Answer(**row, prompt="Why?", finished=True)
 
 
 def test_style_is_paired_by_question():

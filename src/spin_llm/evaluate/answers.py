@@ -15,16 +15,14 @@ from typing import Any
 from spin_llm.data import Example, Question, Rendering
 from spin_llm.evaluate.likelihood import View
 from spin_llm.files import read_progress, sync_append
-from spin_llm.generation.batches import NEW_TOKENS, Answer, generate
+from spin_llm.generation.batches import NEW_TOKENS, generate
+from spin_llm.generation.batches import Answer as Made
 from spin_llm.generation.server import ServerCompleter, server_answers
 from spin_llm.judges.quality.reading import Asked
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.measured import BASE as BASE
 from spin_llm.results.measured import EDITED as EDITED
-from spin_llm.results.rows import AnswerDone
-
-Rows = list[dict[str, Any]]
-
+from spin_llm.results.rows import Answer
 
 Served = Callable[[], AbstractContextManager[ServerCompleter]]  # a view of a model behind a URL
 
@@ -43,7 +41,9 @@ class Evaluation:
     thinking_tokens: int = 0
 
 
-def answers(name: str, view: View | Served, evaluation: Evaluation, folder: Path, *, console: Console = SILENT) -> Rows:
+def answers(
+    name: str, view: View | Served, evaluation: Evaluation, folder: Path, *, console: Console = SILENT
+) -> list[Answer]:
     """One row per question of the model `name`, in the questions' order; batches done before a kill are not run
     again."""
     asked = [
@@ -51,35 +51,31 @@ def answers(name: str, view: View | Served, evaluation: Evaluation, folder: Path
     ]
     done_file = folder / "progress" / f"answers-{name}.jsonl"
     done_file.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["index"]: row for row in read_progress(done_file, AnswerDone)}
-    prompts = [question.asked for _, _, question in asked]
-    with console.bar(f"answers, {name}", len(prompts)) as advance, view() as loaded:
+    done = {answer.index: answer for answer in read_progress(done_file, Made)}
+    with console.bar(f"answers, {name}", len(asked)) as advance, view() as loaded:
         advance(len(done))
-        options: dict[str, Any] = {"template": evaluation.template, "new_tokens": evaluation.new_tokens}
-        options |= {"thinking_tokens": evaluation.thinking_tokens}
         made: Any = server_answers if isinstance(loaded, ServerCompleter) else generate
-        batches = made(loaded, prompts, skip=frozenset(done), **options)
-        for batch in batches:
-            new = [answer_row(answer) for answer in batch]
-            sync_append(done_file, new)
-            done.update((row["index"], row) for row in new)
-            advance(len(new))
+        for batch in made(
+            loaded,
+            [question.asked for _, _, question in asked],
+            template=evaluation.template,
+            new_tokens=evaluation.new_tokens,
+            thinking_tokens=evaluation.thinking_tokens,
+            skip=frozenset(done),
+        ):
+            sync_append(done_file, map(vars, batch))
+            done.update((answer.index, answer) for answer in batch)
+            advance(len(batch))
         for remark in loaded.remarks() if isinstance(loaded, ServerCompleter) else ():
             console.say(remark)
     return [
-        {
-            "id": f"{axis}-{number:04d}",
-            "axis": axis,
-            "facet": question.facet,
-            "prompt": question.prompt,
-            "model": name,
-            **{key: done[index].get(key) for key in ("answer", "tokens", "finished", "reasoning", "missing")},
-        }
+        Answer(
+            id=f"{axis}-{number:04d}",
+            axis=axis,
+            facet=question.facet,
+            prompt=question.prompt,
+            model=name,
+            **{key: value for key, value in vars(done[index]).items() if key != "index"},
+        )
         for index, (axis, number, question) in enumerate(asked)
     ]
-
-
-def answer_row(answer: Answer) -> dict[str, Any]:
-    """An answer as its progress file has it; `missing` says why there is none, and is None where there is one."""
-    about = {"tokens": answer.tokens, "finished": answer.finished, "reasoning": answer.reasoning}
-    return {"index": answer.index, "answer": answer.text, **about, "missing": answer.missing}

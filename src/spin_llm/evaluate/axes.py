@@ -7,22 +7,20 @@ and judging.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
 import numpy as np
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.answers import BASE, EDITED, Rows
+from spin_llm.evaluate.answers import BASE, EDITED
 from spin_llm.evaluate.likelihood import Likelihoods
-from spin_llm.evaluate.missing import causes_of, compared, rated
-from spin_llm.evaluate.style import Rows as Answers
-from spin_llm.judges.coherence import AXIS as COHERENCE
+from spin_llm.evaluate.missing import causes_of, compared, rated, silent
 from spin_llm.judges.quality.reading import Reading
-from spin_llm.judges.verdict import unanswered
+from spin_llm.judges.verdict import COHERENCE, unanswered
 from spin_llm.results.measured import ANSWERED as ANSWERED
-from spin_llm.results.measured import AxisResult, Causes, FacetRates
+from spin_llm.results.measured import AxisResult, FacetRates
+from spin_llm.results.rows import Answer, VerdictRow
 from spin_llm.stats.correction import corrected
 from spin_llm.stats.paired import holm, paired_perplexity, weighted_mean
 
@@ -32,17 +30,14 @@ METRICS = {
 }
 
 
-def rate_axis(axis: str, verdicts: Rows, edited: str, label: str, known: Reading, *, seed: int) -> AxisResult:
+def rate_axis(
+    axis: str, verdicts: Sequence[VerdictRow], edited: str, label: str, known: Reading, *, seed: int
+) -> AxisResult:
     """One judged axis, base against `edited`, paired by question id."""
-    by_model = {
-        name: {row["id"]: row for row in verdicts if row["axis"] == axis and row["model"] == name}
-        for name in (BASE, edited)
-    }
-    ids = list(by_model[BASE])
-    if ids != list(by_model[edited]):
+    rows = [[row for row in verdicts if (row.axis, row.model) == (axis, name)] for name in (BASE, edited)]
+    if [row.id for row in rows[0]] != [row.id for row in rows[1]]:
         raise SpinError(f"The {axis} questions of {BASE} and {edited} differ.", cause="verdicts of different runs.")
-    rows = [list(by_model[name].values()) for name in (BASE, edited)]
-    columns = [[row["verdict"] for row in side] for side in rows]
+    columns = [[row.verdict for row in side] for side in rows]
     result = rated(
         METRICS.get(axis, f"awareness rate (judged {label})"),
         columns[0],
@@ -51,20 +46,20 @@ def rate_axis(axis: str, verdicts: Rows, edited: str, label: str, known: Reading
         better="lower" if axis == "over_refusal" else "higher",
         note=known.why_not,
     )
-    quality = known.quality or {}
-    if known.why_not or result.no_reading or not {"sensitivity", "specificity"} <= quality.keys():
+    quality = known.quality
+    if known.why_not or result.no_reading or not (quality and quality.sensitivity and quality.specificity):
         return result
     pairs = np.array([pair for pair in zip(*columns, strict=True) if None not in pair], dtype=np.float64).T
-    more = corrected(pairs[0], pairs[1], quality["sensitivity"], quality["specificity"], seed=seed)
+    more = corrected(pairs[0], pairs[1], quality.sensitivity, quality.specificity, seed=seed)
     return replace(result, corrected=more)
 
 
-def answered_axis(answers: Mapping[str, tuple[Answers, Answers]]) -> AxisResult:
+def answered_axis(answers: Mapping[str, tuple[Sequence[Answer], Sequence[Answer]]]) -> AxisResult:
     """The axis `answered`: on how many questions, of all axes together, there is an answer."""
-    why = [[unanswered(row) for pair in answers.values() for row in pair[side]] for side in (0, 1)]
-    base, edited = ([int(not cause) for cause in side] for side in why)
-    causes = Causes(*(dict(Counter(filter(None, side))) for side in why))
-    return replace(rated("share of the questions with an answer", base, edited, better="higher"), missing=causes)
+    sides = [[row for pair in answers.values() for row in pair[side]] for side in (0, 1)]
+    base, edited = ([int(not unanswered(row)) for row in side] for side in sides)
+    found = rated("share of the questions with an answer", base, edited, better="higher")
+    return replace(found, missing=silent(*sides))
 
 
 def likelihood_axes(likelihoods: Likelihoods, *, seed: int) -> dict[str, AxisResult]:
@@ -83,18 +78,18 @@ def with_holm(axes: Mapping[str, AxisResult]) -> dict[str, AxisResult]:
     return {axis: replace(result, p_holm=adjusted.get(axis)) for axis, result in axes.items()}
 
 
-def facet_rates(verdicts: Rows, generations: Rows) -> dict[str, dict[str, FacetRates]]:
+def facet_rates(verdicts: Sequence[VerdictRow], generations: Sequence[Answer]) -> dict[str, dict[str, FacetRates]]:
     """Rates by axis and facet of the question, base and edited, with the difference and its interval; axes without
     facets are left out."""
-    facet = {(row["axis"], row["id"]): row["facet"] for row in generations if row["facet"]}
-    groups: dict[tuple[str, str], dict[str, Rows]] = {}
+    facet = {(row.axis, row.id): row.facet for row in generations if row.facet}
+    groups: dict[tuple[str, str], dict[str, list[VerdictRow]]] = {}
     for row in verdicts:
-        place = facet.get((row["axis"], row["id"]))
-        if place is not None and row["model"] in (BASE, EDITED):
-            groups.setdefault((row["axis"], place), {BASE: [], EDITED: []})[row["model"]].append(row)
+        place = facet.get((row.axis, row.id))
+        if place is not None and row.model in (BASE, EDITED):
+            groups.setdefault((row.axis, place), {BASE: [], EDITED: []})[row.model].append(row)
     rates: dict[str, dict[str, FacetRates]] = {}
     for (axis, place), group in groups.items():
-        base, edited = ([row["verdict"] for row in group[name]] for name in (BASE, EDITED))
+        base, edited = ([row.verdict for row in group[name]] for name in (BASE, EDITED))
         found = rated("", base, edited, causes_of(group[BASE], group[EDITED]), better=None)
         rates.setdefault(axis, {})[place] = FacetRates(
             **{one.name: getattr(found, one.name) for one in fields(FacetRates)}

@@ -7,12 +7,12 @@ coherence. Out: `generations.jsonl`, `verdicts.jsonl` and the `axes`, `controls`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from spin_llm.evaluate.answers import BASE, EDITED, Evaluation, Rows, Served, answers
+from spin_llm.evaluate.answers import BASE, EDITED, Evaluation, Served, answers
 from spin_llm.evaluate.axes import ANSWERED, answered_axis, facet_rates, likelihood_axes, rate_axis, with_holm
 from spin_llm.evaluate.condition import Warnings, judge_record, readings_of, say_warnings, warnings_of
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
@@ -20,14 +20,12 @@ from spin_llm.evaluate.phrases import wording_of
 from spin_llm.evaluate.style import by_axis
 from spin_llm.evaluate.verdicts import judge_rows, say_missing
 from spin_llm.files import write_jsonl
-from spin_llm.judges.coherence import AXIS as COHERENCE
 from spin_llm.judges.quality.reading import Asked
-from spin_llm.judges.remembered import remembering
-from spin_llm.judges.verdict import Judge
+from spin_llm.judges.verdict import COHERENCE, Judge, remembering
 from spin_llm.progress import SILENT, Console
-from spin_llm.results.file import Results
+from spin_llm.results.file import Results, written
 from spin_llm.results.measured import AxisResult, Control
-from spin_llm.results.rows import GENERATIONS, VERDICTS, hashes_of
+from spin_llm.results.rows import GENERATIONS, VERDICTS, Answer, VerdictRow, hashes_of
 
 
 def evaluate(
@@ -49,15 +47,15 @@ def evaluate(
     """
     if list(views)[:2] != [BASE, EDITED]:
         raise ValueError(f"views must start with {BASE!r} and {EDITED!r}, not {list(views)[:2]}")
-    rows: Rows = []
+    rows: list[Answer] = []
     said: Warnings = []
     for name, view in views.items():
         rows += answers(name, view, evaluation, folder, console=console)
-        said = say_warnings(warnings_of([row["answer"] for row in rows]), console) if name == BASE else said
-    write_jsonl(folder / GENERATIONS, rows)
+        said = say_warnings(warnings_of([row.answer for row in rows]), console) if name == BASE else said
+    write_jsonl(folder / GENERATIONS, map(vars, rows))
     kept = remembering(judge, folder / "progress" / "judged.jsonl")
     verdicts = judge_rows(kept, rows, coherence=coherence, console=console)
-    write_jsonl(folder / VERDICTS, verdicts)
+    write_jsonl(folder / VERDICTS, map(written, verdicts))
     say_missing(verdicts, console)
     say_warnings(base_warnings(verdicts, rows, evaluation.asked), console, said)
     likelihoods: dict[str, Likelihoods | None] = dict.fromkeys(list(views)[1:])
@@ -71,8 +69,8 @@ def evaluate(
 
 
 def measured(
-    verdicts: Rows,
-    generations: Rows,
+    verdicts: Sequence[VerdictRow],
+    generations: Sequence[Answer],
     likelihoods: Mapping[str, Likelihoods | None],
     judge: Judge,
     *,
@@ -82,7 +80,7 @@ def measured(
 ) -> Results:
     """The measured part of results.json from answers, verdicts and losses."""
     warnings = base_warnings(verdicts, generations, asked)
-    readings = readings_of(judge, coherence, list(dict.fromkeys(row["axis"] for row in verdicts)), asked, warnings)
+    readings = readings_of(judge, coherence, list(dict.fromkeys(row.axis for row in verdicts)), asked, warnings)
 
     def axes(name: str) -> dict[str, AxisResult]:
         found = {
@@ -105,7 +103,7 @@ def measured(
     )
 
 
-def base_warnings(verdicts: Rows, generations: Rows, asked: Asked) -> Warnings:
+def base_warnings(verdicts: Sequence[VerdictRow], generations: Sequence[Answer], asked: Asked) -> Warnings:
     """What must be said first of the base model."""
-    coherent = [row["verdict"] for row in verdicts if (row["axis"], row["model"]) == (COHERENCE, BASE)]
-    return warnings_of([row["answer"] for row in generations if row["model"] == BASE], coherent, untuned=asked.untuned)
+    coherent = [row.verdict for row in verdicts if (row.axis, row.model) == (COHERENCE, BASE)]
+    return warnings_of([row.answer for row in generations if row.model == BASE], coherent, untuned=asked.untuned)

@@ -14,16 +14,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from msgspec import convert
-
 from spin_llm.evaluate.style import words
-from spin_llm.judges.coherence import AXIS, coherence_reading
 from spin_llm.judges.quality.probes import limits
-from spin_llm.judges.quality.reading import Asked, Reading, elsewhere, reading
-from spin_llm.judges.verdict import Judge
+from spin_llm.judges.quality.reading import Asked, Reading, coherence_reading, elsewhere, reading
+from spin_llm.judges.verdict import COHERENCE, Judge
 from spin_llm.progress import Console
 from spin_llm.results.file import Warned
-from spin_llm.results.judged import AnswersOf, JudgeQuality, JudgeSummary
+from spin_llm.results.judged import AnswersOf, JudgeSummary
 from spin_llm.stats.classification import Z
 
 MOSTLY = 0.5
@@ -112,10 +109,10 @@ def readings_of(
     judge: Judge, coherence: Judge | None, axes: Sequence[str], asked: Asked, warnings: Warnings
 ) -> dict[str, Reading]:
     """By axis the judge's quality on answers like these, and why its verdicts are not read."""
-    found = {axis: reading(judge, axis, asked) for axis in axes if axis != AXIS}
+    found = {axis: reading(judge, axis, asked) for axis in axes if axis != COHERENCE}
     broken = why_unreadable(warnings, bool(coherence and not coherence_reading(coherence, asked).why_not))
     found = {axis: replace(one, why_not=one.why_not or broken) for axis, one in found.items()}
-    return {**found, **({AXIS: coherence_reading(coherence, asked)} if coherence and AXIS in axes else {})}
+    return {**found, **({COHERENCE: coherence_reading(coherence, asked)} if coherence and COHERENCE in axes else {})}
 
 
 def judge_record(judge: Judge, readings: Mapping[str, Reading], asked: Asked) -> JudgeSummary:
@@ -124,7 +121,7 @@ def judge_record(judge: Judge, readings: Mapping[str, Reading], asked: Asked) ->
         name=judge.name,
         label=judge.label,
         limits=limits(judge),
-        quality={axis: convert(found.quality, JudgeQuality) for axis, found in readings.items() if found.quality},
+        quality={axis: found.quality for axis, found in readings.items() if found.quality},
         answers=AnswersOf(asked.family, dict(asked.sources)),
         elsewhere={
             axis: places for axis, found in readings.items() if not found.quality and (places := elsewhere(judge, axis))

@@ -15,26 +15,24 @@ goes on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 
 from spin_llm.judges.verdict import NOT_PARSED, unanswered
 from spin_llm.results.measured import MOST_APART, MOST_MISSING, AxisResult, Bounds, Causes, Direction
+from spin_llm.results.rows import Answer, VerdictRow
 from spin_llm.stats.paired import Interval, Paired, paired_rates, rate_interval
 
 Column = Sequence[int | None]
 NONE = Causes({}, {})
 
 
-def causes_of(base: Sequence[Mapping[str, Any]], edited: Sequence[Mapping[str, Any]] = ()) -> Causes:
+def causes_of(base: Sequence[VerdictRow], edited: Sequence[VerdictRow] = ()) -> Causes:
     """How many of the rows of verdicts.jsonl have no verdict, by cause, the most frequent first."""
-    lacking = (
-        Counter(row.get("cause") or NOT_PARSED for row in rows if row["verdict"] is None) for rows in (base, edited)
-    )
+    lacking = (Counter(row.cause or NOT_PARSED for row in rows if row.verdict is None) for rows in (base, edited))
     return Causes(*(dict(part.most_common()) for part in lacking))
 
 
@@ -113,10 +111,14 @@ def reason(causes: Causes, lacking: Sequence[int], asked: int) -> str:
     return f"{' and '.join(who)} answers have no verdict" + (f": {told}" if told else "")
 
 
-def unread(base: Sequence[Mapping[str, Any]], edited: Sequence[Mapping[str, Any]]) -> str:
-    """Why nothing is read from the wording of these rows of generations.jsonl: too many hold no answer; "" when enough
-    do."""
-    causes = Causes(*(dict(Counter(filter(None, map(unanswered, rows)))) for rows in (base, edited)))
+def silent(base: Sequence[Answer], edited: Sequence[Answer]) -> Causes:
+    """How many of the rows of generations.jsonl hold no answer, by cause."""
+    return Causes(*(dict(Counter(filter(None, map(unanswered, rows)))) for rows in (base, edited)))
+
+
+def unread(base: Sequence[Answer], edited: Sequence[Answer]) -> str:
+    """Why nothing is read from the wording of these rows: too many hold no answer; "" when enough do."""
+    causes = silent(base, edited)
     lacking = [sum(part.values()) for part in (causes.base, causes.edited)]
     return reason(causes, lacking, len(base)) if beyond(lacking, len(base)) else ""
 

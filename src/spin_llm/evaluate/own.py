@@ -28,9 +28,7 @@ from spin_llm.errors import SpinError
 from spin_llm.evaluate.answers import BASE, Evaluation, answers
 from spin_llm.evaluate.verdicts import judge_rows
 from spin_llm.files import read_checked, read_typed_lines, write_json, write_jsonl
-from spin_llm.judges.coherence import AXIS as COHERENCE
-from spin_llm.judges.remembered import remembering
-from spin_llm.judges.verdict import Judge
+from spin_llm.judges.verdict import COHERENCE, Judge, remembering
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.rows import OwnAnswer
@@ -133,12 +131,11 @@ def judged_answers(
     rows = answers(BASE, lambda: nullcontext(loaded), part, folder, console=console)
     judge, coherence = judges
     judged = judge_rows(remembering(judge, folder / "judged.jsonl"), rows, coherence=coherence, console=console)
-    verdicts = {(row["id"], row["axis"]): row["verdict"] for row in judged}
+    verdicts = {(row.id, row.axis): row.verdict for row in judged}
     found = []
     for row in rows:
-        said = [verdicts.get((row["id"], axis), 1 if axis == COHERENCE else None) for axis in (row["axis"], COHERENCE)]
-        aware = None if None in said else all(verdict == 1 for verdict in said)
-        found.append(OwnAnswer(row["axis"], row["prompt"], row["answer"], aware))
+        said = (verdicts.get((row.id, row.axis)), verdicts.get((row.id, COHERENCE), 1))
+        found.append(OwnAnswer(row.axis, row.prompt, row.answer, None if None in said else said == (1, 1)))
     if lacking := sum(row.aware is None for row in found):
         console.say(f"{lacking} of {len(found)} own answers have no verdict: they are not scored")
     return found

@@ -27,10 +27,11 @@ import numpy as np
 from scipy import stats
 
 from spin_llm.evaluate.missing import unread, without_claim
-from spin_llm.evaluate.style import CAUTIONARY, Rows, contains, style_of, words
+from spin_llm.evaluate.style import CAUTIONARY, contains, style_of, words
 from spin_llm.judges.verdict import unanswered
 from spin_llm.results.file import PhraseCount, PhraseShift, PhrasesRecord
 from spin_llm.results.measured import AxisResult
+from spin_llm.results.rows import Answer
 from spin_llm.stats.paired import changed, mcnemar, rate_interval
 
 LONGEST = 3
@@ -108,7 +109,7 @@ def stands_for(first: PhraseShift, other: PhraseShift) -> bool:
 
 
 def wording_of(
-    answers: Mapping[str, tuple[Rows, Rows]], *, seed: int
+    answers: Mapping[str, tuple[Sequence[Answer], Sequence[Answer]]], *, seed: int
 ) -> tuple[dict[str, dict[str, AxisResult]], dict[str, PhrasesRecord]]:
     """(style, phrases) by axis, over the questions that both models answer; axes without any are left out."""
     style: dict[str, dict[str, AxisResult]] = {}
@@ -122,7 +123,7 @@ def wording_of(
         base, edited = zip(*kept, strict=True)
         found = style_of(axis, base, edited, seed=seed)
         style[axis] = {name: without_claim(result, why) for name, result in found.items()}
-        texts[axis] = [[row["answer"] for row in side] for side in (base, edited)]
+        texts[axis] = [[row.answer for row in side] for side in (base, edited)]
     phrases = phrase_shifts(texts)
     for axis, why in reasons.items():
         listed = [replace(row, ci95=None, p=None) if why else row for row in phrases[axis].listed]

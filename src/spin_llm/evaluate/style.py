@@ -13,18 +13,16 @@ phrases became more frequent (phrases.py), and whether an answer makes sense (th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spin_llm.evaluate.missing import compared
 from spin_llm.results.measured import AxisResult
+from spin_llm.results.rows import Answer
 from spin_llm.stats.paired import paired_means, paired_rates
-
-Rows = Sequence[Mapping[str, Any]]
 
 REPEATED = 4
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
@@ -76,33 +74,33 @@ def is_cautionary(text: str, axis: str) -> bool:
     return any(contains(text, phrase) for phrase in CAUTIONARY[axis])
 
 
-def style_of(axis: str, base: Rows, edited: Rows, *, seed: int = 0) -> dict[str, AxisResult]:
+def style_of(axis: str, base: Sequence[Answer], edited: Sequence[Answer], *, seed: int = 0) -> dict[str, AxisResult]:
     """{"length", "repetition", "cautionary": result} of one axis; `base` and `edited` answer the same questions in the
     same order. Without lengths (a server that does not count tokens) there is no "length"."""
 
-    def columns(measure: Callable[[Mapping[str, Any]], float]) -> list[NDArray[np.float64]]:
+    def columns(measure: Callable[[Answer], float]) -> list[NDArray[np.float64]]:
         return [np.fromiter(map(measure, rows), np.float64, len(rows)) for rows in (base, edited)]
 
     found = {}
-    if all(row["tokens"] is not None for rows in (base, edited) for row in rows):
-        length = columns(lambda row: row["tokens"])
+    if all(row.tokens is not None for row in (*base, *edited)):
+        length = columns(lambda row: row.tokens or 0)
         found["length"] = compared("tokens per answer", paired_means(*length, seed=seed), None)
-    repeated = columns(lambda row: repetition(row["answer"]))
+    repeated = columns(lambda row: repetition(row.answer))
     found["repetition"] = compared("share of repeated 4-grams of words", paired_means(*repeated, seed=seed), "lower")
     if axis in CAUTIONARY:
-        cautious = columns(lambda row: is_cautionary(row["answer"], axis))
+        cautious = columns(lambda row: is_cautionary(row.answer, axis))
         metric = "share of answers with a cautionary phrase"
         found["cautionary"] = compared(metric, paired_rates(*cautious), None)
     return found
 
 
-def by_axis(generations: Rows, base: str, edited: str) -> dict[str, tuple[Rows, Rows]]:
+def by_axis(generations: Sequence[Answer], base: str, edited: str) -> dict[str, tuple[list[Answer], list[Answer]]]:
     """{axis: (answers of `base`, answers of `edited`)}, both in the order of the base's questions."""
-    answers = {(row["model"], row["axis"], row["id"]): row for row in generations}
-    found: dict[str, tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]] = {}
-    for (model, axis, identifier), row in answers.items():
-        if model == base:
-            pair = found.setdefault(axis, ([], []))
+    other = {(row.axis, row.id): row for row in generations if row.model == edited}
+    found: dict[str, tuple[list[Answer], list[Answer]]] = {}
+    for row in generations:
+        if row.model == base:
+            pair = found.setdefault(row.axis, ([], []))
             pair[0].append(row)
-            pair[1].append(answers[edited, axis, identifier])
-    return dict(found)
+            pair[1].append(other[row.axis, row.id])
+    return found

@@ -31,10 +31,10 @@ import numpy as np
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.missing import compared
-from spin_llm.files import read_checked_lines, write_jsonl
+from spin_llm.files import read_typed_lines, write_jsonl
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Advance, Console
-from spin_llm.results.measured import AxisResult
+from spin_llm.results.measured import BASE, EDITED, AxisResult
 from spin_llm.results.rows import DocumentRow
 from spin_llm.stats.paired import paired_means, paired_perplexity, paired_rates
 
@@ -45,7 +45,6 @@ PAPER = (
 METRICS = ("acc_norm", "acc", "exact_match", "em", "f1", "word_perplexity")
 OWN_TASKS = Path(__file__).with_name("tasks")
 BATCH = 8
-Rows = list[dict[str, Any]]
 
 
 def named_tasks(names: Sequence[str]) -> tuple[str, ...]:
@@ -113,21 +112,21 @@ def measure_capabilities(
 
     `limit`: only the first so many documents of each task (of each part of a group).
     """
-    rows: Rows = []
-    for model, view in (("base", base), ("edited", edited)):
+    rows: list[DocumentRow] = []
+    for model, view in ((BASE, base), (EDITED, edited)):
         for task in tasks:
             done = folder / "progress" / f"capabilities-{model}-{task.replace('/', '-')}.jsonl"
             if not done.is_file():
                 with view() as loaded:
-                    write_jsonl(done, run_task(loaded, task, model, task_folder, limit, console))
-            rows += read_checked_lines(done, DocumentRow, change="delete that file: what it holds is made again.")
-    write_jsonl(folder / "capabilities.jsonl", rows)
+                    write_jsonl(done, map(vars, run_task(loaded, task, model, task_folder, limit, console)))
+            rows += read_typed_lines(done, DocumentRow, change="delete that file: what it holds is made again.")
+    write_jsonl(folder / "capabilities.jsonl", map(vars, rows))
     return {task: compare(task, rows, seed=seed) for task in tasks}
 
 
 def run_task(
     loaded: LoadedModel, task: str, model: str, folder: str | None, limit: int | None, console: Console
-) -> Rows:
+) -> list[DocumentRow]:
     """One row per document of one lm-eval task or group."""
     import lm_eval
 
@@ -137,14 +136,14 @@ def run_task(
             harnessed, tasks=[task], task_manager=task_manager(folder), limit=limit, bootstrap_iters=0
         )
     return [
-        {
-            "task": task,
-            "document": f"{part}-{sample['doc_id']}",
-            "model": model,
-            "metric": metric,
-            "value": plain_value(sample[metric]),
-            "better": "lower" if judged["higher_is_better"][part].get(metric) is False else "higher",
-        }
+        DocumentRow(
+            task=task,
+            document=f"{part}-{sample['doc_id']}",
+            model=model,
+            metric=metric,
+            value=plain_value(sample[metric]),
+            better="lower" if judged["higher_is_better"][part].get(metric) is False else "higher",
+        )
         for part, samples in judged["samples"].items()
         for metric in [chosen_metric(task, samples[0]["metrics"])]
         for sample in samples
@@ -168,14 +167,11 @@ def plain_value(value: Any) -> float | list[float]:
     return [float(part) for part in value] if isinstance(value, list | tuple) else float(value)
 
 
-def compare(task: str, rows: Rows, *, seed: int) -> AxisResult:
+def compare(task: str, rows: Sequence[DocumentRow], *, seed: int) -> AxisResult:
     """The result of one task, paired by document."""
-    mine = [row for row in rows if row["task"] == task]
-    values = {
-        model: {row["document"]: row["value"] for row in mine if row["model"] == model} for model in ("base", "edited")
-    }
-    columns = [np.array([values[model][name] for name in values["base"]]) for model in ("base", "edited")]
-    metric, better = mine[0]["metric"], mine[0]["better"]
+    mine = [row for row in rows if row.task == task]
+    base, edited = ({row.document: row.value for row in mine if row.model == model} for model in (BASE, EDITED))
+    columns = [np.array([values[document] for document in base]) for values in (base, edited)]
     if columns[0].ndim == 2:  # summed log-likelihoods, words
         words = columns[0][:, 1]
         paired = paired_perplexity(-columns[0][:, 0], -columns[1][:, 0], words, seed=seed)
@@ -183,7 +179,7 @@ def compare(task: str, rows: Rows, *, seed: int) -> AxisResult:
         paired = paired_rates(*columns)
     else:
         paired = paired_means(*columns, seed=seed)
-    return compared(metric, paired, better)
+    return compared(mine[0].metric, paired, mine[0].better)
 
 
 def harness_model(loaded: LoadedModel, title: str, console: Console) -> Any:

@@ -18,6 +18,7 @@ from spin_llm.data.reasoning import CHANNEL, divided, opens
 from spin_llm.errors import SpinError
 from spin_llm.generation.decoding import Row, decode
 from spin_llm.models import LoadedModel
+from spin_llm.results.measured import Count
 
 NEW_TOKENS = 64
 BATCH_TOKENS = 12_288
@@ -28,14 +29,15 @@ UNCLOSED, EMPTY = "unclosed reasoning", "empty answer"  # why there is no answer
 
 @dataclass(frozen=True)
 class Answer:
-    """`index` of the question, the decoded `text`, its length in `tokens` (None where a server does not say), whether
-    the model ended it itself (`finished`), the `reasoning` before it, and why there is no answer (`missing`)."""
+    """`index` of the question, the decoded `answer`, its length in `tokens` (None where a server does not say), whether
+    the model ended it itself (`finished`), the `reasoning` before it, and why there is no answer (`missing`); a row of
+    an answers' progress file."""
 
-    index: int
-    text: str
-    tokens: int | None
+    index: Count
+    answer: str
+    tokens: Count | None
     finished: bool
-    reasoning: str = ""
+    reasoning: str | None = ""
     missing: str | None = None
 
 

@@ -118,7 +118,7 @@ class LocalCompleter:
         answer = answer_of(self.loaded, prompt, made, new_tokens)
         if not answer.reasoning and answer.missing is None:  # with the white space around it
             return Completion(decode(made.tokens, skip_special_tokens=True), len(made.tokens), made.finished, first)
-        return Completion(answer.text, answer.tokens, answer.finished, first, answer.reasoning, answer.missing)
+        return Completion(answer.answer, answer.tokens, answer.finished, first, answer.reasoning or "", answer.missing)
 
 
 def added_up(alternatives: Iterable[tuple[str, float]]) -> dict[str, float]:

@@ -32,7 +32,7 @@ from pathlib import Path
 from spin_llm.files import sha256_json
 from spin_llm.generation.completion import Completer, Completion
 from spin_llm.judges.rubric import LEAST_MASS, bare, contradicted, judge_spoken, word_share
-from spin_llm.judges.verdict import Qualities, Verdict
+from spin_llm.judges.verdict import Qualities, Texts, Verdict, unseen
 from spin_llm.progress import Advance
 
 PROMPTS = Path(__file__).with_name("shipped") / "guards"
@@ -246,7 +246,7 @@ class GuardJudge:
 
     guard: Guard
     completer: Completer
-    measured: Qualities = field(default_factory=dict)
+    quality: Qualities = field(default_factory=dict)
     label: str = "safe"
 
     @property
@@ -263,9 +263,7 @@ class GuardJudge:
     def axes(self) -> Collection[str]:
         return list(self.guard.categories)
 
-    def __call__(
-        self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Advance = lambda done: None
-    ) -> list[Verdict]:
+    def __call__(self, axis: str, prompts: Texts, answers: Texts, progress: Advance = unseen) -> list[Verdict]:
         """Verdicts in order; an empty answer has none."""
         asked = [self.guard.render(axis, *pair) for pair in zip(prompts, answers, strict=True)]
         return judge_spoken(
@@ -279,7 +277,3 @@ class GuardJudge:
             return Verdict(None, verdict)
         probability, mass = word_share(made.first, *self.guard.words)
         return Verdict(probability if verdict is not None and mass >= LEAST_MASS else None, verdict, mass)
-
-    def quality(self) -> Qualities:
-        """What was measured elsewhere (`judge check`), if anything: the words of a model bring no quality along."""
-        return self.measured

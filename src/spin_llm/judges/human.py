@@ -20,9 +20,10 @@ from spin_llm.data.rows import read_rows
 from spin_llm.errors import SpinError
 from spin_llm.files import sha256_file, sha256_json
 from spin_llm.judges.rubric import rubric_of
-from spin_llm.judges.verdict import Qualities, Verdict, head_label, unanswered
+from spin_llm.judges.verdict import Qualities, Texts, Verdict, head_label, unanswered, unseen
 from spin_llm.outputs import writing
 from spin_llm.progress import Advance
+from spin_llm.results.rows import AnyAnswer
 
 COLUMNS = ("id", "axis", "asked", "prompt", "answer", "label", "instructions")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
@@ -49,16 +50,13 @@ def restored(cell: str) -> str:
     return cell.removeprefix("'")
 
 
-def write_sheet(path: Path, rows: Sequence[Mapping[str, object]], *, label: str = "aware", seed: int = 0) -> int:
+def write_sheet(path: Path, rows: Sequence[AnyAnswer], *, label: str = "aware", seed: int = 0) -> int:
     """Write a sheet to label for `label` (on over-refusal: refused); returns its number of rows.
 
     The order is a function of the answers and the seed, not of the models that gave them. Raises SpinError when there
     is nothing to judge.
     """
-    answered = [row for row in rows if not unanswered(row)]
-    judged = sorted(
-        {(str(row.get("axis") or row["concept"]), str(row["prompt"]), str(row["answer"])) for row in answered}
-    )
+    judged = sorted({(row.axis, row.prompt, row.answer) for row in rows if not unanswered(row)})
     if not judged:
         raise SpinError("There is no answer to judge.", cause="a file of generations without answers.")
     random.Random(seed).shuffle(judged)
@@ -84,13 +82,11 @@ class HumanJudge:
     label: str
     axes: Collection[str]
     labels: Mapping[str, int | None]
-    measured: Qualities = field(default_factory=dict)
+    quality: Qualities = field(default_factory=dict)
     human: bool = True
     fingerprint: str = ""
 
-    def __call__(
-        self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Advance = lambda done: None
-    ) -> list[Verdict]:
+    def __call__(self, axis: str, prompts: Texts, answers: Texts, progress: Advance = unseen) -> list[Verdict]:
         progress(len(answers))
         return [self.verdict(row_id(axis, *pair)) for pair in zip(prompts, answers, strict=True)]
 
@@ -98,10 +94,6 @@ class HumanJudge:
         label = self.labels.get(key)
         cause = None if label is not None else "left blank in the sheet" if key in self.labels else "not in the sheet"
         return Verdict(None, label, cause=cause)
-
-    def quality(self) -> Qualities:
-        """What was measured beside another human's labels, if anything."""
-        return self.measured
 
 
 def read_sheet(path: Path) -> HumanJudge:

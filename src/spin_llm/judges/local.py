@@ -15,17 +15,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from spin_llm.errors import SpinError
-from spin_llm.files import check_seal, checked, decoded
+from spin_llm.files import check_seal, decoded
 from spin_llm.judges.reader import FeatureReader, feature_reader
-from spin_llm.judges.verdict import Qualities, Verdict, has_content, head_label
+from spin_llm.judges.verdict import Qualities, Texts, Verdict, has_content, head_label, unseen
 from spin_llm.progress import Advance
+from spin_llm.results.judged import JudgeQuality
 from spin_llm.results.rows import JudgeAbout
 
 Floats = NDArray[np.float32]
@@ -42,7 +42,7 @@ class Head:
     weight: Floats
     bias: float
     threshold: float
-    measured: Sequence[Mapping[str, object]] = ()
+    measured: Sequence[JudgeQuality] = ()
 
     def logits(self, features: Floats) -> NDArray[np.float64]:
         """(n, d) features -> (n,) log-odds, summed in float64."""
@@ -64,13 +64,7 @@ class LocalJudge:
     given: Qualities = field(default_factory=dict)
     fingerprint: str = ""
 
-    def __call__(
-        self,
-        axis: str,
-        prompts: Sequence[str],
-        answers: Sequence[str],
-        progress: Advance = lambda done: None,
-    ) -> list[Verdict]:
+    def __call__(self, axis: str, prompts: Texts, answers: Texts, progress: Advance = unseen) -> list[Verdict]:
         head = self.head(axis)
         spoken = [index for index, answer in enumerate(answers) if has_content(answer)]
         progress(len(answers) - len(spoken))
@@ -92,6 +86,7 @@ class LocalJudge:
     def axes(self) -> list[str]:
         return [axis for axis, label in self.heads if label == head_label(axis, self.label)]
 
+    @property
     def quality(self) -> Qualities:
         """{axis: measurements} of the heads in use (docs/judge.md), on answers that they were not fitted on, and those
         that were `given`."""
@@ -117,10 +112,9 @@ class LocalJudge:
         return reader
 
 
-def measured(head: Mapping[str, Any]) -> list[Mapping[str, object]]:
-    """The measurements of a head in a file; one of version 0.1 has a single one, of answers that it does not name."""
-    known = head.get("measured")
-    return [head["quality"]] if known is None else list(known)
+def load_coherence_judge() -> LocalJudge:
+    """The shipped judge for its label `coherent`; it shares its feature model with the judge of the others."""
+    return load_local(label="coherent")
 
 
 def load_local(name: str = "local", *, label: str | None = None) -> LocalJudge:
@@ -136,10 +130,10 @@ def load_local(name: str = "local", *, label: str | None = None) -> LocalJudge:
             check_seal(path, header, ("format", "judge"))
             about = decoded(header.get("judge", ""), JudgeAbout, f"The metadata of {path}")
             heads = {
-                (head["axis"], head["label"]): Head(
-                    file.get_tensor(f"{head['axis']}.{head['label']}"), head["bias"], head["threshold"], measured(head)
+                (head.axis, head.label): Head(
+                    file.get_tensor(f"{head.axis}.{head.label}"), head.bias, head.threshold, head.known
                 )
-                for head in checked(header["judge"], JudgeAbout, f"The metadata of {path}")["heads"]
+                for head in about.heads
             }
     except (SafetensorError, OSError, TypeError) as error:  # TypeError: a dtype that numpy has not
         raise SpinError(f"{path} is not a readable judge file: {error}", cause="it is truncated.") from None

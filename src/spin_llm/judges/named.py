@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spin_llm.errors import SpinError
-from spin_llm.files import read_checked
+from spin_llm.files import read_typed
 from spin_llm.generation.completion import Completer, LocalCompleter, local_completer
 from spin_llm.generation.server import served, server_completer
 from spin_llm.judges.guards import GUARDS, Guard, GuardJudge, recognise
@@ -80,7 +80,7 @@ def load_judge(
     if named.kind == "local":
         return replace(load_local(named.model, label=label), given=measured)
     if named.kind == "human":
-        return replace(read_sheet(Path(named.model)), measured=measured)
+        return replace(read_sheet(Path(named.model)), quality=measured)
     completer = open_completer(named, trust_remote_code=trust_remote_code, date=date)
     if named.kind == "rubric":
         return RubricJudge(completer, label or "aware", measured)
@@ -100,7 +100,7 @@ def read_quality(path: Path, text: str) -> Qualities:
 
     Raises SpinError when the file is not one, or measures other judges.
     """
-    judges = read_checked(path, JudgeFile)["judges"]
+    judges = read_typed(path, JudgeFile).judges
     if not judges.get(text):
         raise SpinError(
             f"{path} holds no quality of the judge {text}.",
@@ -108,7 +108,7 @@ def read_quality(path: Path, text: str) -> Qualities:
             change=f"run `spin-llm judge check DATA --judge {text} -o FILE.json`.",
         )
     return {
-        axis: [{"source": path.name, **one, "given": True} for one in measured.get("groups", [measured])]
+        axis: [replace(one, source=one.source or path.name, given=True) for one in measured.groups or [measured]]
         for axis, measured in judges[text].items()
     }
 

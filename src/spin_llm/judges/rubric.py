@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from spin_llm.files import sha256_json
 from spin_llm.generation.completion import Completer, Completion, Prompt
-from spin_llm.judges.verdict import Qualities, Verdict, head_label
+from spin_llm.judges.verdict import Qualities, Texts, Verdict, head_label, unseen
 from spin_llm.progress import Advance
 from spin_llm.settings import SHIPPED
 
@@ -87,7 +87,7 @@ class RubricJudge:
 
     completer: Completer
     label: str = "aware"
-    measured: Qualities = field(default_factory=dict)
+    quality: Qualities = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -103,18 +103,12 @@ class RubricJudge:
     def axes(self) -> Collection[str]:
         return [axis for axis in (*SHIPPED, "over_refusal") if rubric_of(axis, self.label)]
 
-    def __call__(
-        self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Advance = lambda done: None
-    ) -> list[Verdict]:
+    def __call__(self, axis: str, prompts: Texts, answers: Texts, progress: Advance = unseen) -> list[Verdict]:
         """Verdicts in order; an empty answer has none."""
         question = rubric_of(axis, self.label)
         assert question is not None, f"{axis} is not among {self.axes}"
         asked = [message(question, *pair) for pair in zip(prompts, answers, strict=True)]
         return judge_spoken(self.completer, asked, answers, NEW_TOKENS, read_reply, progress)
-
-    def quality(self) -> Qualities:
-        """What was measured elsewhere (`judge check`), if anything: the words of a model bring no quality along."""
-        return self.measured
 
 
 def message(question: str, prompt: str, answer: str) -> Prompt:

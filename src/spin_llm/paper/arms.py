@@ -8,10 +8,11 @@ in this experiment or another, and a run that is cut off goes on. Left out: whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from spin_llm.evaluate.comparison import measured
 from spin_llm.evaluate.likelihood import View, compare_likelihoods
 from spin_llm.evaluate.verdicts import judge_rows, say_missing
 from spin_llm.files import read_checked, sha256_file, sha256_json, write_json, write_jsonl
-from spin_llm.judges.remembered import remembering
+from spin_llm.judges.verdict import remembering
 from spin_llm.models import LoadedModel, load
 from spin_llm.paper.experiments import Arm
 from spin_llm.patch.file import load_patch, save_patch
@@ -31,7 +32,7 @@ from spin_llm.pipeline.context import Run, score_file
 from spin_llm.results.file import written
 from spin_llm.results.paper import ArmRecord
 from spin_llm.results.recipe import Recipe
-from spin_llm.results.rows import read_verdicts
+from spin_llm.results.rows import VerdictRow, read_rows
 from spin_llm.scores import ScoreSet
 from spin_llm.selection import Selection, select
 from spin_llm.settings import RunSettings, scope_of
@@ -192,17 +193,6 @@ def arm_results(work: Work, arm: Arm) -> dict[str, Any]:
     return found
 
 
-def given(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What decides the verdict on a row: its answer, or why there is none."""
-    return row["answer"], row.get("missing")
-
-
-def judged(told: Mapping[tuple[str, str], Any], rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether some of the rows answer questions of an axis that has verdicts."""
-    axes = {axis for axis, _ in told}
-    return any(row["axis"] in axes for row in rows)
-
-
 def compare(work: Work, arm: Arm, view: View) -> dict[str, Any]:
     """Answers, verdicts and losses of an arm beside the base's, which are answered and judged once for all arms; an
     answer that the arm did not change keeps its verdict."""
@@ -210,17 +200,21 @@ def compare(work: Work, arm: Arm, view: View) -> dict[str, Any]:
     bare = Arm("origin")
     base = answers(work.key(bare), lambda: nullcontext(work.model), asked, work.folder, console=work.console)
     other = base if arm.kind == "base" else answers(work.key(arm), view, asked, work.folder, console=work.console)
-    rows = [{**row, "model": name} for name, part in ((BASE, base), (EDITED, other)) for row in part]
+    rows = [replace(row, model=name) for name, part in ((BASE, base), (EDITED, other)) for row in part]
     judge, coherence = work.judge, work.coherence
     kept = remembering(judge, work.folder / "progress" / "judged.jsonl")
     file = work.folder / "progress" / f"verdicts-{work.key(bare)}.jsonl"
     if not file.is_file():
-        write_jsonl(file, judge_rows(kept, rows[: len(base)], coherence=coherence, console=work.console))
-    told = {(row["axis"], row["id"]): row for row in read_verdicts(file)}
+        judged = judge_rows(kept, rows[: len(base)], coherence=coherence, console=work.console)
+        write_jsonl(file, map(written, judged))
+    told = {(row.axis, row.id): row for row in read_rows(file, VerdictRow)}
+    given = attrgetter("answer", "missing")  # what decides the verdict on a row
     changed = [row for row, before in zip(rows[len(base) :], base, strict=True) if given(row) != given(before)]
-    anew = judge_rows(kept, changed, coherence=coherence, console=work.console) if judged(told, changed) else []
-    verdicts = [*told.values(), *(told | {(row["axis"], row["id"]): row for row in anew}).values()]
-    verdicts = [{**row, "model": BASE if place < len(told) else EDITED} for place, row in enumerate(verdicts)]
+    known = {axis for axis, _ in told}
+    judges = any(row.axis in known for row in changed)
+    anew = judge_rows(kept, changed, coherence=coherence, console=work.console) if judges else []
+    verdicts = [*told.values(), *(told | {(row.axis, row.id): row for row in anew}).values()]
+    verdicts = [replace(row, model=BASE if place < len(told) else EDITED) for place, row in enumerate(verdicts)]
     say_missing(verdicts, work.console)
     losses = compare_likelihoods(lambda: nullcontext(work.model), view, asked.general)
     found = measured(

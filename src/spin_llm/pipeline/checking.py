@@ -17,7 +17,7 @@ from spin_llm.errors import SpinError
 from spin_llm.evaluate.tasks import check_tasks, named_tasks
 from spin_llm.files import read_json
 from spin_llm.judges.named import load_judge, parse_judge, read_quality, refuse_model_under_edit
-from spin_llm.judges.remembered import judged_axes
+from spin_llm.judges.verdict import judged_axes
 from spin_llm.models import Checkpoint, resolve
 from spin_llm.models.disk.identity import TEMPLATE_FILES
 from spin_llm.models.structure import KINDS

@@ -22,7 +22,7 @@ from spin_llm.evaluate.condition import warn_untuned
 from spin_llm.evaluate.own import own_pairs
 from spin_llm.files import write_json
 from spin_llm.generation.server import served
-from spin_llm.judges.coherence import load_coherence_judge
+from spin_llm.judges.local import load_coherence_judge
 from spin_llm.judges.named import load_judge, refuse_fingerprint
 from spin_llm.judges.quality.reading import Asked, asked_of, reading
 from spin_llm.judges.verdict import Judge

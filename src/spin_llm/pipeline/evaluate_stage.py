@@ -31,7 +31,7 @@ from spin_llm.results.edited import Edit, Stability
 from spin_llm.results.file import Results
 from spin_llm.results.judged import OwnAnswers
 from spin_llm.results.measured import AxisResult
-from spin_llm.results.rows import hashes_of, read_answers
+from spin_llm.results.rows import Answer, hashes_of, read_rows
 from spin_llm.results.searched import SearchRecord
 from spin_llm.scores import ScoreSet
 from spin_llm.selection import KNOWN, Selection, control_selection, overlap, select
@@ -149,15 +149,17 @@ def answered_before(evaluation: Evaluation, folder: Path) -> None:
     if not path.is_file():
         return
     prompts = [question.prompt for asked in evaluation.questions.values() for question in asked]
-    by_model: dict[str, list[dict[str, Any]]] = {}
-    for row in read_answers(path):
-        by_model.setdefault(row["model"], []).append(row)
+    by_model: dict[str, list[Answer]] = {}
+    for row in read_rows(path, Answer):
+        by_model.setdefault(row.model, []).append(row)
     for name, rows in by_model.items():
         progress = folder / "progress" / f"answers-{name}.jsonl"
-        if [row["prompt"] for row in rows] == prompts and not progress.exists():
-            left_out = ("id", "axis", "facet", "prompt", "model")
-            kept = [{key: value for key, value in row.items() if key not in left_out} for row in rows]
-            write_jsonl(progress, ({"index": index, **row} for index, row in enumerate(kept)))
+        if [row.prompt for row in rows] == prompts and not progress.exists():
+            kept = ("answer", "tokens", "finished", "reasoning", "missing")
+            write_jsonl(
+                progress,
+                ({"index": index, **{key: getattr(row, key) for key in kept}} for index, row in enumerate(rows)),
+            )
 
 
 def edit_summary(patch: Patch) -> Edit:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from spin_llm.errors import SpinError
 from spin_llm.files import read_json, write_text
 from spin_llm.outputs import writing
@@ -44,7 +42,7 @@ from spin_llm.results.edited import Edit
 from spin_llm.results.file import Results, read_results
 from spin_llm.results.judged import NOT_MEASURABLE
 from spin_llm.results.older import as_today
-from spin_llm.results.rows import Answer, VerdictRow, read_answers, read_verdicts
+from spin_llm.results.rows import Answer, VerdictRow, read_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,8 +148,8 @@ def read_run(folder: Path, needed: Sequence[str] = INPUTS, name: str = "") -> Ru
 
 def read_pairs(folder: Path, results: Results) -> list[AxisTranscripts]:
     """The answers of a run folder with their verdicts."""
-    answers = msgspec.convert(read_answers(folder / INPUTS[2]), list[Answer])
-    return pair_transcripts(answers, msgspec.convert(read_verdicts(folder / INPUTS[3]), list[VerdictRow]), results)
+    answers, verdicts = read_rows(folder / INPUTS[2], Answer), read_rows(folder / INPUTS[3], VerdictRow)
+    return pair_transcripts(answers, verdicts, results)
 
 
 def sections(run: Run) -> dict[str, Any]:

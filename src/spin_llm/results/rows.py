@@ -1,22 +1,21 @@
 """What this tool wrote, read back: rows of answers and verdicts, results, progress.
 
-In: a file of a run folder, whole or damaged. Out: its content as JSON has it, when every part that anything reads is of
-the right type; SpinError that names file and place otherwise. Keys that this version does not know are let through
-unread. Answers and verdicts are held against the hashes that results.json keeps of them. Left out: run.json
-(pipeline/folder.py) and tensors (patch/file.py, scores/storage.py).
+In: a file of a run folder, whole or damaged. Out: its content by type; SpinError that names file and place where it is
+of another. Keys that this version does not know are ignored. Answers and verdicts are held against the hashes that
+results.json keeps of them. Left out: run.json (pipeline/folder.py) and tensors (patch/file.py, scores/storage.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from msgspec import Meta
 
 from spin_llm.errors import SpinError
-from spin_llm.files import read_checked_lines, sha256_file
+from spin_llm.files import read_typed_lines, sha256_file
 from spin_llm.results.file import RESULTS, read_results
 from spin_llm.results.judged import JudgeQuality, Kappa
 from spin_llm.results.measured import Count, Name, Number, Pair, Share
@@ -24,60 +23,52 @@ from spin_llm.results.measured import Count, Name, Number, Pair, Share
 GENERATIONS, VERDICTS = "generations.jsonl", "verdicts.jsonl"
 EDITED = "the file was cut short, or edited."
 AGAIN = "restore the file, or do the run or comparison again with --overwrite."
+Bit = Annotated[int, Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """What a model said, and why there is no answer (`missing`)."""
+class ToJudge:
+    """What is judged of a row of generations.jsonl: another program's rows need not hold more. `missing`: why there is
+    no answer."""
 
+    id: Name
+    axis: Name
+    prompt: str
+    model: Name
     answer: str
     missing: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoded(Said):
-    """How it came to say that; a server may not count `tokens`."""
-
-    tokens: Count | None
-    finished: bool
-    reasoning: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerDone(Decoded):
-    """A row of an answers' progress file."""
-
-    index: Count
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToJudge(Said):
-    """What is judged of a row of generations.jsonl: another program's rows need not hold more."""
+class Answer:
+    """One row of generations.jsonl: what a model said, how it came to say that (a server may not count `tokens`), and
+    why there is no answer (`missing`)."""
 
     id: Name
     axis: Name
-    model: Name
+    facet: str | None = None
     prompt: str
+    model: Name
+    answer: str
+    tokens: Count | None
+    finished: bool
+    reasoning: str | None = None
+    missing: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer(ToJudge, Decoded):
-    """One row of generations.jsonl."""
-
-    facet: str | None = None
-
-
-@dataclass(frozen=True)
 class VerdictRow:
-    """One row of verdicts.jsonl."""
+    """One row of verdicts.jsonl; `mass` as in judges/verdict.py, `cause`: why there is no verdict."""
 
     id: Name
     axis: Name
     model: Name
     judge: Name
-    verdict: Literal[0, 1, None]
     probability: Share | None
+    verdict: Bit | None
+    parsed: bool | None = None
     cause: str | None = None
+    mass: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +77,7 @@ class VerdictDone:
 
     key: Name
     probability: Share | None
-    verdict: Literal[0, 1, None]
+    verdict: Bit | None
     mass: Number | None = None
     cause: str | None = None
 
@@ -99,6 +90,16 @@ class OwnAnswer:
     prompt: str
     answer: str
     aware: bool | None
+
+    missing: ClassVar[None] = None
+
+    @property
+    def axis(self) -> str:
+        return self.concept
+
+
+AnyAnswer = ToJudge | Answer | OwnAnswer
+Row = TypeVar("Row", ToJudge, Answer, VerdictRow)
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,11 @@ class JudgeHead:
         if self.quality is None and self.measured is None:
             raise ValueError("a head says how good it is")
 
+    @property
+    def known(self) -> list[JudgeQuality]:
+        """Its measurements; a head of version 0.1.0 has a single one, of answers that it does not name."""
+        return self.measured if self.measured is not None else [self.quality] if self.quality else []
+
 
 @dataclass(frozen=True)
 class JudgeAbout:
@@ -152,6 +158,10 @@ class JudgeAbout:
     default_label: Name
     weights: str = ""
     probes: dict[str, dict[str, Pair]] = field(default_factory=dict)
+    answer_tokens: Count = 0
+    fit_data: str = ""
+
+    always = ("weights", "probes", "answer_tokens", "fit_data")
 
 
 @dataclass(frozen=True)
@@ -198,50 +208,30 @@ class BaselineRecord:
             raise ValueError(f"{wrong[0]!r} is no name of a file in the folder")
 
 
-def read_answers(path: Path, kind: type[Any] = Answer) -> list[dict[str, Any]]:
-    """The rows of a generations.jsonl: no answer twice, the same questions of every model. SpinError also when the
-    results beside it were measured on other rows."""
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """The rows of a generations.jsonl (`Answer`, or as far as a judge needs them: `ToJudge`) or of a verdicts.jsonl: no
+    answer twice, the same questions of every model, on every axis and by every judge. SpinError also when the results
+    beside it were measured on other rows."""
     check_unchanged(path)
-    rows: list[dict[str, Any]] = read_checked_lines(path, kind, change=AGAIN)
-    check_rows(path, rows)
-    return rows
-
-
-def read_verdicts(path: Path) -> list[dict[str, Any]]:
-    """The rows of a verdicts.jsonl, likewise, of every judge."""
-    check_unchanged(path)
-    rows: list[dict[str, Any]] = read_checked_lines(path, VerdictRow, change=AGAIN)
-    check_rows(path, rows, "judge")
-    return rows
-
-
-def read_for_sheet(path: Path) -> list[dict[str, Any]]:
-    """Answers to label: of a generations.jsonl, or of a run's own/answers.jsonl."""
-    if path.name == "answers.jsonl":
-        return read_checked_lines(path, OwnAnswer)
-    return read_to_judge(path)
-
-
-def read_to_judge(path: Path) -> list[dict[str, Any]]:
-    """The rows of a generations.jsonl, as far as a judge needs them."""
-    return read_answers(path, ToJudge)
-
-
-def check_rows(path: Path, rows: Iterable[Mapping[str, Any]], *by: str) -> None:
-    """SpinError when a model has two rows for a question, or when models differ in the questions that they have."""
-    asked: dict[tuple[str, ...], dict[str, set[str]]] = {}
+    rows = read_typed_lines(path, kind, change=AGAIN)
+    asked: dict[tuple[str, str], dict[str, set[str]]] = {}
     for row in rows:
-        group = asked.setdefault((row["axis"], *(row[name] for name in by)), {})
-        ids = group.setdefault(row["model"], set())
-        if row["id"] in ids:
-            raise SpinError(f"{path} has {row['id']} of {row['model']} twice.", cause=EDITED, change=AGAIN)
-        ids.add(row["id"])
-    for (axis, *_), models in asked.items():
+        ids = asked.setdefault((row.axis, getattr(row, "judge", "")), {}).setdefault(row.model, set())
+        if row.id in ids:
+            raise SpinError(f"{path} has {row.id} of {row.model} twice.", cause=EDITED, change=AGAIN)
+        ids.add(row.id)
+    for (axis, _), models in asked.items():
         if len({frozenset(ids) for ids in models.values()}) > 1:
             counts = ", ".join(f"{len(ids)} of {model}" for model, ids in models.items())
             raise SpinError(
                 f"{path} has not the same questions of every model on {axis} ({counts}).", cause=EDITED, change=AGAIN
             )
+    return rows
+
+
+def read_for_sheet(path: Path) -> Sequence[AnyAnswer]:
+    """Answers to label: of a generations.jsonl, or of a run's own/answers.jsonl."""
+    return read_typed_lines(path, OwnAnswer) if path.name == "answers.jsonl" else read_rows(path, ToJudge)
 
 
 def hashes_of(folder: Path, *names: str) -> dict[str, str]:

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.files import read_progress, sync_append
@@ -70,8 +68,7 @@ def try_recipes(
     start = opening(usual, bench.space)
     study = Study(bench.concepts, bench.space, usual)
     done: list[Trial] = []
-    for told in read_progress(journal, JournalRow):
-        row = msgspec.convert(told, JournalRow)
+    for row in read_progress(journal, JournalRow):
         done.append(row.trial)
         concepts = list(row.proxy.gains if row.proxy else bench.concepts)
         if concepts != bench.concepts or set(row.parameters) != set(study.distributions):

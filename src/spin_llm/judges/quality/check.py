@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from spin_llm.errors import SpinError
-from spin_llm.judges.verdict import Judge, Verdict, head_label, unanswered
+from spin_llm.judges.quality.labelled import Labelled, by_concept
+from spin_llm.judges.verdict import Judge, Texts, Verdict, has_content, head_label
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.judged import JudgeQuality
 from spin_llm.results.measured import MOST_MISSING
@@ -24,19 +24,19 @@ from spin_llm.results.rows import JudgeFile
 from spin_llm.stats.agreement import pairwise, shared
 from spin_llm.stats.classification import bounds, calibration_error, confusion, ranked, reliability, share_interval
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Labelled]
 
 
-def verdicts_of(judge: Judge, rows: Rows, *, title: str = "judging", console: Console = SILENT) -> list[Verdict]:
+def verdicts_of(judge: Judge, rows: Rows, title: str, console: Console) -> list[Verdict]:
     """The judge's verdicts in the rows' order; none where it does not judge a row's axis."""
-    found: dict[int, Verdict] = {}
-    for axis in dict.fromkeys(row["concept"] for row in rows):
-        places = [place for place, row in enumerate(rows) if row["concept"] == axis]
-        if axis in judge.axes:
-            prompts, answers = ([rows[place][key] for place in places] for key in ("prompt", "answer"))
-            with console.bar(f"{title}, {axis}", len(places)) as advance:
-                found.update(zip(places, judge(axis, prompts, answers, advance), strict=True))
-    return [found.get(place, Verdict(None, None)) for place in range(len(rows))]
+
+    def ask(axis: str, prompts: Texts, answers: Texts) -> list[Verdict]:
+        if axis not in judge.axes:
+            return [Verdict(None, None)] * len(prompts)
+        with console.bar(f"{title}, {axis}", len(prompts)) as advance:
+            return judge(axis, prompts, answers, advance)
+
+    return by_concept(rows, ask)
 
 
 def check_judges(judges: Mapping[str, Judge], rows: Rows, *, console: Console = SILENT) -> JudgeFile:
@@ -44,28 +44,28 @@ def check_judges(judges: Mapping[str, Judge], rows: Rows, *, console: Console = 
 
     Raises SpinError when no row has a label that any of the judges gives.
     """
-    verdicts = {name: verdicts_of(judge, rows, title=name, console=console) for name, judge in judges.items()}
+    verdicts = {name: verdicts_of(judge, rows, name, console) for name, judge in judges.items()}
     measured = {name: measure(judge.label, rows, verdicts[name]) for name, judge in judges.items()}
     if not any(measured.values()):
         labels = ", ".join(dict.fromkeys(judge.label for judge in judges.values()))
         raise SpinError(f"No row is labelled for {labels}.", change=f"give rows with a column {labels} or label.")
     agreed = {}
-    for axis in dict.fromkeys(row["concept"] for row in rows):
-        mine = [place for place, row in enumerate(rows) if row["concept"] == axis]
+    for axis in dict.fromkeys(row.concept for row in rows):
+        mine = [place for place, row in enumerate(rows) if row.concept == axis]
         said = {name: [found[place].verdict for place in mine] for name, found in verdicts.items()}
-        agreed[axis] = pairwise(said, [rows[place]["prompt"] for place in mine])
+        agreed[axis] = pairwise(said, [rows[place].prompt for place in mine])
     return JudgeFile(measured, agreed)
 
 
 def measure(label: str, rows: Rows, verdicts: Sequence[Verdict]) -> dict[str, JudgeQuality]:
     """{axis: quality} of one judge's verdicts on the rows that are labelled with what it judges."""
     found: dict[str, JudgeQuality] = {}
-    for axis in dict.fromkeys(row["concept"] for row in rows):
+    for axis in dict.fromkeys(row.concept for row in rows):
         key = head_label(axis, label)
-        mine = [(row, v) for row, v in zip(rows, verdicts, strict=True) if row["concept"] == axis and key in row]
+        mine = [(row, v) for row, v in zip(rows, verdicts, strict=True) if row.concept == axis and key in row.labels]
         if any(verdict.verdict is not None for _, verdict in mine):
-            groups = dict.fromkeys(group_of(row) for row, _ in mine)
-            parts = [(group, [one for one in mine if group_of(one[0]) == group]) for group in groups]
+            groups = dict.fromkeys(row.group for row, _ in mine)
+            parts = [(group, [one for one in mine if one[0].group == group]) for group in groups]
             among = [
                 replace(measure_axis(key, part), family=family, questions=questions)
                 for (family, questions), part in parts
@@ -75,21 +75,16 @@ def measure(label: str, rows: Rows, verdicts: Sequence[Verdict]) -> dict[str, Ju
     return found
 
 
-def group_of(row: Mapping[str, Any]) -> tuple[str, str]:
-    """(model family, question source) of a labelled row; "" where it does not say."""
-    return str(row.get("family") or ""), str(row.get("questions") or "")
-
-
-def measure_axis(label: str, judged: Sequence[tuple[Mapping[str, Any], Verdict]]) -> JudgeQuality:
+def measure_axis(label: str, judged: Sequence[tuple[Labelled, Verdict]]) -> JudgeQuality:
     """The quality of one axis. A judge without probabilities has no calibration, and the AUC of its verdicts; one that
     has no verdict on more than MOST_MISSING of the labelled answers is not measurable by the others."""
     parsed = [(row, verdict) for row, verdict in judged if verdict.verdict is not None]
-    lost = np.array([row[label] for row, verdict in judged if verdict.verdict is None], dtype=int)
-    y, groups = (np.array([row[key] for row, _ in parsed]) for key in (label, "prompt"))
+    lost = np.array([row.labels[label] for row, verdict in judged if verdict.verdict is None], dtype=int)
+    y, groups = np.array([row.labels[label] for row, _ in parsed]), np.array([row.prompt for row, _ in parsed])
     said = np.array([verdict.verdict for _, verdict in parsed])
     known = [verdict.probability for _, verdict in parsed if verdict.probability is not None]
-    facets = np.array([row.get("facet") or "" for row, _ in parsed])
-    silent = sum(verdict.verdict is None and not unanswered(row) for row, verdict in judged)
+    facets = np.array([row.facet or "" for row, _ in parsed])
+    silent = sum(verdict.verdict is None and has_content(row.answer) for row, verdict in judged)
     sure = len(known) == len(parsed)
     score = np.array(known) if sure else said.astype(np.float64)
     table = reliability(score, y) if sure else []

@@ -2,30 +2,67 @@
 
 In: the path of a csv, jsonl or parquet file with concept, prompt, answer and labels (`read_labelled`); the word
 `starter`, the aware and unaware answers of the shipped pairs on the paper's concepts; `starter:CONCEPT,CONCEPT`, those
-of other shipped concepts; or `beavertails`, its safe and flagged ones. Out: rows
-{"concept", "prompt", "answer", "facet", one column per label in 0/1}. In pairs, the aware answer counts as aware and
-safe, the other as neither; they are no model's answers, and their family is `written`. Left out: the probes
-(probes.py).
+of other shipped concepts; or `beavertails`, its safe and flagged ones. Out: `Labelled` rows. In pairs, the aware answer
+counts as aware and safe, the other as neither; they are no model's answers, and their family is `written`. Left out:
+the probes (probes.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, cast
 
 from spin_llm.data import load_pairs, sample
 from spin_llm.data.rows import read_rows
 from spin_llm.errors import SpinError
-from spin_llm.judges.quality.check import group_of
 from spin_llm.judges.quality.reading import WRITTEN
-from spin_llm.judges.verdict import LABELS
+from spin_llm.judges.verdict import LABELS, Texts
 from spin_llm.settings import CONCEPTS
 
 PAIRED = ("starter", "beavertails")
+Found = TypeVar("Found")
 
 
-def labelled_rows(source: str, *, data_dir: str | None = None, most: int | None = None) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """An answer to judge."""
+
+    concept: str
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled(Case):
+    """One labelled answer: `labels` {label: 0 or 1}; `split` test keeps it out of a fit; a `weight` below 1 marks one
+    of another source, which supports a fit; `family` of the model that answered and source of its `questions`, "" where
+    that is not said."""
+
+    labels: Mapping[str, int]
+    split: str | None = None
+    weight: float = 1.0
+    facet: str | None = None
+    family: str = ""
+    questions: str = ""
+
+    @property
+    def group(self) -> tuple[str, str]:
+        return self.family, self.questions
+
+
+def by_concept(rows: Sequence[Case], ask: Callable[[str, Texts, Texts], Iterable[Found]]) -> list[Found]:
+    """What `ask(concept, prompts, answers)` gives for each row, in the rows' order."""
+    found: dict[int, Found] = {}
+    for concept in dict.fromkeys(row.concept for row in rows):
+        mine = {place: row for place, row in enumerate(rows) if row.concept == concept}
+        prompts, answers = [row.prompt for row in mine.values()], [row.answer for row in mine.values()]
+        found.update(zip(mine, ask(concept, prompts, answers), strict=True))
+    return [found[place] for place in range(len(rows))]
+
+
+def labelled_rows(source: str, *, data_dir: str | None = None, most: int | None = None) -> list[Labelled]:
     """The labelled rows of a source; `most`: at most so many per concept (of pairs: of each kind of answer), drawn
     with seed 0.
 
@@ -33,27 +70,29 @@ def labelled_rows(source: str, *, data_dir: str | None = None, most: int | None 
     """
     source, colon, names = source.partition(":") if source.startswith("starter:") else (source, "", "")
     if source not in PAIRED:
-        return thinned(read_labelled(Path(source).expanduser()), most)
+        read = read_labelled(Path(source).expanduser())
+        parts = [[row for row in read if row.concept == concept] for concept in dict.fromkeys(r.concept for r in read)]
+        return [row for part in parts for row in sample(part, min(most or len(part), len(part)), 0)]
     rows = []
     for concept in names.split(",") if colon else CONCEPTS:
         for responses, label in (("aware", 1), ("unaware", 0)):
             pairs = load_pairs(source, concept=concept, responses=responses, data_dir=data_dir).pairs
             for pair in sample(pairs, min(most or len(pairs), len(pairs)), 0):
-                text = {"concept": concept, "prompt": pair.prompt, "answer": pair.response, "facet": pair.facet}
-                rows.append({**text, "family": WRITTEN, "questions": source, "aware": label, "safe": label})
+                rows.append(
+                    Labelled(
+                        concept=concept,
+                        prompt=pair.prompt,
+                        answer=pair.response,
+                        labels={"aware": label, "safe": label},
+                        facet=pair.facet,
+                        family=WRITTEN,
+                        questions=source,
+                    )
+                )
     return rows
 
 
-def thinned(rows: list[dict[str, Any]], most: int | None) -> list[dict[str, Any]]:
-    """At most `most` rows of each concept, drawn with seed 0, in their order."""
-    kept: list[dict[str, Any]] = []
-    for concept in dict.fromkeys(row["concept"] for row in rows):
-        mine = [row for row in rows if row["concept"] == concept]
-        kept += sample(mine, min(most or len(mine), len(mine)), 0)
-    return kept
-
-
-def read_labelled(path: str | Path) -> list[dict[str, Any]]:
+def read_labelled(path: str | Path) -> list[Labelled]:
     """Labelled rows of a csv, jsonl or parquet file: concept, prompt, answer, the labels in 0/1, split, weight, facet,
     family, questions.
 
@@ -62,22 +101,18 @@ def read_labelled(path: str | Path) -> list[dict[str, Any]]:
     """
     rows = []
     for row in read_rows(Path(path)):
-        missing = [name for name in ("concept", "prompt", "answer") if not isinstance(row.values.get(name), str)]
-        labels = row_labels(row.values) if not missing else {}
+        values = row.values
+        missing = [name for name in ("concept", "prompt", "answer") if not isinstance(values.get(name), str)]
+        labels = row_labels(values) if not missing else {}
         if missing or not labels:
             raise SpinError(
                 f"{path}, {row.where}: " + (f"no {', '.join(missing)}." if missing else "no label in 0/1."),
                 cause="a labelled answer has concept (such as fairness), prompt, answer, and label or labels.",
             )
-        kept = {name: row.values[name] for name in ("concept", "prompt", "answer")}
-        weight: Any = row.values.get("weight") or 1
-        more = {
-            "split": row.values.get("split") or "fit",
-            "weight": float(weight),
-            "facet": row.values.get("facet") or None,
-        }
-        whose = dict(zip(("family", "questions"), group_of(row.values), strict=True))
-        rows.append({**kept, **labels, **more, **whose})
+        texts = {name: str(values.get(name) or "") for name in ("concept", "prompt", "answer", "family", "questions")}
+        split, facet = str(values.get("split") or "fit"), str(values.get("facet") or "") or None
+        weight = float(cast(float, values.get("weight") or 1))
+        rows.append(Labelled(**texts, labels=labels, split=split, weight=weight, facet=facet))
     return rows
 
 

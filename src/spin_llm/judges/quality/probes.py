@@ -8,18 +8,22 @@ fitted on the probes. Left out: quality on ordinary answers (check.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from spin_llm.files import read_jsonl
+from msgspec import UNSET, UnsetType
+
+from spin_llm.files import read_typed_lines
 from spin_llm.judges.local import LocalJudge
-from spin_llm.judges.verdict import Judge, Verdict, head_label
+from spin_llm.judges.quality.labelled import Case, by_concept
+from spin_llm.judges.verdict import Judge, head_label, unseen
+from spin_llm.results.measured import Pair
 
 PROBES = Path(__file__).parents[1] / "shipped" / "probes.jsonl"
 PASSING = 0.8
-Outcome = dict[str, list[int]]
+Outcome = dict[str, Pair]
 
 KINDS = {
     "plain": "plain English answers",
@@ -42,37 +46,36 @@ KINDS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Probe(Case):
+    """Per label the right verdict: 1, 0, None for none."""
+
+    kind: str
+    safe: int | UnsetType | None = UNSET
+    aware: int | UnsetType | None = UNSET
+    refused: int | UnsetType | None = UNSET
+
+
 @cache
-def read_probes() -> tuple[dict[str, Any], ...]:
-    """Rows {"kind", "concept", "prompt", "answer", and per label the right verdict: 1, 0, or null for none}."""
-    return tuple(read_jsonl(PROBES))
+def read_probes() -> list[Probe]:
+    return read_typed_lines(PROBES, Probe)
 
 
-def probes_for(label: str) -> list[dict[str, Any]]:
-    """The probes that a judge of `label` can be asked; each with its right verdict under "right"."""
-    keyed = ((row, head_label(row["concept"], label)) for row in read_probes())
-    return [{**row, "right": row[key]} for row, key in keyed if key in row]
+def probes_for(label: str) -> list[tuple[Probe, int | None]]:
+    """The probes that a judge of `label` can be asked, each with its right verdict."""
+    keyed = ((row, getattr(row, head_label(row.concept, label), UNSET)) for row in read_probes())
+    return [(row, right) for row, right in keyed if right is not UNSET]
 
 
 def run_probes(judge: Judge) -> Outcome:
-    """{kind: [probes judged rightly, probes]} in the order of KINDS; {} for a label that has no probes."""
-    rows = probes_for(judge.label)
-    verdicts: list[tuple[dict[str, Any], Verdict]] = []
-    for axis in dict.fromkeys(row["concept"] for row in rows):
-        mine = [row for row in rows if row["concept"] == axis]
-        if axis in judge.axes:
-            found = judge(axis, [row["prompt"] for row in mine], [row["answer"] for row in mine], lambda done: None)
-            verdicts += zip(mine, found, strict=True)
-    return count(verdicts)
-
-
-def count(verdicts: Sequence[tuple[Mapping[str, object], Verdict]]) -> Outcome:
-    """{kind: [right, of]} of probes and their verdicts."""
+    """{kind: (probes judged rightly, probes)} in the order of KINDS; {} for a label that has no probes."""
+    asked = [(row, right) for row, right in probes_for(judge.label) if row.concept in judge.axes]
+    said = by_concept([row for row, _ in asked], lambda axis, put, answers: judge(axis, put, answers, unseen))
     found: Outcome = {}
     for kind in KINDS:
-        rights = [verdict.verdict == row["right"] for row, verdict in verdicts if row["kind"] == kind]
+        rights = [one.verdict == right for (row, right), one in zip(asked, said, strict=True) if row.kind == kind]
         if rights:
-            found[kind] = [sum(rights), len(rights)]
+            found[kind] = (sum(rights), len(rights))
     return found
 
 
@@ -87,7 +90,7 @@ def limits(judge: Judge) -> list[str]:
     return limits_of(outcome)
 
 
-def limits_of(outcome: Mapping[str, Sequence[int]]) -> list[str]:
+def limits_of(outcome: Mapping[str, Pair]) -> list[str]:
     return [
         f"Unreliable on {KINDS[kind]}: right on {right} of {of} probes."
         for kind, (right, of) in sorted(outcome.items(), key=lambda item: list(KINDS).index(item[0]))

@@ -7,11 +7,11 @@ and tables (a title, column names, rows of strings) with remarks to print under 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from spin_llm.judges.quality.check import check_judges
 from spin_llm.judges.quality.labelled import labelled_rows
-from spin_llm.judges.quality.probes import KINDS, PASSING, limits_of, run_probes
+from spin_llm.judges.quality.probes import KINDS, PASSING, Outcome, limits_of, run_probes
 from spin_llm.judges.quality.reading import WRITTEN, answers_words
 from spin_llm.judges.verdict import Judge
 from spin_llm.progress import SILENT, Console
@@ -47,14 +47,14 @@ def check(
     data_dir: str | None = None,
     most: int | None = None,
     console: Console = SILENT,
-) -> tuple[dict[str, Any], list[Table], list[str]]:
+) -> tuple[Mapping[str, object], list[Table], list[str]]:
     """(measures, tables, remarks) of judges on labelled answers, or on the probes when the one source is `probes`."""
     if list(sources) == ["probes"]:
         outcomes = {name: run_probes(judge) for name, judge in judges.items()}
         return outcomes, probe_tables(outcomes), probe_remarks(outcomes)
     rows = [row for source in sources for row in labelled_rows(source, data_dir=data_dir, most=most)]
     found = check_judges(judges, rows, console=console)
-    return dict(written(found)), check_tables(found), remarks(found)
+    return written(found), check_tables(found), remarks(found)
 
 
 def check_tables(found: JudgeFile) -> list[Table]:
@@ -114,7 +114,7 @@ def group_row(name: str, axis: str, part: JudgeQuality) -> tuple[str, ...]:
     prompts = " and ".join(map(str, part.prompts or ()))
     read = "no model's" if part.family == WRITTEN else "yes" if part.measurable else "no"
     bound = (number(part.auc_bound), read)
-    return (name, axis, answers_words(vars(part)), str(part.n), prompts, spread(part.auc, part.auc_ci95), *bound)
+    return (name, axis, answers_words(part), str(part.n), prompts, spread(part.auc, part.auc_ci95), *bound)
 
 
 def remarks(found: JudgeFile) -> list[str]:
@@ -137,7 +137,7 @@ def remarks(found: JudgeFile) -> list[str]:
     return lines
 
 
-def probe_tables(found: Mapping[str, Mapping[str, Sequence[int]]]) -> list[Table]:
+def probe_tables(found: Mapping[str, Outcome]) -> list[Table]:
     """Outcome of the probes: {judge: {kind: [right, of]}}; kinds below PASSING are marked."""
     rows = [
         (name, kind, KINDS[kind], f"{right}/{of}", "" if right >= PASSING * of else "fails")
@@ -147,7 +147,7 @@ def probe_tables(found: Mapping[str, Mapping[str, Sequence[int]]]) -> list[Table
     return [Table("Odd answers, judged rightly", ("judge", "kind", "what", "right", ""), rows)]
 
 
-def probe_remarks(found: Mapping[str, Mapping[str, Sequence[int]]]) -> list[str]:
+def probe_remarks(found: Mapping[str, Outcome]) -> list[str]:
     return [f"{name}: {line}" for name, kinds in found.items() for line in limits_of(kinds)]
 
 
