@@ -182,8 +182,8 @@ def test_a_killed_server_and_the_rest_from_another_one(server: RealServer, tmp_p
     living = server_completer(server.url, MODEL)
     rows = answers("base", lambda: nullcontext(living), evaluation, tmp_path, console=console)
     assert seen == [len(first)] + [1] * (4 - len(first))
-    assert [row["prompt"] for row in rows] == [question.prompt for question in questions]
-    assert all(row["answer"] and row["tokens"] <= 3 for row in rows)
+    assert [row.prompt for row in rows] == [question.prompt for question in questions]
+    assert all(row.answer and row.tokens <= 3 for row in rows)
 
 
 def test_two_models_by_url_are_compared(server: RealServer, command: Command, tmp_path: Path):

@@ -47,12 +47,11 @@ class WordJudge:
     def __init__(self, silent_on: str = "?") -> None:
         self.silent_on = silent_on
         self.given: list[str] = []
+        self.quality = {axis: [JudgeQuality(**QUALITY)] for axis in self.axes}
 
     def __call__(self, axis: str, prompts: Any, answers: list[str], progress: Any = None) -> list[Verdict]:
         self.given += answers
         return [Verdict(None, None if self.silent_on in answer else int("rather" in answer)) for answer in answers]
-
-    quality = {axis: [JudgeQuality(**QUALITY)] for axis in axes}
 
 
 def answered_rows(base: list[Any], edited: list[Any], axis: str = "privacy", model: str = "edited") -> list[Answer]:

@@ -549,4 +549,4 @@ def test_answers_survive_a_failure_and_the_rest_is_asked_for_later(tmp_path: Pat
         rows = answers("base", lambda: nullcontext(made), evaluation, tmp_path)
     assert len(fake.asked) == 15
     assert [row.answer for row in rows] == [f"QUESTION {number}" for number in range(25)]
-    assert [row["id"] for row in rows] == [f"fairness-{number:04d}" for number in range(25)]
+    assert [row.id for row in rows] == [f"fairness-{number:04d}" for number in range(25)]

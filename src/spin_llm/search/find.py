@@ -16,7 +16,7 @@ from typing import cast
 from spin_llm.data import Question, load_questions, sample
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.answers import Evaluation
-from spin_llm.judges.coherence import load_coherence_judge
+from spin_llm.judges.local import load_coherence_judge
 from spin_llm.judges.quality.reading import asked_of
 from spin_llm.judges.verdict import Judge
 from spin_llm.models import LoadedModel
