@@ -290,13 +290,13 @@ def test_a_second_pass_measures_and_goes_on_where_it_was_killed(
 ):
     loaded = tiny_model("llama")
     examples, scores = scored(loaded)
-    options: dict[str, Any] = {"target": "mlp", "resamples": 12, "seed": 4}
+    options: dict[str, Any] = {"resamples": 12, "seed": 4}
     whole = measure_stability(loaded, examples, job_of(scores), **options)
-    assert whole["reproduced"] == 1.0
-    assert 0 < whole["jaccard"]["low"] <= whole["jaccard"]["mean"] <= whole["jaccard"]["high"] <= 1
-    assert whole["jaccard"]["mean"] < 1, "eleven examples do not make a stable selection"
-    assert whole["in_most"] <= whole["in_half"] <= whole["weights"] == job_of(scores).selection.weights
-    assert sum(len(part["frequency"]) for part in whole["frequency"].values()) == whole["weights"]
+    assert whole.reproduced == 1.0
+    assert 0 < whole.jaccard.low <= whole.jaccard.mean <= whole.jaccard.high <= 1
+    assert whole.jaccard.mean < 1, "eleven examples do not make a stable selection"
+    assert whole.in_most <= whole.in_half <= whole.weights == job_of(scores).selection.weights
+    assert sum(len(part.frequency) for part in whole.frequency.values()) == whole.weights
     assert whole == measure_stability(loaded, examples, job_of(scores), **options)
     assert whole != measure_stability(loaded, examples, job_of(scores), **{**options, "seed": 5})
 
@@ -338,7 +338,7 @@ def test_what_cannot_be_resampled(tiny_model: TinyModel):
     examples, scores = scored(loaded)
     for part in (ScoredExamples(tiny.examples()[:1]), ScoredExamples(tiny.examples(), tiny.examples()[:1])):
         with pytest.raises(SpinError, match="'privacy' has one example of a kind"):
-            measure_stability(loaded, {**examples, "privacy": part}, job_of(scores), target="mlp", resamples=2)
+            measure_stability(loaded, {**examples, "privacy": part}, job_of(scores), resamples=2)
 
 
 def test_a_set_s_importances_go_through_a_file(tiny_model: TinyModel, tmp_path: Path):

@@ -12,6 +12,7 @@ from tiny import select
 
 from spin_llm.analysis.resampled import Job, jaccard, resampled_selections, select_again
 from spin_llm.errors import SpinError
+from spin_llm.results.edited import Edge, Frequency, Spread
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, PerExample, Scores, ScoreSet, ScoresInfo
 from spin_llm.selection import alone, control_selection, overlap, same_magnitude_like
@@ -178,12 +179,12 @@ STEADY = [[float(10 - entry) for entry in range(10)]] * 8
 
 def test_examples_that_agree_make_a_stable_selection():
     found = resampled_selections(job({"fairness": STEADY, "privacy": STEADY}), resamples=20, seed=0)
-    assert found["jaccard"] == found["split_half"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
-    assert found["size"] == {"mean": 2.0, "low": 2.0, "high": 2.0}
-    assert (found["in_half"], found["in_most"], found["others_in_half"], found["reproduced"]) == (2, 2, 0, 1.0)
-    assert found["frequency"] == {UP: {"indices": [0, 1], "frequency": [1.0, 1.0]}}
-    assert found["top_sets"] == {"fairness": 1.0, "privacy": 1.0}
-    assert found["edge"] == {"threshold": 0.0, "outer": 0.0}
+    assert found.jaccard == found.split_half == Spread(1.0, 1.0, 1.0)
+    assert found.size == Spread(2.0, 2.0, 2.0)
+    assert (found.in_half, found.in_most, found.others_in_half, found.reproduced) == (2, 2, 0, 1.0)
+    assert found.frequency == {UP: Frequency([0, 1], [1.0, 1.0])}
+    assert found.top_sets == {"fairness": 1.0, "privacy": 1.0}
+    assert found.edge == Edge(0.0, 0.0)
 
 
 def test_a_weight_that_one_example_makes_important_is_selected_when_that_example_is_drawn():
@@ -191,12 +192,12 @@ def test_a_weight_that_one_example_makes_important_is_selected_when_that_example
     rows = [[9.0, 0.0, 5.0] + [0.0] * 7 for _ in range(8)]
     rows[3] = [9.0, 100.0, 5.0] + [0.0] * 7
     found = resampled_selections(job({"fairness": rows}), resamples=2000, seed=1)
-    [first, second] = found["frequency"][UP]["frequency"]
+    [first, second] = found.frequency[UP].frequency
     assert first == 1.0
     assert second == pytest.approx(1 - (7 / 8) ** 8, abs=0.04)
-    assert found["jaccard"]["mean"] == pytest.approx(second + (1 - second) / 3, abs=1e-3)
-    assert found["split_half"]["mean"] == pytest.approx(1 / 3)
-    assert (found["in_half"], found["in_most"]) == (2, 1)
+    assert found.jaccard.mean == pytest.approx(second + (1 - second) / 3, abs=1e-3)
+    assert found.split_half.mean == pytest.approx(1 / 3)
+    assert (found.in_half, found.in_most) == (2, 1)
 
 
 def test_the_protected_set_is_resampled_too():
@@ -204,17 +205,17 @@ def test_the_protected_set_is_resampled_too():
     spared = [[0.0] * 8 + [1.0, 1.0] for _ in range(8)]
     spared[2][0] = 100.0
     found = resampled_selections(job({"fairness": STEADY, "general": spared}), resamples=1000, seed=0)
-    assert found["frequency"] == {UP: {"indices": [1], "frequency": [1.0]}}
-    assert found["size"]["mean"] == pytest.approx(1 + (7 / 8) ** 8, abs=0.05)
-    assert found["others_in_half"] == 0
+    assert found.frequency == {UP: Frequency([1], [1.0])}
+    assert found.size.mean == pytest.approx(1 + (7 / 8) ** 8, abs=0.05)
+    assert found.others_in_half == 0
 
 
 def test_the_edge_says_when_too_few_candidates_were_kept():
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(8, 10, generator=generator).tolist()
     wide, narrow = (resampled_selections(job({"a": noise}, multiple=m), resamples=50, seed=0) for m in (5.0, 1.0))
-    assert wide["edge"]["outer"] < narrow["edge"]["outer"]
-    assert wide["edge"]["threshold"] < narrow["edge"]["threshold"]
+    assert wide.edge.outer < narrow.edge.outer
+    assert wide.edge.threshold < narrow.edge.threshold
 
 
 def test_an_empty_resampled_selection_counts_as_different():
@@ -225,8 +226,8 @@ def test_an_empty_resampled_selection_counts_as_different():
     only_second = {name: (torch.tensor([0.0, 1.0]), torch.ones(0)) for name in ("a", "b")}
     assert select_again(made, only_second).chosen == {}
     found = resampled_selections(made, resamples=60, seed=0)
-    assert found["jaccard"]["low"] == 0.0
-    assert found["size"]["low"] == 0.0
+    assert found.jaccard.low == 0.0
+    assert found.size.low == 0.0
 
 
 def test_jaccard():

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from spin_llm.results.edited import Edge, Frequency, Spread, StabilityRecord
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, Scores, ScoreSet
 from spin_llm.scores.per_example import PerExample, reweighted
@@ -133,51 +134,50 @@ def halves(job: Job, generator: torch.Generator) -> tuple[Counts, Counts]:
 
 def resampled_selections(
     job: Job, *, resamples: int, seed: int, progress: Callable[[int], None] = lambda done: None
-) -> dict[str, Any]:
-    """Select `resamples` times from bootstrap resamples, and as often from two halves: what stability.json holds.
+) -> StabilityRecord:
+    """Select `resamples` times from bootstrap resamples, and as often from two halves. Sets need two examples each.
 
-    Sets need two examples each. `frequency` is the fraction of the resamples in which each weight of the selection was
-    selected, in the order of the patch; `reproduced` the Jaccard index of the selection with the one made of all
-    examples again, which is 1 but for rounding.
+    `frequency` is in the order of the patch; `reproduced` is 1 but for rounding.
     """
     generator = torch.Generator().manual_seed(seed)
-    original = _ids(job, job.selection.indices)
+    original, recipe = _ids(job, job.selection.indices), job.recipe
     own, limits = select_again(job, all_examples(job)), _limits(job)
-    hits, found, sizes, split = torch.zeros(len(original)), [], [], []
-    top_jaccards: dict[str, list[float]] = {name: [] for name in own.tops}
     everyone: list[torch.Tensor] = []
     edges: list[tuple[float, float]] = []
+    split: list[float] = []
+    shared = dict.fromkeys(own.tops, 0.0)
     for _ in range(resamples):
         draw = select_again(job, bootstrap(job, generator))
-        ids = _ids(job, draw.chosen)
-        hits += torch.isin(original, ids)
-        found.append(jaccard(original, ids))
-        sizes.append(len(ids))
-        everyone.append(ids)
-        for name, jaccards in top_jaccards.items():
-            jaccards.append(jaccard(_ids(job, own.tops[name]), _ids(job, draw.tops[name])))
+        everyone.append(_ids(job, draw.chosen))
+        for name, top in own.tops.items():
+            shared[name] += jaccard(_ids(job, top), _ids(job, draw.tops[name]))
         edges.append(_edge(job, draw, limits))
         one, other = (_ids(job, select_again(job, counts).chosen) for counts in halves(job, generator))
         split.append(jaccard(one, other))
         progress(1)
+    hits = torch.stack([torch.isin(original, ids) for ids in everyone]).sum(0)
     chosen, times = torch.cat(everyone).unique(return_counts=True)
-    often = chosen[times * 2 >= resamples]
-    return {
-        "resamples": resamples,
-        "seed": seed,
-        "weights": len(original),
-        "jaccard": _spread(found),
-        "size": _spread(sizes),
-        "in_half": int((hits * 2 >= resamples).sum()),
-        "in_most": int((hits * 100 >= MOST * resamples).sum()),
-        "others_in_half": int((~torch.isin(often, original)).sum()),
-        "split_half": _spread(split),
-        "top_sets": {name: sum(jaccards) / resamples for name, jaccards in top_jaccards.items()},
-        "reproduced": jaccard(original, _ids(job, own.chosen)),
-        "multiple": job.multiple,
-        "edge": {"threshold": _mean(edges, 0), "outer": _mean(edges, 1)},
-        "frequency": _by_matrix(job.selection.indices, hits / resamples),
-    }
+    return StabilityRecord(
+        resamples=resamples,
+        seed=seed,
+        weights=len(original),
+        jaccard=_spread([jaccard(original, ids) for ids in everyone]),
+        size=_spread([len(ids) for ids in everyone]),
+        in_half=int((hits * 2 >= resamples).sum()),
+        in_most=int((hits * 100 >= MOST * resamples).sum()),
+        others_in_half=int((~torch.isin(chosen[times * 2 >= resamples], original)).sum()),
+        split_half=_spread(split),
+        top_sets={name: total / resamples for name, total in shared.items()},
+        reproduced=jaccard(original, _ids(job, own.chosen)),
+        multiple=job.multiple,
+        edge=Edge(*(sum(side) / resamples for side in zip(*edges, strict=True))),
+        frequency=_by_matrix(job.selection.indices, hits / resamples),
+        rule=recipe.rule,
+        ratio=recipe.ratio,
+        protect_ratio=recipe.protect_ratio,
+        granularity=recipe.granularity,
+        examples={name: part.examples for name, part in job.per_example.items()},
+    )
 
 
 def jaccard(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -233,7 +233,8 @@ def _smallest(job: Job, scores: Scores, tops: Tops) -> torch.Tensor:
         units.append(_unit(job.recipe.granularity, place, number, first, matrix.indices[inside]))
         first += place.shape[0]
     unit = torch.cat(units)
-    size = {"row": first, "matrix": len(tops), "model": 1}.get(job.recipe.granularity, _layers(job))
+    layers = 1 + max(place.layer for place in job.selection.places.values())
+    size = {"row": first, "matrix": len(tops), "model": 1, "layer": layers}[job.recipe.granularity]
     return torch.full((size,), torch.inf).scatter_reduce(0, unit, torch.cat(found), "amin")
 
 
@@ -244,24 +245,16 @@ def _unit(granularity: str, place: MatrixScores, number: int, first_row: int, in
     return torch.full_like(indices, {"matrix": number, "layer": place.layer, "model": 0}[granularity])
 
 
-def _layers(job: Job) -> int:
-    return 1 + max(place.layer for place in job.selection.places.values())
-
-
-def _by_matrix(indices: Tops, frequency: torch.Tensor) -> dict[str, dict[str, list[Any]]]:
+def _by_matrix(indices: Tops, frequency: torch.Tensor) -> dict[str, Frequency]:
     parts = frequency.split([len(part) for part in indices.values()])
     return {
-        name: {"indices": part.tolist(), "frequency": [round(float(value), 4) for value in values]}
+        name: Frequency(part.tolist(), [round(float(value), 4) for value in values])
         for (name, part), values in zip(indices.items(), parts, strict=True)
     }
 
 
-def _mean(pairs: Sequence[tuple[float, float]], place: int) -> float:
-    return sum(pair[place] for pair in pairs) / len(pairs)
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def _spread(values: Sequence[float]) -> Spread:
     """Mean, and the 2.5% and 97.5% quantiles."""
     numbers = torch.tensor(values, dtype=torch.float64)
     low, high = numbers.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return {"mean": float(numbers.mean()), "low": low, "high": high}
+    return Spread(float(numbers.mean()), low, high)

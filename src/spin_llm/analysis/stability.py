@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,11 +20,10 @@ from spin_llm.errors import SpinError
 from spin_llm.files import sha256_json
 from spin_llm.models import LoadedModel, editable_matrices
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.edited import StabilityRecord
 from spin_llm.scores import PerExample, gather, gathered_bytes, load_per_example, save_per_example
 from spin_llm.scores.plan import DEFAULT_SHARE, free_memory
 from spin_llm.selection import Tops
-
-SUMMARY = ("resamples", "seed", "weights", "jaccard", "size", "in_half", "in_most", "others_in_half", "split_half")
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,12 @@ def measure_stability(
     examples: Mapping[str, ScoredExamples],
     job: Job,
     *,
-    target: str,
     resamples: int,
     seed: int = 0,
     budget: int | None = None,
     folder: Path | None = None,
     console: Console = SILENT,
-) -> dict[str, Any]:
+) -> StabilityRecord:
     """Score every set again, example by example, and select from `resamples` bootstrap resamples.
 
     `job` comes without importances. `budget` is in bytes of RAM (None: most of what is free). Sets that are done are
@@ -64,38 +61,29 @@ def measure_stability(
         f"stability: {sum(map(len, entries.values())):,} candidates (the top sets at {multiple:g} times the ratio), "
         f"{_bytes_of(entries, examples) / 2**20:,.0f} MiB"
     )
-    matrices = editable_matrices(loaded.model, target)
+    matrices = editable_matrices(loaded.model, job.scores.first.info.target or "mlp")
     found: dict[str, PerExample] = {}
     for name, scores in job.scores.everything.items():
-        part = examples[name]
+        sides = (examples[name].aware, examples[name].unaware)
         key = sha256_json(
             [
                 *(name, multiple, loaded.checkpoint.fingerprint, str(loaded.dtype), scores.info.as_json()),
-                [example.input_ids for side in (part.aware, part.unaware) for example in side],
+                [example.input_ids for side in sides for example in side],
                 {matrix: indices.tolist() for matrix, indices in entries.items()},
             ]
         )
         file = folder / f"{name}.safetensors" if folder else None
         before = load_per_example(file, key) if file else None
-        with console.bar(f"scoring again, {name}", len(part.aware) + len(part.unaware)) as advance:
+        with console.bar(f"scoring again, {name}", sum(map(len, sides))) as advance:
             if before:
-                advance(len(part.aware) + len(part.unaware))
+                advance(sum(map(len, sides)))
             by = str(scores.info.selector)
-            sides = (part.aware, part.unaware)
             found[name] = before or gather(loaded, matrices, entries, *sides, selector=by, progress=advance)
         if file and not before:
             save_per_example(file, found[name], key)
     job = replace(job, per_example=found, multiple=multiple)
     with console.bar("selecting again", resamples) as advance:
-        result = resampled_selections(job, resamples=resamples, seed=seed, progress=advance)
-    return {
-        **result,
-        "rule": job.recipe.rule,
-        "ratio": job.recipe.ratio,
-        "protect_ratio": job.recipe.protect_ratio,
-        "granularity": job.recipe.granularity,
-        "examples": {name: len(part.aware) for name, part in examples.items()},
-    }
+        return resampled_selections(job, resamples=resamples, seed=seed, progress=advance)
 
 
 def fitting_candidates(
@@ -127,8 +115,3 @@ def fitting_candidates(
 def _bytes_of(entries: Tops, examples: Mapping[str, ScoredExamples]) -> int:
     total = sum(map(len, entries.values()))
     return sum(gathered_bytes(total, len(part.aware), len(part.unaware)) for part in examples.values())
-
-
-def stability_summary(stability: Mapping[str, Any]) -> dict[str, Any]:
-    """The `stability` part of results.json, from the content of stability.json."""
-    return {name: stability[name] for name in SUMMARY}

@@ -128,13 +128,15 @@ def stability(
         from spin_llm.pipeline import stability as measure
 
         found = measure(folder, resamples=resamples, seed=seed, model=model, overwrite=overwrite, console=console)
-    jaccard = found["jaccard"]
+    from spin_llm.results.file import written
+
+    jaccard = found.jaccard
     words = [
-        f"Jaccard index with the selection {jaccard['mean']:.2f} ({jaccard['low']:.2f} to {jaccard['high']:.2f}) "
-        f"over {found['resamples']} resamples; {found['in_half']} of {found['weights']} weights in at least half of "
-        f"them, {found['in_most']} in at least 95%"
+        f"Jaccard index with the selection {jaccard.mean:.2f} ({jaccard.low:.2f} to {jaccard.high:.2f}) "
+        f"over {found.resamples} resamples; {found.in_half} of {found.weights} weights in at least half of "
+        f"them, {found.in_most} in at least 95%"
     ]
-    show(found, [*([] if quiet else words), folder / "stability.json"], as_json=as_json)
+    show(written(found), [*([] if quiet else words), folder / "stability.json"], as_json=as_json)
 
 
 def report(

@@ -43,7 +43,7 @@ from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, Compared, ModelRecord, OtherModel
 from spin_llm.report.page import write_report as report_of
 from spin_llm.results import file
-from spin_llm.results.file import Results, read_results
+from spin_llm.results.file import Results
 from spin_llm.results.rows import GENERATIONS, VERDICTS
 from spin_llm.search.find import search_questions
 from spin_llm.settings import EFFORTS, RunSettings
@@ -143,9 +143,9 @@ def evaluate(
         save_patch(run.folder / PATCH, patch)
         compared = Compared(patch=PATCH, patch_sha256=sha256_file(run.folder / PATCH))
         rows = run.read.record(located(told))
-        compare_loaded(run, Opened(run.folder, with_date(told), None, "", True, rows, compared), patch)
+        results = compare_loaded(run, Opened(run.folder, with_date(told), None, "", True, rows, compared), patch)
         beside = {part: (run.folder / part).read_bytes() for part in (RECORD, PATCH, GENERATIONS, VERDICTS)}
-        return Evaluated(**vars(read_results(run.folder)), beside=beside)
+        return Evaluated(**vars(results), beside=beside)
 
 
 def write_report(results: Evaluated, folder: str | Path, *, overwrite: bool = False) -> Path:

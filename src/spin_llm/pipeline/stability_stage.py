@@ -12,14 +12,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from msgspec import convert
 
 from spin_llm.analysis.resampled import Job
-from spin_llm.analysis.stability import ScoredExamples, measure_stability, stability_summary
+from spin_llm.analysis.stability import ScoredExamples, measure_stability
 from spin_llm.errors import SpinError
-from spin_llm.files import read_checked, write_json
+from spin_llm.files import read_typed, write_json
 from spin_llm.models import checkpoint_of
 from spin_llm.ownership import owned
 from spin_llm.pipeline.context import Run, encode
@@ -29,19 +26,19 @@ from spin_llm.pipeline.select_stage import recorded_checkpoint
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RESULTS, DataRecord, RunRecord, check_belongs, is_run, read_record
 from spin_llm.report import write_report
-from spin_llm.results.edited import Stability, StabilityRecord
-from spin_llm.results.file import read_results
+from spin_llm.results.edited import StabilityRecord
+from spin_llm.results.file import read_results, written
 from spin_llm.scores import parse_bytes
 from spin_llm.selection import KNOWN, select
 
 
-def stability_stage(run: Run, resamples: int, seed: int, *, anew: bool = False) -> dict[str, Any]:
+def stability_stage(run: Run, resamples: int, seed: int, *, anew: bool = False) -> StabilityRecord:
     """Select again from resampled scoring data into stability.json; unless `anew`, read it when it is there, made with
     the same `resamples` and `seed`."""
     path, settings = run.folder / "stability.json", run.settings
     if path.is_file() and not anew:
-        before = dict(read_checked(path, StabilityRecord))
-        if (before["resamples"], before["seed"]) == (resamples, seed):
+        before = read_typed(path, StabilityRecord)
+        if (before.resamples, before.seed) == (resamples, seed):
             return before
     data, scores, recipe = run.inputs, run.scores, run.patch.info.recipe
     rule = KNOWN[recipe.rule]
@@ -56,14 +53,13 @@ def stability_stage(run: Run, resamples: int, seed: int, *, anew: bool = False) 
         run.model,
         examples,
         Job(select(scores, recipe), spared),
-        target=settings.target,
         resamples=resamples,
         seed=seed,
         budget=parse_bytes(settings.memory_budget) if settings.memory_budget else None,
         folder=run.folder / "progress" / "stability",
         console=run.console,
     )
-    write_json(path, result)
+    write_json(path, written(result))
     shutil.rmtree(run.folder / "progress" / "stability")
     with suppress(OSError):  # a run that is not finished keeps other things there
         (run.folder / "progress").rmdir()
@@ -78,7 +74,7 @@ def stability(
     model: str | None = None,
     overwrite: bool = False,
     console: Console = SILENT,
-) -> dict[str, Any]:
+) -> StabilityRecord:
     """Whether other scoring data would have chosen a run's weights: what stability.json holds.
 
     Data and model are read as run.json records them, and must be the same; `model` says where the model is now. Where
@@ -105,7 +101,7 @@ def stability(
         refuse_other_data(record, run.read.record(settings), folder)
         result = stability_stage(run, resamples, seed, anew=overwrite)
         if results is not None:
-            write_run_results(folder, replace(results, stability=convert(stability_summary(result), Stability)))
+            write_run_results(folder, replace(results, stability=result.summary))
             write_report(folder)
     return result
 
@@ -114,10 +110,10 @@ def refuse_other_resamples(path: Path, resamples: int, seed: int, *, overwrite: 
     """SpinError when a stability.json is there that was made with other numbers."""
     if not path.is_file() or overwrite:
         return
-    before = read_checked(path, StabilityRecord)
-    if (before["resamples"], before["seed"]) != (resamples, seed):
+    before = read_typed(path, StabilityRecord)
+    if (before.resamples, before.seed) != (resamples, seed):
         raise SpinError(
-            f"{path} has {before['resamples']} resamples, seed {before['seed']}.",
+            f"{path} has {before.resamples} resamples, seed {before.seed}.",
             change="give --overwrite to replace it.",
         )
 

@@ -7,13 +7,13 @@ making the edit (selection/, patch/).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 from msgspec import Meta
 
 from spin_llm.results.judged import OwnAnswers
-from spin_llm.results.measured import Count, Layer, Name, Number, Positive
+from spin_llm.results.measured import Count, Layer, Name, Number, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,12 @@ class Spread:
     high: Number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stability:
     """`stability` of results.json."""
 
     resamples: Count
+    seed: Count = 0
     weights: Count
     jaccard: Spread
     size: Spread
@@ -84,14 +85,46 @@ class Stability:
     in_most: Count
     others_in_half: Count | None = None
     split_half: Spread | None = None
-    seed: Count = 0
 
     always = ("seed",)
 
 
 @dataclass(frozen=True)
+class Edge:
+    """How near the resamples came to what is no candidate (analysis/resampled.py)."""
+
+    threshold: Share
+    outer: Share
+
+
+@dataclass(frozen=True)
+class Frequency:
+    """In which fraction of the resamples each weight of one matrix was selected, by its flat index."""
+
+    indices: list[Count]
+    frequency: list[Share]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StabilityRecord(Stability):
-    """stability.json."""
+    """stability.json; `top_sets`: the mean Jaccard index of each ranking's top set, `reproduced` that of the selection
+    made of all examples again, `multiple` the candidates' (of the ratio), `examples` by set."""
+
+    top_sets: dict[str, Share]
+    reproduced: Share
+    multiple: Number
+    edge: Edge
+    frequency: dict[str, Frequency]
+    rule: str
+    ratio: Share
+    protect_ratio: Share | None
+    granularity: str
+    examples: dict[str, Count]
+
+    @property
+    def summary(self) -> Stability:
+        """The `stability` part of results.json."""
+        return Stability(**{one.name: getattr(self, one.name) for one in fields(Stability)})
 
 
 @dataclass(frozen=True)

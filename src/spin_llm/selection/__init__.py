@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from spin_llm.selection.controls import alone, control_selection, random_like, same_magnitude_like
-from spin_llm.selection.overlap import overlap
 from spin_llm.selection.rules import KNOWN, Rule
 from spin_llm.selection.rules.coupled import intersection
-from spin_llm.selection.select import Selection, select
+from spin_llm.selection.select import Selection, overlap, select
 from spin_llm.selection.tops import GRANULARITIES, Tops, targeted, top_sets
 
 __all__ = [

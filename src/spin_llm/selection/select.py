@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from spin_llm.errors import SpinError
+from spin_llm.results.edited import Regions
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, count
 from spin_llm.selection.rules import KNOWN, Rule
-from spin_llm.selection.tops import GRANULARITIES, targeted
+from spin_llm.selection.tops import GRANULARITIES, regions, targeted, top_sets
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,17 @@ def select(scores: ScoreSet, recipe: Recipe, *, allow_empty: bool = False) -> Se
     if not indices and not allow_empty:
         raise _nothing_selected(rule, scores, names, recipe)
     return Selection(indices, made, {name: scores.first.matrices[name] for name in names}, *rule.counts(ranked))
+
+
+def overlap(selection: Selection, scores: ScoreSet) -> Regions:
+    """The regions of the top sets that `selection` was made from: names of the concepts and protected sets, sizes."""
+    recipe = selection.recipe
+    sets = {
+        name: top_sets(part, list(selection.places), ratio, recipe.granularity)
+        for side, ratio in ((scores.concepts, recipe.ratio), (scores.protected, recipe.spares))
+        for name, part in side.items()
+    }
+    return Regions(list(scores.concepts), list(scores.protected), regions(sets))
 
 
 def _rule(recipe: Recipe) -> Rule:

@@ -1,6 +1,7 @@
 """Top sets: the largest scores of each matrix, row, layer, or of the whole model.
 
-In: kept scores, a ratio. Out: flat indices by matrix name. For a matrix of n entries, or another unit of that many:
+In: kept scores, a ratio. Out: flat indices by matrix name, and how far such sets overlap. For a matrix of n entries, or
+another unit of that many:
 
     N_D(r) = the floor(r * n) entries with the largest importance on D        (paper, section 3.3)
 
@@ -10,6 +11,7 @@ Left out: what a rule makes of them (rules/).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import torch
 
@@ -107,3 +109,23 @@ def outside(entries: torch.Tensor, spared: Sequence[torch.Tensor]) -> torch.Tens
     for others in spared:
         entries = entries[~torch.isin(entries, others)]
     return entries
+
+
+def regions(sets: Mapping[str, Tops]) -> dict[str, int]:
+    """Sizes of the exclusive regions: `A&B` counts the entries in the sets A and B and in no other.
+
+    Every set has the same matrices, each with unique flat indices. All 2^n - 1 regions are named, in the sets' order.
+    """
+    sizes = torch.zeros(2 ** len(sets), dtype=torch.int64)
+    for matrix in next(iter(sets.values())):
+        tops = [top[matrix] for top in sets.values()]
+        entries, place = torch.unique(torch.cat(tops), return_inverse=True)
+        # the bits of an entry's code say which sets it is in
+        bits = torch.cat([torch.full_like(top, 2**number) for number, top in enumerate(tops)])
+        codes = torch.zeros_like(entries).index_add_(0, place, bits)
+        sizes += torch.bincount(codes, minlength=len(sizes))
+    members = [group for size in range(1, len(sets) + 1) for group in combinations(range(len(sets)), size)]
+    names = list(sets)
+    return {
+        "&".join(names[number] for number in group): int(sizes[sum(2**number for number in group)]) for group in members
+    }

@@ -1,6 +1,7 @@
 """The rules that compare top sets: `coupled` (paper, section 3.3), `coupled-signed` and `released`.
 
-In: every set's kept importances. Out: `Rule` values. For a matrix, with N_D(r) the top set of a concept D (tops.py):
+In: every set's kept importances. Out: `Rule` values, and the smallest ratio at which `coupled` selects anything. For a
+matrix, with N_D(r) the top set of a concept D (tops.py):
 
     coupled = (intersection over the concepts D of N_D(r)) minus (union over the protected P of N_P(r_protect))
 
@@ -12,17 +13,18 @@ bug. Left out: top sets (tops.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
 import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import Scores, ScoreSet
+from spin_llm.scores import Scores, ScoreSet, count
 from spin_llm.selection.rules.rule import Ranked, Rankings, Rule
-from spin_llm.selection.smallest import smallest_ratio
 from spin_llm.selection.tops import Tops, at_entries, outside, top_sets
 
+UNRANKED = torch.iinfo(torch.int64).max
 Indices = torch.Tensor
 Sets = Sequence[Indices]  # unsorted unique flat indices (int64) of one matrix, by concept or protected set
 
@@ -119,6 +121,46 @@ def apart(scores: ScoreSet, names: Sequence[str], recipe: Recipe, concept: str) 
 def favourable_apart(scores: ScoreSet, names: Sequence[str], recipe: Recipe, concept: str) -> Tops:
     own = {concept: scores.concepts[concept]}
     return {name: favourable(found, name, own) for name, found in apart(scores, names, recipe, concept).items()}
+
+
+def smallest_ratio(scores: ScoreSet, names: Sequence[str], recipe: Recipe) -> float | None:
+    """The smallest ratio at which `coupled` selects a weight by matrix, rounded up to four digits; None when no kept
+    ratio does.
+
+    An entry is in the top sets of M concepts from its M-th smallest rank on, and spared where a protected set ranks it
+    no lower than that. A `protect_ratio` of None follows the ratio, and then the protected scores limit it too.
+    """
+    protect_ratio = recipe.protect_ratio
+    limiting = [*scores.concepts.values(), *(scores.protected.values() if protect_ratio is None else ())]
+    smallest = min(part.info.keep for part in limiting)
+    found = None
+    for name in names:
+        size = scores.first.matrices[name].size
+        tops = [part.matrices[name].indices for part in scores.concepts.values()]
+        entries: torch.Tensor = torch.cat(tops).unique()  # type: ignore[no-untyped-call]
+        ranks = torch.stack([ranks_of(top, entries) for top in tops]).sort(0).values
+        needed = ranks[(recipe.at_least or len(tops)) - 1]
+        guards = [ranks_of(part.matrices[name].indices, entries) for part in scores.protected.values()]
+        guard = torch.stack(guards).amin(0) if guards else torch.full_like(needed, UNRANKED)
+        reached = (needed < UNRANKED) & (guard > (needed if protect_ratio is None else count(protect_ratio, size)))
+        for rank, guarded in sorted(zip(needed[reached].tolist(), guard[reached].tolist(), strict=True)):
+            ratio = _round_up(rank, size)
+            if ratio >= 1 or ratio > smallest:
+                break
+            if guarded > count(protect_ratio or ratio, size):
+                found = smallest = ratio
+                break
+    return found
+
+
+def ranks_of(top: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
+    """The ranks, from 1, of `entries` in `top`, largest first; UNRANKED where they are not in it."""
+    return at_entries(top, torch.arange(1, len(top) + 1), entries, UNRANKED)
+
+
+def _round_up(k: int, size: int) -> float:
+    """The smallest decimal of four digits at or above k / size, so that the message can be typed back."""
+    return float(Context(prec=4, rounding=ROUND_CEILING).divide(Decimal(k), Decimal(size)))
 
 
 COUPLED = Rule("coupled", by_set, chosen_by(coupled), counts, apart, smallest=smallest_ratio)
