@@ -117,7 +117,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 2,000 prompts; its pictures are the other run's affair."""
     folder = make_full_run(tmp_path_factory.mktemp("large") / "run", sizes=MANY, controls=())
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(page, "draw", lambda run, place: {})
+        patched.setattr(page, "draw", lambda run: {})
         return write_report(folder)
 
 

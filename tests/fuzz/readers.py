@@ -148,10 +148,7 @@ def report_readers(folder: Path) -> list[Reader]:
 
     def report() -> None:
         read = page.read_run(run)
-        place = page.edit_place(read.results.edit)
-        transcripts = page.read_pairs(run, read.results)
-        context = {**page.sections(read), "place": place, "transcripts": transcripts}
-        context |= {"others": page.script_data(transcripts), "drawn": []}
+        context = {**page.sections(read, page.read_pairs(run, read.results)), "drawn": []}
         render_markdown("run.md.j2", context).encode()
         render_page("run.html.j2", context, script="script.js", svg={}).encode()
         seen[0] += 1

@@ -20,11 +20,10 @@ from full_run import HOSTILE, axis_entry, full_axes, full_results, make_full_run
 from spin_llm.errors import SpinError
 from spin_llm.files import write_json, write_jsonl
 from spin_llm.report import COLUMNS, compare_runs, headline, table_rows, verdict, verdict_sentence, write_report
-from spin_llm.report.figures.location import CENTRES, draw_overlap, region_outline
 from spin_llm.report.page import INPUTS, read_run
 from spin_llm.report.render import escape_markdown, script_json
 from spin_llm.report.sections.board import make_board, scale_of
-from spin_llm.report.sections.location import edit_place, overlap_part
+from spin_llm.report.sections.location import CENTRES, draw_overlap, edit_place, overlap_part, region_outline
 from spin_llm.report.sections.transcripts import Side, Transcript, choose, pair_transcripts, script_data
 from spin_llm.report.summary import cautions
 from spin_llm.report.words import number, share_text
@@ -246,7 +245,7 @@ def test_table_numbers() -> None:
     assert rows["perplexity", None].cells[2:7] == ("5.19", "5.54", "+0.35", "+0.28 to +0.43", "–")
     assert rows["perplexity", None].verdict == "worse"
     assert rows["kl", None].cells[2:6] == ("0", "0.0513", "+0.0513", "+0.0448 to +0.0581")
-    assert rows["fairness", "random"].difference == "+0.7 pp"
+    assert rows["fairness", "random"].cells[4] == "+0.7 pp"
     assert rows["perplexity", "random"].cells[4:6] == ("0.00", "-0.001 to +0.002")
     assert [row.axis for row in table_rows(typed(make_results()))][:2] == ["fairness", "fairness"]
     assert "no verdict: base 1, edited 3" in fairness.note
@@ -372,7 +371,7 @@ def test_place_counts_every_weight_once() -> None:
 
 
 def transcript(place: int, change: str) -> Transcript:
-    side = Side("", 1, True, True, 1, None, change)
+    side = Side("", 1, True, 1, None, change, -1)
     return Transcript(f"fairness-{place:04d}", "fairness", "", "", {"base": side, "edited": side})
 
 
@@ -420,7 +419,7 @@ def test_escape_markdown() -> None:
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of a report's time, and these tests look at none of it."""
-    monkeypatch.setattr("spin_llm.report.page.draw", lambda run, place: {})
+    monkeypatch.setattr("spin_llm.report.page.draw", lambda run: {})
 
 
 @pytest.fixture(scope="module")
@@ -453,13 +452,11 @@ def test_every_optional_part_may_be_absent_alone(full: Path, tmp_path: Path) -> 
     from spin_llm.report.render import render_page
 
     run = read_run(full)
-    place = edit_place(run.results.edit)
-    common = {"place": place, "transcripts": [], "others": script_data([]), "drawn": []}
     optional = [one for one in fields(Results) if default_of(one) is not MISSING]
     assert len(optional) > 10
     for one in optional:
         empty = default_of(one)
-        context = {**sections(replace(run, results=replace(run.results, **{one.name: empty}))), **common}
+        context = sections(replace(run, results=replace(run.results, **{one.name: empty})), [])
         text = render_page("run.html.j2", {**context, "drawn": []}, script="script.js")
         assert text.endswith("</html>\n") or text.endswith("</html>")
 
@@ -570,8 +567,8 @@ def test_a_control_that_reaches_the_edit_is_said() -> None:
 def test_board_has_the_controls_and_the_judge_beside_every_axis() -> None:
     results = typed(full_results(("random", "released")))
     first, cost = make_board(results)
-    assert [one.axis for one in first.entries] == ["fairness", "privacy", "over_refusal", "coherence"]
-    assert [one.label for one in cost.entries] == ["Perplexity", "KL to the base", "Hellaswag", "Wikitext"]
+    assert [one.row.axis for one in first.entries] == ["fairness", "privacy", "over_refusal", "coherence"]
+    assert [one.row.label for one in cost.entries] == ["Perplexity", "KL to the base", "Hellaswag", "Wikitext"]
     for one in first.entries:
         assert [line.name for line in one.lines] == ["the edit", "random", "released"]
         assert any(fact.startswith("judge AUC 0.9") for fact in one.facts)
@@ -583,7 +580,7 @@ def test_board_has_the_controls_and_the_judge_beside_every_axis() -> None:
     low, high = privacy.unseen_band
     assert math.isclose((low + high) / 2, privacy.lines[0].zero, abs_tol=1e-3)
     assert "corrected for the judge's errors +13.1 pp (+2.0 to +26.0 pp)" in first.entries[0].facts
-    assert cost.entries[3].values == "25.10 → 26.00"  # a word perplexity is no rate
+    assert cost.entries[3].row.cells[2:4] == ("25.10", "26.00")  # a word perplexity is no rate
 
 
 def test_scale_holds_zero_and_every_interval() -> None:

@@ -103,7 +103,7 @@ def test_what_the_reader_of_results_lets_through_can_be_shown(run: Path, new: An
     for place in places(results):
         (run / "results.json").write_text(json.dumps(changed(results, place, new)))
         try:
-            sections(read_run(run))
+            sections(read_run(run), [])
         except SpinError as error:
             assert "results.json" in str(error)  # noqa: PT017 - success is right too
             refused += 1

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from spin_llm.paper.experiments import Experiment
-from spin_llm.report.figures.canvas import ACCENT, CONTROL, INK, STYLE, bare, new_figure, picture_text
+from spin_llm.report.canvas import ACCENT, CONTROL, INK, STYLE, bare, new_figure, picture_text
 from spin_llm.report.words import axis_label
 from spin_llm.results.measured import AxisResult
 from spin_llm.results.paper import ArmRecord, LayerRecord
@@ -62,13 +62,12 @@ def draw_differences(experiment: Experiment, results: Results) -> Figure | None:
                 panel.plot(scale * (result.delta or 0.0), place, "o", color=colour, markersize=4.5)
             panel.axvline(0, color=INK, linewidth=0.7)
             panel.set_title(axis_label(axis), fontsize=8.5, loc="left")
-            panel.tick_params(labelsize=7.5)
             if axis == "perplexity":
                 panel.set_xscale("symlog", linthresh=1.0)
                 panel.set_xticks(symlog_ticks(*panel.get_xlim()))
                 panel.xaxis.set_major_formatter("{x:g}")
                 panel.minorticks_off()
-            bare(panel)
+            bare(panel, 7.5)
         panels[0].set_yticks(range(len(rows)), [picture_text(row.name) for row in rows], fontsize=8)
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         picture.supxlabel("difference to the base: percentage points; perplexity as it is", fontsize=7.5)
@@ -100,9 +99,8 @@ def draw_curves(experiment: Experiment, results: Results, option: str, label: st
                 panel.yaxis.set_major_formatter("{x:g}")
             panel.set_title(axis_label(axis) + ("" if axis == "perplexity" else ", percent"), fontsize=8.5, loc="left")
             panel.set_xlabel(label, fontsize=8)
-            panel.tick_params(labelsize=7.5)
             panel.minorticks_off()
-            bare(panel)
+            bare(panel, 7.5)
         if option == "examples":
             for panel in panels:
                 ticks = sorted({x for points in curves.values() for found in points.values() for x, _ in found})
@@ -185,8 +183,7 @@ def draw_dependence(results: Results) -> Figure | None:
                 for state, colour in (("before", CONTROL), ("after", ACCENT)):
                     draw_layers(panel, report.places[place], state, measure, colour)
                 panel.set_title(f"{measure.upper()}, {place.replace('_', ' ')}", fontsize=8, loc="left")
-                panel.tick_params(labelsize=7)
-                bare(panel)
+                bare(panel, 7)
             line[0].set_ylabel(picture_text(title).replace(", ", ",\n"), fontsize=8)
         panels[0][0].legend(fontsize=7, frameon=False)
         for panel in panels[-1]:

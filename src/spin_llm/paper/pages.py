@@ -17,7 +17,7 @@ from spin_llm.outputs import writing
 from spin_llm.paper.experiments import Arm, Experiment
 from spin_llm.paper.figures import figure
 from spin_llm.paper.tables import Part, Table, parts_of
-from spin_llm.report.figures.canvas import inline_svg, png_bytes, svg_text
+from spin_llm.report.canvas import inline_svg, png_bytes, svg_text
 from spin_llm.report.render import escape_markdown, render_page
 from spin_llm.results.paper import ExperimentRecord, ExperimentSpec
 

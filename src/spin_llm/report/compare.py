@@ -9,7 +9,7 @@ that overlap, or do not, say little about their difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from spin_llm.records import RECORD, RESULTS, RunRecord
 from spin_llm.report.page import Run, plain, read_run
 from spin_llm.report.render import render_markdown, render_page
 from spin_llm.report.sections.board import Line, line_of, scale_of
-from spin_llm.report.sections.table import COLUMNS, Row, make_row
+from spin_llm.report.sections.table import COLUMNS, Row
 from spin_llm.report.summary import applying, auc_text
 from spin_llm.report.words import NOTHING, axis_label
 from spin_llm.results.file import written
@@ -30,9 +30,8 @@ NAMES_SHOWN = 6  # of a list of differing values, in a warning
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One run on one axis; `line` is its interval on the axis's scale."""
+    """One run on one axis: its row, labelled by its name; `line` is its interval on the axis's scale."""
 
-    run: str
     row: Row
     line: Line
     judge: str
@@ -40,7 +39,6 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class ComparedAxis:
-    axis: str
     label: str
     metric: str
     rows: list[ComparedRow]
@@ -61,10 +59,11 @@ def compare_runs(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise SpinError("A run is named twice.", change="name each run once.")
     found = [read_run(folder, (RECORD, RESULTS), name) for name, folder in zip(names_of(folders), folders, strict=True)]
+    names = dict.fromkeys(axis for one in found for axis in one.results.axes)  # in the order of the first that has it
     context = {
         "runs": found,
         "warnings": warnings_of(found),
-        "axes": compared_axes(found),
+        "axes": [compared_axis(axis, found) for axis in names],
         "columns": ("run", *COLUMNS[1:]),
         "differing": differing_settings(found),
         "edits": [_edit_row(one) for one in found],
@@ -104,25 +103,20 @@ def base_warning(runs: Sequence[Run]) -> str | None:
     return None
 
 
-def questions_of(axis: str) -> Callable[[Run], str]:
+def questions_of(axis: str, one: Run) -> str:
     """The hash of the prompts that a run asked on an axis; perplexity and KL are on the held-back general pairs."""
     role, name = ("perplexity", "general") if axis in CAPABILITY_AXES else ("questions", axis)
-
-    def hashes(one: Run) -> str:
-        found = [item.sha256 for item in one.record.data if (item.role, item.name) == (role, name)]
-        return " ".join(found) or "not recorded"
-
-    return hashes
+    found = [item.sha256 for item in one.record.data if (item.role, item.name) == (role, name)]
+    return " ".join(found) or "not recorded"
 
 
-def judge_of(axis: str) -> Callable[[Run], str]:
-    """The judge, what it decides, and its measured quality on an axis: a refitted judge keeps its name."""
-
-    def named(one: Run) -> str:
-        judge = one.results.judge
-        return f"{judge.name} ({judge.label or 'no label'}, {auc_text(applying(one.results, axis))})"
-
-    return named
+def judge_of(axis: str, one: Run) -> str:
+    """The judge, what it decides, and its measured quality on an axis: a refitted judge keeps its name; "" for an axis
+    without one."""
+    judge = one.results.judge
+    if axis in CAPABILITY_AXES:
+        return ""
+    return f"{judge.name} ({judge.label or 'no label'}, {auc_text(applying(one.results, axis))})"
 
 
 def warnings_of(runs: Sequence[Run]) -> list[str]:
@@ -137,47 +131,33 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def differs(runs: Sequence[Run], key: Callable[[Run], str]) -> bool:
-    return len({key(one) for one in runs}) > 1
-
-
-def compared_axes(runs: Sequence[Run]) -> list[ComparedAxis]:
-    """Every axis that any run has, in the order of the first that has it."""
-    names = dict.fromkeys(axis for one in runs for axis in one.results.axes)
-    return [_compared_axis(axis, [one for one in runs if axis in one.results.axes], len(runs)) for axis in names]
-
-
-def _compared_axis(axis: str, runs: Sequence[Run], of: int) -> ComparedAxis:
+def compared_axis(axis: str, found: Sequence[Run]) -> ComparedAxis:
+    """One axis of the runs that measured it."""
+    runs = [one for one in found if axis in one.results.axes]
     results = [one.results.axes[axis] for one in runs]
     scale = scale_of(results)
-    judged = axis not in CAPABILITY_AXES
+    judges = [judge_of(axis, one) for one in runs]
     warnings = []
-    if differs(runs, questions_of(axis)):
+    if len({questions_of(axis, one) for one in runs}) > 1:
         warnings.append("The prompts differ between runs: these numbers must not be compared.")
-    if judged and differs(runs, judge_of(axis)):
-        judges = list(dict.fromkeys(map(judge_of(axis), runs)))[:NAMES_SHOWN]
-        warnings.append(f"The judge differs between runs: {'; '.join(judges)}.")
+    if len(set(judges)) > 1:
+        warnings.append(f"The judge differs between runs: {'; '.join(list(dict.fromkeys(judges))[:NAMES_SHOWN])}.")
     if not warnings and not base_warning(runs) and len({result.base for result in results}) > 1:
         warnings.append("The base scored differently on the same prompts: other software, batches or precision.")
-    if len(runs) < of:
-        warnings.append(f"{of - len(runs)} of {of} runs did not measure this axis.")
+    if len(runs) < len(found):
+        warnings.append(f"{len(found) - len(runs)} of {len(found)} runs did not measure this axis.")
     rows = [
-        ComparedRow(
-            one.name,
-            make_row(axis, result, None, one.name),
-            line_of(one.name, axis, result, scale, control=False),
-            judge_of(axis)(one) if judged else "",
-        )
-        for one, result in zip(runs, results, strict=True)
+        ComparedRow(Row(axis, None, one.name, result), line_of(one.name, axis, result, scale), judge)
+        for one, result, judge in zip(runs, results, judges, strict=True)
     ]
-    return ComparedAxis(axis, axis_label(axis), results[0].metric, rows, warnings)
+    return ComparedAxis(axis_label(axis), results[0].metric, rows, warnings)
 
 
 def differing_settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """(name, one value a run) of every setting, version and model property in which the runs differ."""
     tables = [
         {
-            **{f"model {key}": value for key, value in one.model.items() if key != "path"},
+            **{f"model {key}": value for key, value in written(one.record.model).items() if key != "path"},
             **{f"compared {key}": value for key, value in written(one.record.compared).items()},
             **one.record.settings,
             **{f"version of {key}": value for key, value in one.record.versions.items()},

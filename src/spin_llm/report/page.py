@@ -12,34 +12,20 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spin_llm.errors import SpinError
-from spin_llm.files import read_json, write_text
+from spin_llm.files import write_text
 from spin_llm.outputs import writing
-from spin_llm.records import RECORD, RunRecord, check_belongs, read_record
-from spin_llm.report.figures.answers import draw_differences, draw_facets, draw_phrases
-from spin_llm.report.figures.canvas import inline_svg, on_white, png_bytes, svg_text
-from spin_llm.report.figures.location import draw_overlap, draw_place
-from spin_llm.report.figures.search import draw_dose, draw_search
+from spin_llm.records import RunRecord, check_belongs, read_record
+from spin_llm.report.canvas import inline_svg, on_white, png_bytes, svg_text
 from spin_llm.report.render import render_markdown, render_page
-from spin_llm.report.sections.answers import facet_lines, phrase_parts, style_rows
+from spin_llm.report.sections import answers, judge, location, search, table, transcripts
 from spin_llm.report.sections.board import make_board
-from spin_llm.report.sections.judge import QUALITY_COLUMNS, agreement_rows, confusion_rows, quality_rows
-from spin_llm.report.sections.location import Place, edit_place, overlap_part, stability_text
-from spin_llm.report.sections.search import search_part
-from spin_llm.report.sections.table import COLUMNS, corrected_rows, method_text, table_rows, task_rows
-from spin_llm.report.sections.transcripts import SHOWN, AxisTranscripts, pair_transcripts, script_data
 from spin_llm.report.summary import cautions, cost_line, headline, judge_lines
-from spin_llm.report.words import (
-    MINIMUM_N,
-    axis_label,
-    increase_text,
-    number,
-    verdict,
-)
+from spin_llm.report.words import MINIMUM_N, axis_label, verdict
 from spin_llm.results.edited import Edit
-from spin_llm.results.file import Results, read_results
+from spin_llm.results.file import Results, read_results, written
 from spin_llm.results.judged import NOT_MEASURABLE
 from spin_llm.results.older import as_today
 from spin_llm.results.rows import Answer, VerdictRow, read_rows
@@ -61,18 +47,15 @@ LIMITS = (
     "data, another seed or another model.",
     "Perplexity and KL do not see everything: an answer can lose coherence without moving them.",
 )
-DESCRIPTIONS = {
+DESCRIPTIONS = {  # of the pictures in the page, which draws the others itself
     "edited-weights": "Heat map of the number of edited weights in each matrix of each decoder layer; the same numbers "
     "are in the table below",
-    "differences": "Dot plot of the difference between edited and base on every axis, with 95% intervals",
     "overlap": "Diagram of how many weights the top sets share; the same numbers are in the table below",
     "dose-response": "Edited weights and perplexity over the ratio; the same numbers are in the table below",
     "search": "Scatter plots of the edits tried: gain and perplexity, gain and number of weights; the same numbers are "
     "in the table below",
     "phrases": "Dot plot of the phrases whose frequency changed most; the same numbers are in the table below",
-    "facets": "Dot plot of the difference in each facet, with 95% intervals",
 }
-IN_PAGE = ("edited-weights", "overlap", "dose-response", "search", "phrases")  # the page draws the others itself
 
 
 def write_report(run_folder: Path) -> Path:
@@ -82,52 +65,43 @@ def write_report(run_folder: Path) -> Path:
     """
     folder = Path(run_folder)
     run = read_run(folder)
-    transcripts = read_pairs(folder, run.results)
-    place = edit_place(run.results.edit)
-    drawn = draw(run, place)
+    context, drawn = sections(run, read_pairs(folder, run.results)), draw(run)
     vectors: dict[str, str] = {}
     for name, figure in drawn.items():
         with writing(folder / "figures" / f"{name}.png") as part:
             part.write_bytes(png_bytes(figure))
         vectors[name] = svg_text(figure, name)
         write_text(folder / "figures" / f"{name}.svg", on_white(vectors[name]))
-    context = {
-        **sections(run),
-        "place": place,
-        "transcripts": transcripts,
-        "others": script_data(transcripts),
-        "drawn": list(drawn),
-    }
+    context["drawn"] = list(drawn)
     write_text(folder / "report.md", render_markdown("run.md.j2", context))
-    pictures = {name: inline_svg(vectors[name], DESCRIPTIONS[name]) for name in IN_PAGE if name in drawn}
+    pictures = {name: inline_svg(vectors[name], told) for name, told in DESCRIPTIONS.items() if name in drawn}
     write_text(folder / "report.html", render_page("run.html.j2", context, script="script.js", svg=pictures))
     return folder / "report.html"
 
 
-def draw(run: Run, place: Place) -> dict[str, Figure]:
+def draw(run: Run) -> dict[str, Figure]:
     """The pictures that this run has something for, by name."""
-    results = run.results
-    overlap = overlap_part(results.overlap, results.edit.weights)
-    rows, limit = table_rows(results), run.record.settings.get("max_perplexity_increase")
+    results, limit = run.results, run.record.settings.get("max_perplexity_increase")
+    overlap = location.overlap_part(results.overlap, results.edit.weights)
+    place, rows = location.edit_place(results.edit), table.table_rows(results)
     drawn = {
-        "edited-weights": draw_place(place) if place.layers else None,
-        "differences": draw_differences(rows) if rows else None,
-        "overlap": draw_overlap(overlap) if overlap else None,
-        "dose-response": draw_dose(results.ratio_table, limit if isinstance(limit, int | float) else None),
-        "search": draw_search(results.search),
-        "phrases": draw_phrases(phrase_parts(results.phrases, results.axes)),
-        "facets": draw_facets(results.facets),
+        "edited-weights": location.draw_place(place) if place.layers else None,
+        "differences": table.draw_differences(rows) if rows else None,
+        "overlap": location.draw_overlap(overlap) if overlap else None,
+        "dose-response": search.draw_dose(results.ratio_table, limit if isinstance(limit, int | float) else None),
+        "search": search.draw_search(results.search),
+        "phrases": answers.draw_phrases(answers.phrase_parts(results.phrases, results.axes)),
+        "facets": answers.draw_facets(results.facets),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder's run.json and results.json; `model`: what run.json says of the model, as it stands there."""
+    """A run folder's run.json and results.json."""
 
     name: str
     record: RunRecord
-    model: dict[str, Any]
     results: Results
 
 
@@ -143,57 +117,56 @@ def read_run(folder: Path, needed: Sequence[str] = INPUTS, name: str = "") -> Ru
     results = read_results(folder)
     record = read_record(folder)
     check_belongs(folder, results.made_from, results.files)
-    return Run(name, record, read_json(folder / RECORD)["model"], as_today(results))
+    return Run(name, record, as_today(results))
 
 
-def read_pairs(folder: Path, results: Results) -> list[AxisTranscripts]:
+def read_pairs(folder: Path, results: Results) -> list[transcripts.AxisTranscripts]:
     """The answers of a run folder with their verdicts."""
-    answers, verdicts = read_rows(folder / INPUTS[2], Answer), read_rows(folder / INPUTS[3], VerdictRow)
-    return pair_transcripts(answers, verdicts, results)
+    said, judged = read_rows(folder / INPUTS[2], Answer), read_rows(folder / INPUTS[3], VerdictRow)
+    return transcripts.pair_transcripts(said, judged, results)
 
 
-def sections(run: Run) -> dict[str, Any]:
-    """What both templates say, apart from place and transcripts."""
+def sections(run: Run, pairs: list[transcripts.AxisTranscripts]) -> dict[str, object]:
+    """What both templates say, less which pictures there are."""
     record, results = run.record, run.results
-    rows, tasks, style = table_rows(results), task_rows(results.capabilities), style_rows(results.style)
     return {
         "run": record,
-        "model": run.model,
+        "model": written(record.model),
         "results": results,
         "edit": results.edit if results.edit != Edit() else None,
         "headline": headline(results),
         "cost_line": cost_line(results),
         "cautions": cautions(results),
         "board": make_board(results),
-        "rows": rows,
-        "columns": COLUMNS,
-        "capabilities": tasks,
-        "methods": {"rows": method_text(rows), "capabilities": method_text(tasks), "style": method_text(style)},
-        "corrected": corrected_rows(results.axes),
+        "rows": table.table_rows(results),
+        "columns": table.COLUMNS,
+        "capabilities": table.task_rows(results.capabilities),
+        "style": table.style_rows(results.style),
+        "method_text": table.method_text,
+        "corrected": list(table.corrected_rows(results.axes)),
         "judge_lines": judge_lines(results),
-        "quality": quality_rows(results),
-        "quality_columns": QUALITY_COLUMNS,
-        "confusion": confusion_rows(results),
-        "agreement": agreement_rows(results.judge.agreement),
-        "judge_limits": results.judge.limits,
-        "overlap": overlap_part(results.overlap, results.edit.weights),
-        "search": search_part(results.search),
-        "stability": stability_text(results.stability),
-        "style": style,
-        "phrases": phrase_parts(results.phrases, results.axes),
-        "facets": facet_lines(results.facets),
+        "quality": list(judge.quality_rows(results)),
+        "quality_columns": judge.QUALITY_COLUMNS,
+        "confusion": judge.confusion_rows(results),
+        "agreement": judge.agreement_rows(results.judge.agreement),
+        "place": location.edit_place(results.edit),
+        "overlap": location.overlap_part(results.overlap, results.edit.weights),
+        "search": results.search,
+        "searched": search,
+        "stability": location.stability_text(results.stability),
+        "phrases": answers.phrase_parts(results.phrases, results.axes),
+        "facets": answers.facet_lines(results.facets),
+        "transcripts": pairs,
+        "others": transcripts.script_data(pairs),
         "settings": {name: plain(value) for name, value in record.settings.items()},
-        "versions": record.versions,
-        "machine": record.machine.words(),
         "command": record.command if isinstance(record.command, str) else shlex.join(record.command),
         "limits": limits(results),
         "unmeasurable": {
             axis: result.note or NOT_MEASURABLE for axis, result in results.axes.items() if not result.measurable
         },
-        "places": SHOWN,
+        "axis_label": axis_label,
+        "places": transcripts.SHOWN,
         "static": STATIC,
-        "perplexity": lambda value: number(value, "perplexity"),
-        "increase": increase_text,
     }
 
 
@@ -209,6 +182,6 @@ def limits(results: Results) -> list[str]:
     ]
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """A setting as text: strings as they are, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

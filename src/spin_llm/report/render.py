@@ -13,83 +13,69 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
 from spin_llm.errors import visible
-from spin_llm.report.words import NOTHING, share_text
+from spin_llm.report.words import NOTHING, increase_text, number, share_text
 
 HERE = Path(__file__).with_name("templates")
 # What could end the script element, or a line of JavaScript, inside a string; JSON reads the escapes back.
 SCRIPT_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&'\u2028\u2029"}
-FILTERS = {
-    "share": share_text,
-    "whole": lambda count: NOTHING if count is None else f"{count:,}",
-    "general": lambda value: NOTHING if value is None else f"{value:g}",
-}
-OPTIONS: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
+Context = Mapping[str, object]  # what a template says, by name
 
 
-def render_page(template: str, context: dict[str, Any], *, script: str = "", svg: dict[str, str] | None = None) -> str:
+def render_page(template: str, context: Context, *, script: str = "", svg: Mapping[str, str] | None = None) -> str:
     """An HTML page with our style inside. `script`: the file of its script; `svg`: pictures of ours, as mark-up."""
-    from markupsafe import Markup
-
     code = (HERE / script).read_text(encoding="utf-8") if script else ""
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    return (
-        page_environment()
-        .get_template(template)
-        .render(
-            context,
-            pictures={name: Markup(text) for name, text in (svg or {}).items()},
-            css=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-            script=Markup(code),
-            script_source=Markup(f"'sha256-{digest}'" if code else "'none'"),
-            zip=zip,
-        )
-    )
+    ours = {
+        "pictures": {name: Markup(text) for name, text in (svg or {}).items()},
+        "css": Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        "script": Markup(code),
+        "script_source": Markup(f"'sha256-{digest}'" if code else "'none'"),
+        "zip": zip,
+    }
+    return environment(markdown=False).get_template(template).render(context, **ours)
+
+
+def render_markdown(template: str, context: Context) -> str:
+    return re.sub(r"\n{3,}", "\n\n", environment(markdown=True).get_template(template).render(context))
 
 
 @cache
-def page_environment() -> Any:
-    """HTML's: every expression is escaped; compiled templates are kept."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, **OPTIONS)
-    environment.filters.update(
-        **FILTERS,
-        minus=lambda text: re.sub(r"(?<!\w)-(?=\d)", "−", str(text)),
-        script_json=lambda value: Markup(script_json(value)),
-        percent=lambda place: f"{100 * place:.2f}%",
+def environment(*, markdown: bool) -> Environment:
+    """Compiled templates, which escape every expression: HTML's rules are not Markdown's, where `finalize` does it."""
+    found = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=not markdown,
+        finalize=escape_markdown if markdown else None,
+        undefined=StrictUndefined,
+        keep_trailing_newline=markdown,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment
+    found.filters.update(
+        share=share_text,
+        whole=lambda count: NOTHING if count is None else f"{count:,}",
+        general=lambda value: NOTHING if value is None else f"{value:g}",
+        increase=increase_text,
+        perplexity=lambda value: number(value, "perplexity"),
+        minus=lambda text: re.sub(r"(?<!\w)-(?=\d)", "−", str(text)),
+        percent=lambda place: f"{100 * place:.2f}%",
+        script_json=lambda value: Markup(script_json(value)),
+    )
+    return found
 
 
 def script_json(value: Any) -> str:
     """Compact JSON that may stand inside a script element, whatever texts it holds."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(SCRIPT_ESCAPES)
-
-
-def render_markdown(template: str, context: dict[str, Any]) -> str:
-    return re.sub(r"\n{3,}", "\n\n", markdown_environment().get_template(template).render(context))
-
-
-@cache
-def markdown_environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=False,  # HTML's rules are not Markdown's: `finalize` escapes every expression instead
-        finalize=escape_markdown,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        **OPTIONS,
-    )
-    environment.filters.update(FILTERS)
-    return environment
 
 
 def escape_markdown(value: Any) -> str:

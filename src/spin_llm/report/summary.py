@@ -8,32 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from spin_llm.report.words import (
-    COST_AXES,
-    axis_label,
-    clause,
-    is_weak,
-    shown_axes,
-    verdict,
-)
+from spin_llm.report.words import COST_AXES, axis_label, clause, is_weak, shown_axes, verdict, why_unread
 from spin_llm.results.file import Results
 from spin_llm.results.judged import NOT_LIKE_THESE, NOT_MEASURABLE, AnswersOf, JudgeQuality, OwnAnswers
 from spin_llm.results.measured import ANSWERED, CAPABILITY_AXES, AxisResult, Control, Interval
 
 
 def headline(results: Results) -> str:
-    """What must be said of the base model first; then one sentence on the concepts, with refusing or broken answers in
-    it whenever they may explain a gain."""
-    return " ".join([*told_first(results), concepts_line(results)])
-
-
-def told_first(results: Results) -> list[str]:
-    """What a reader must know of the base model before anything else (evaluate/condition.py); older runs do not say."""
-    return [warning.text for warning in results.warnings]
+    """What must be said of the base model first (evaluate/condition.py; older runs do not say); then one sentence on
+    the concepts, with refusing or broken answers in it whenever they may explain a gain."""
+    return " ".join([*(warning.text for warning in results.warnings), concepts_line(results)])
 
 
 def concepts_line(results: Results) -> str:
-    """One sentence on the concepts."""
     axes = results.axes
     concepts = {axis: result for axis, result in axes.items() if axis not in COST_AXES}
     if not concepts:
@@ -61,9 +48,7 @@ def cautions(results: Results) -> list[str]:
     axes, controls = results.axes, results.controls
     found = []
     for axis, result in axes.items():
-        if axis in COST_AXES:
-            continue
-        if verdict(result) == "improved":
+        if axis not in COST_AXES and verdict(result) == "improved":
             found += control_cautions(axis, result, controls)
     if unread := [axis_label(axis).lower() for axis, result in axes.items() if verdict(result) == "no reading"]:
         found.append(
@@ -92,7 +77,7 @@ def blind_cautions(results: Results) -> list[str]:
     blind: dict[str, list[str]] = {}
     for axis in judged_axes(results):
         if verdict(results.axes[axis]) == "not measurable":
-            blind.setdefault(results.axes[axis].note or NOT_MEASURABLE, []).append(axis_label(axis).lower())
+            blind.setdefault(why_unread(results.axes[axis]), []).append(axis_label(axis).lower())
     way = " Label some of these answers and give --judge-quality to have one (docs/judge.md)."
     return [
         f"No reading on {listed(names)}: {why}. The rates stand below; nothing follows from them."
@@ -102,32 +87,24 @@ def blind_cautions(results: Results) -> list[str]:
 
 
 def own_caution(own: OwnAnswers) -> str:
-    """What the judge that divided the model's own answers may have done to the edit."""
-    return " ".join(filter(None, (learnt_caution(own), unshown_caution(own))))
-
-
-def unshown_caution(own: OwnAnswers) -> str:
-    """That the dividing judge was not shown to be right on such answers; "" when it was."""
+    """What the edit may have learnt of the errors of the judge that divided the model's own answers; and that it was
+    not shown to be right on such answers, where it was not."""
+    learnt = (
+        f"The model's own answers were scored as {own.judge} divided them. Its errors may have been learnt; where this "
+        "report's judge makes the same ones, they look like gains here."
+    )
+    if own.reports:
+        learnt = (
+            "The model's own answers were scored as this judge divided them, so the edit may have learnt the judge's "
+            "errors: on SmolLM2 the judge saw 26 points of gain where blind readers saw 7, not told from chance. Let "
+            "another judge, or a human, read the answers before you believe a gain."
+        )
     if not own.unmeasured:
-        return ""
+        return learnt
     told = "; ".join(f"{axis_label(axis).lower()}: {why}" for axis, why in own.unmeasured.items())
     return (
-        f"Nobody has shown that {own.judge} is right on such answers ({told}): the edit may be for anything. Give "
-        "--own-judge, such as a human's sheet."
-    )
-
-
-def learnt_caution(own: OwnAnswers) -> str:
-    """What the edit may have learnt of the judge's errors."""
-    if not own.reports:
-        return (
-            f"The model's own answers were scored as {own.judge} divided them. Its errors may have been learnt; "
-            "where this report's judge makes the same ones, they look like gains here."
-        )
-    return (
-        "The model's own answers were scored as this judge divided them, so the edit may have learnt the judge's "
-        "errors: on SmolLM2 the judge saw 26 points of gain where blind readers saw 7, not told from chance. Let "
-        "another judge, or a human, read the answers before you believe a gain."
+        f"{learnt} Nobody has shown that {own.judge} is right on such answers ({told}): the edit may be for anything. "
+        "Give --own-judge, such as a human's sheet."
     )
 
 
@@ -136,19 +113,12 @@ def control_cautions(axis: str, result: AxisResult, controls: Mapping[str, Contr
     label, improved, alike = axis_label(axis).lower(), [], []
     for name, control in controls.items():
         also = control.axes.get(axis)
-        if also is None:
-            continue
-        if verdict(also) == "improved":
-            improved.append(name)
-        elif result.delta is not None and also.ci95 and also.ci95[0] <= result.delta <= also.ci95[1]:
-            alike.append(name)
-    return [
-        *(f"The control “{name}” improved {label} too." for name in improved),
-        *(
-            f"The control “{name}” cannot be told from the edit on {label}: the edit's difference is in its interval."
-            for name in alike
-        ),
-    ]
+        if also and verdict(also) == "improved":
+            improved.append(f"The control “{name}” improved {label} too.")
+        elif also and result.delta is not None and also.ci95 and also.ci95[0] <= result.delta <= also.ci95[1]:
+            told = "cannot be told from the edit on"
+            alike.append(f"The control “{name}” {told} {label}: the edit's difference is in its interval.")
+    return improved + alike
 
 
 def together(axes: Sequence[tuple[str, AxisResult]]) -> list[str]:
@@ -156,7 +126,7 @@ def together(axes: Sequence[tuple[str, AxisResult]]) -> list[str]:
     parts: dict[str, list[str]] = {}
     for axis, result in axes:
         if verdict(result) == "not measurable":
-            parts.setdefault(result.note or NOT_MEASURABLE, []).append(axis_label(axis).lower())
+            parts.setdefault(why_unread(result), []).append(axis_label(axis).lower())
         else:
             parts[clause(axis, result)] = []
     return [f"no reading on {listed(names)}: {why}" if names else why for why, names in parts.items()]
@@ -199,14 +169,14 @@ def judge_lines(results: Results) -> list[str]:
     lines, elsewhere = [], not_like_these(results)
     for axis in judged_axes(results):
         label, measured = axis_label(axis), applying(results, axis)
-        if measured is None or measured.auc is None:
-            human = bool(measured and measured.human)
-            if human or axis not in elsewhere:
-                lines.append(f"{label}: {'read by a human' if human else unmeasured_text(results, axis)}")
-            continue
-        accuracy = f", accuracy {measured.accuracy:.2f}" if measured.accuracy is not None else ""
-        source = f", on {measured.source}" if measured.source else ""
-        lines.append(f"{label}: {auc_text(measured)}{accuracy}{source}{doubt(measured)}")
+        if measured and measured.auc is not None:
+            accuracy = f", accuracy {measured.accuracy:.2f}" if measured.accuracy is not None else ""
+            source = f", on {measured.source}" if measured.source else ""
+            lines.append(f"{label}: {auc_text(measured)}{accuracy}{source}{doubt(measured)}")
+        elif measured and measured.human:
+            lines.append(f"{label}: read by a human")
+        elif axis not in elsewhere:
+            lines.append(f"{label}: {unmeasured_text(results, axis)}")
     return [*lines, *([elsewhere_line(results, elsewhere)] if elsewhere else [])]
 
 
@@ -218,17 +188,16 @@ def applying(results: Results, axis: str) -> JudgeQuality | None:
 
 def not_like_these(results: Results) -> list[str]:
     """The axes on which the judge was measured, but on other answers."""
-    notes = {axis: results.axes[axis].note for axis in judged_axes(results)}
-    return [axis for axis, note in notes.items() if note == NOT_LIKE_THESE and applying(results, axis) is None]
+    unknown = [axis for axis in judged_axes(results) if applying(results, axis) is None]
+    return [axis for axis in unknown if results.axes[axis].note == NOT_LIKE_THESE]
 
 
 def unmeasured_text(results: Results, axis: str) -> str:
     """That the judge's quality on these answers is not known."""
     if not results.judge.answers and axis in results.judge.quality:
         return "the judge was measured, but this run of an older version does not say on whose answers: it is not read"
-    return "the judge's quality was not measured" + (
-        " on answers like these" if axis in not_like_these(results) else ""
-    )
+    where = " on answers like these" if axis in not_like_these(results) else ""
+    return f"the judge's quality was not measured{where}"
 
 
 def elsewhere_line(results: Results, axes: Sequence[str]) -> str:
@@ -250,7 +219,7 @@ def doubt(measured: JudgeQuality) -> str:
     """Why a measurement does not suffice for a reading (judges/quality/reading.py has the rule); "" when it does."""
     if measured.measurable:
         return ""
-    bound, prompts = measured.auc_bound, measured.prompts
-    if bound is None or not prompts:
+    if measured.auc_bound is None or not measured.prompts:
         return f"; {NOT_MEASURABLE}"
-    return f"; {NOT_MEASURABLE}: with {min(prompts)} prompts of the rarer label it may be as low as {bound:.2f}"
+    rarer = f"with {min(measured.prompts)} prompts of the rarer label it may be as low as {measured.auc_bound:.2f}"
+    return f"; {NOT_MEASURABLE}: {rarer}"

@@ -55,6 +55,11 @@ def unit_of(axis: str) -> str:
     return UNITS.get(axis, UNITS["perplexity"] if "perplexity" in axis else POINTS)
 
 
+def points(axis: str) -> str:
+    """What stands after a difference of rates."""
+    return " pp" if unit_of(axis) == POINTS else ""
+
+
 def number(value: float | None, axis: str = "", *, signed: bool = False, unit: bool = True) -> str:
     """One value of an axis: rates (fractions) in percent, or percentage points when signed; the others as numbers."""
     if value is None:
@@ -116,11 +121,10 @@ def p_text(p: float | None) -> str:
 
 def p_words(result: AxisResult) -> str:
     """The p that counts, with its name: `Holm p = 0.041`, `p < 0.001`, or nothing when there is none."""
-    p = deciding_p(result)
+    p, name = deciding_p(result), "p" if result.p_holm is None else "Holm p"
     if p is None:
         return ""
-    name, text = "Holm p" if result.p_holm is not None else "p", p_text(p)
-    return f"{name} < {text[1:]}" if text.startswith("<") else f"{name} = {text}"
+    return f"{name} < 0.001" if p < 0.001 else f"{name} = {p_text(p)}"
 
 
 def verdict(result: AxisResult) -> Verdict:
@@ -137,6 +141,11 @@ def verdict(result: AxisResult) -> Verdict:
     if result.better is None:
         return "changed"
     return "improved" if (low > 0) == (result.better == "higher") else "worse"
+
+
+def why_unread(result: AxisResult) -> str:
+    """Why nothing may be read from an axis; "" where that does not follow from its verdicts or its judge."""
+    return result.no_reading or ("" if result.measurable else result.note or NOT_MEASURABLE)
 
 
 def deciding_p(result: AxisResult) -> float | None:
@@ -182,10 +191,8 @@ def shown_axes(axes: Mapping[str, AxisResult]) -> dict[str, AxisResult]:
 def verdict_sentence(result: AxisResult, axis: str = "") -> str:
     """What one axis shows, in words: never stronger than its interval. `axis` is its name (`kl` reads differently)."""
     found = verdict(result)
-    if found == "no reading":
-        return f"no reading: {result.no_reading}"
-    if found == "not measurable":
-        return f"no reading: {result.note or NOT_MEASURABLE}"
+    if why := why_unread(result):
+        return f"no reading: {why}"
     if found == "not enough data":
         if result.n < MINIMUM_N:
             return f"not enough data: n = {result.n}, fewer than {MINIMUM_N}"
@@ -209,29 +216,25 @@ def unseen(result: AxisResult, axis: str, before: str = "") -> str:
 
 def smallest_seen(result: AxisResult, axis: str) -> str:
     """The minimum detectable difference, `5.9 pp`; "" where it is not known."""
-    smallest = result.mde
-    if smallest is None:
+    if result.mde is None:
         return ""
-    return number(smallest, axis, unit=False) + (" pp" if unit_of(axis) == POINTS else "")
+    return number(result.mde, axis, unit=False) + points(axis)
 
 
 def clause(axis: str, result: AxisResult) -> str:
     """One axis as a part of the headline, a change with its interval."""
     label = axis_label(axis) if axis == "kl" else axis_label(axis).lower()
     found = verdict(result)
-    if found == "no reading":
-        return f"no reading on {label}: {result.no_reading}"
-    if found == "not measurable":
-        return f"no reading on {label}: {result.note or NOT_MEASURABLE}"
+    if why := why_unread(result):
+        return f"no reading on {label}: {why}"
     if found == "not enough data":
         return f"not enough data on {label}"
     if found == "unchanged":
         return ANSWERS[found] if axis == ANSWERED else f"no change in {label} shown"
     if axis == "kl":
         return f"{label} {number(result.edited, axis)} nats per token"
-    points = " pp" if unit_of(axis) == POINTS else ""
     values = f"{number(result.base, axis)} to {number(result.edited, axis)}"
-    interval = f"95% interval {interval_text(result.ci95, axis)}{points}"
+    interval = f"95% interval {interval_text(result.ci95, axis)}{points(axis)}"
     weak = f"; weak evidence, {p_words(result)}" if is_weak(result) else ""
     changed = ANSWERS[found] if axis == ANSWERED else f"{label} {'got worse' if found == 'worse' else found}"
     return f"{changed}, {values} ({interval}{weak})"

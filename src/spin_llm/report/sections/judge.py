@@ -6,12 +6,12 @@ Left out: measuring it (the evaluate stage), and the one-line form (report/summa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from spin_llm.report.summary import applying, auc_interval, judged_axes, unmeasured_text
 from spin_llm.report.words import NOTHING, axis_label, number
 from spin_llm.results.file import Results
-from spin_llm.results.judged import JudgeQuality, Kappa
+from spin_llm.results.judged import Kappa
 from spin_llm.results.measured import Interval, Pair
 
 QUALITY_COLUMNS = (
@@ -20,30 +20,28 @@ QUALITY_COLUMNS = (
 )  # fmt: skip
 
 
-def quality_rows(results: Results) -> list[tuple[str, ...]]:
+def quality_rows(results: Results) -> Iterator[tuple[str, ...]]:
     """One row an axis that the judge decides, in the order of `QUALITY_COLUMNS`, and then the answers measured on."""
-    rows = []
     for axis in judged_axes(results):
         measured = applying(results, axis)
-        unknown = (*[NOTHING] * (len(QUALITY_COLUMNS) - 2), "no", unmeasured_text(results, axis))
-        rows.append((axis_label(axis), *(_quality_cells(measured) if measured else unknown)))
-    return rows
-
-
-def _quality_cells(measured: JudgeQuality) -> tuple[str, ...]:
-    return (
-        _decimal(measured.auc),
-        _interval(auc_interval(measured)),
-        str(measured.n),
-        _decimal(measured.accuracy),
-        _hits(measured.sensitivity),
-        _hits(measured.specificity),
-        _decimal(measured.brier, 3),
-        _decimal(measured.calibration_error, 3),
-        " / ".join(number(rate) for rate in measured.positive_rate or ()) or NOTHING,
-        "yes" if measured.measurable else "no",
-        measured.source or "",
-    )
+        if not measured:
+            unknown = [NOTHING] * (len(QUALITY_COLUMNS) - 2)
+            yield axis_label(axis), *unknown, "no", unmeasured_text(results, axis)
+            continue
+        yield (
+            axis_label(axis),
+            _decimal(measured.auc),
+            _interval(auc_interval(measured)),
+            str(measured.n),
+            _decimal(measured.accuracy),
+            _hits(measured.sensitivity),
+            _hits(measured.specificity),
+            _decimal(measured.brier, 3),
+            _decimal(measured.calibration_error, 3),
+            " / ".join(number(rate) for rate in measured.positive_rate or ()) or NOTHING,
+            "yes" if measured.measurable else "no",
+            measured.source or "",
+        )
 
 
 def confusion_rows(results: Results) -> list[tuple[str, ...]]:

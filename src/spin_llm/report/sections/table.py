@@ -1,17 +1,30 @@
-"""The results table, shared by the page, the Markdown and the terminal.
+"""The results table, shared by the page, the Markdown and the terminal, and the picture of the same.
 
-In: results.json. Out: one `Row` an axis and, under it, one a control, with the numbers formatted and worded.
-Left out: how a row looks; minus signs stay ASCII so that any terminal can print them.
+In: results.json. Out: one `Row` an axis and, under it, one a control, with the numbers formatted and worded; a dot plot
+of the differences. Left out: how a row looks; minus signs stay ASCII so that any terminal can print them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from spin_llm.report.canvas import (
+    ACCENT,
+    CONTROL,
+    INK,
+    bare,
+    draw_interval,
+    name_lines,
+    new_figure,
+    picture_text,
+    styled,
+)
 from spin_llm.report.words import (
     ANSWERS,
     NOTHING,
+    POINTS,
     Verdict,
     axis_label,
     interval_text,
@@ -21,35 +34,49 @@ from spin_llm.report.words import (
     p_text,
     shown_axes,
     smallest_seen,
+    unit_of,
     value_text,
     verdict,
     verdict_sentence,
 )
 from spin_llm.results.file import Results
-from spin_llm.results.measured import ANSWERED, AxisResult, Number
+from spin_llm.results.measured import ANSWERED, CAPABILITY_AXES, AxisResult, Number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLUMNS = ("axis", "n", "base", "edited", "difference", "95% interval", "p", "Holm p", "reading")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `control` names the control whose values stand in `edited`; None for the edit itself."""
+    """One line of the table: an axis of results.json. `control` names the control whose values stand in `edited`; None
+    for the edit itself."""
 
     axis: str
     control: str | None
     label: str
-    metric: str
-    n: int
-    base: str
-    edited: str
-    difference: str
-    interval: str
-    p: str
-    p_holm: str
-    reading: str
-    verdict: Verdict
-    note: str
-    result: AxisResult  # the numbers behind the words, as in results.json
+    result: AxisResult
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict(self.result)
+
+    @property
+    def weak(self) -> bool:
+        return self.verdict in ("improved", "worse") and self.axis != "kl" and is_weak(self.result)
+
+    @property
+    def reading(self) -> str:
+        return verdict_sentence(self.result if self.control is None else replace(self.result, mde=None), self.axis)
+
+    @property
+    def note(self) -> str:
+        """What the reading does not say."""
+        why = self.result.note or ""
+        parts = ("" if why in self.reading else why, missing_text(self.result, self.axis))
+        return "; ".join(part for part in parts if part)
 
     @property
     def short(self) -> str:
@@ -60,24 +87,15 @@ class Row:
             return ANSWERS.get(self.verdict, self.verdict)
         if self.verdict == "not measurable":
             return self.reading
-        weak = ", weak" if self.verdict in ("improved", "worse") and is_weak(self.result) else ""
         smallest = smallest_seen(self.result, self.axis) if self.verdict == "unchanged" else ""
-        return self.verdict + weak + (f" (< {smallest} unseen)" if smallest else "")
+        return self.verdict + (", weak" if self.weak else "") + (f" (< {smallest} unseen)" if smallest else "")
 
     @property
     def cells(self) -> tuple[str, ...]:
         """The texts of the row, in the order of `COLUMNS`."""
-        return (
-            self.label,
-            str(self.n),
-            self.base,
-            self.edited,
-            self.difference,
-            self.interval,
-            self.p,
-            self.p_holm,
-            self.reading,
-        )
+        values = (value_text(self.result, side, self.axis) for side in ("base", "edited", "delta"))
+        ps = (p_text(self.result.p), p_text(self.result.p_holm))
+        return self.label, str(self.result.n), *values, interval_text(self.result.ci95, self.axis), *ps, self.reading
 
 
 def table_rows(results: Results) -> list[Row]:
@@ -88,12 +106,26 @@ def table_rows(results: Results) -> list[Row]:
     for axis, result in results.axes.items():
         if axis not in shown:
             continue
-        rows.append(make_row(axis, result, None, axis_label(axis)))
+        rows.append(Row(axis, None, axis_label(axis), result))
         for name, control in results.controls.items():
             if axis in control.axes:
                 label = f"control: {name} ({control.weights:,} weights)"
-                rows.append(make_row(axis, control.axes[axis], name, label))
+                rows.append(Row(axis, name, label, control.axes[axis]))
     return rows
+
+
+def task_rows(capabilities: Mapping[str, AxisResult]) -> list[Row]:
+    """One row for each lm-eval task; its metric says what the numbers are."""
+    return [Row(result.metric, None, axis_label(task), result) for task, result in capabilities.items()]
+
+
+def style_rows(style: Mapping[str, Mapping[str, AxisResult]]) -> list[Row]:
+    """One row for each kind of style and axis: length, repetition, cautionary phrases."""
+    return [
+        Row(kind, None, f"{axis_label(kind)}, {axis.replace('_', '-')}", result)
+        for axis, kinds in style.items()
+        for kind, result in kinds.items()
+    ]
 
 
 def missing_lines(results: Results) -> list[str]:
@@ -102,63 +134,32 @@ def missing_lines(results: Results) -> list[str]:
     return [f"{axis_label(axis)}: {text}" for axis, text in told.items() if text]
 
 
-def task_rows(capabilities: Mapping[str, AxisResult]) -> list[Row]:
-    """One row for each lm-eval task; its metric says what the numbers are."""
-    return [make_row(result.metric, result, None, axis_label(task)) for task, result in capabilities.items()]
-
-
-def make_row(axis: str, result: AxisResult, control: str | None, label: str) -> Row:
-    """One axis entry of results.json as a row."""
-    reading = verdict_sentence(result if control is None else replace(result, mde=None), axis)
-    note = result.note or ""
-    return Row(
-        axis=axis,
-        control=control,
-        label=label,
-        metric=result.metric,
-        n=result.n,
-        base=value_text(result, "base", axis),
-        edited=value_text(result, "edited", axis),
-        difference=value_text(result, "delta", axis),
-        interval=interval_text(result.ci95, axis),
-        p=p_text(result.p),
-        p_holm=p_text(result.p_holm),
-        reading=reading,
-        verdict=verdict(result),
-        note="; ".join(part for part in ("" if note in reading else note, missing_text(result, axis)) if part),
-        result=result,
-    )
-
-
 def method_text(rows: Sequence[Row]) -> str:
     """How the intervals and p of these rows were made, as each result carries it; "" where older ones do not say."""
-    told = []
+    told = ""
     for kind, name in (("Interval", "interval_method"), ("p", "test")):
         found: dict[str, list[str]] = {}
         for row in rows:
             if row.control is None and (method := getattr(row.result, name)):
                 found.setdefault(method, []).append(row.label)
-        told += [f"{kind}: " + "; ".join(f"{how} ({', '.join(of)})" for how, of in found.items())] if found else []
-    return "".join(f" {line}." for line in told)
+        methods = "; ".join(f"{how} ({', '.join(of)})" for how, of in found.items())
+        told += f" {kind}: {methods}." if found else ""
+    return told
 
 
-def corrected_rows(axes: Mapping[str, AxisResult]) -> list[tuple[str, ...]]:
+def corrected_rows(axes: Mapping[str, AxisResult]) -> Iterator[tuple[str, ...]]:
     """(axis, raw, corrected, raw difference, its interval, corrected one, its interval, sensitivity, specificity, note)
     of every axis whose rates could be corrected for the judge's errors."""
-    rows = []
     for axis, result in axes.items():
-        fixed = result.corrected
-        if not fixed:
-            continue
-        values = (f"{_share(side.base, axis)} to {_share(side.edited, axis)}" for side in (result, fixed))
-        differences = (
-            text
-            for side in (result, fixed)
-            for text in (number(side.delta, axis, signed=True), interval_text(side.ci95, axis))
-        )
-        errors = map(_rate, (fixed.sensitivity, fixed.specificity))
-        rows.append((axis_label(axis), *values, *differences, *errors, fixed.note or ""))
-    return rows
+        if fixed := result.corrected:
+            values = (f"{_share(side.base, axis)} to {_share(side.edited, axis)}" for side in (result, fixed))
+            differences = (
+                text
+                for side in (result, fixed)
+                for text in (number(side.delta, axis, signed=True), interval_text(side.ci95, axis))
+            )
+            errors = map(_rate, (fixed.sensitivity, fixed.specificity))
+            yield axis_label(axis), *values, *differences, *errors, fixed.note or ""
 
 
 def _share(value: float | None, axis: str) -> str:
@@ -171,3 +172,39 @@ def _rate(value: Number | list[Number] | None) -> str:
     if isinstance(value, list):
         return " of ".join(f"{part:.0f}" for part in value)
     return NOTHING if value is None else f"{value:.2f}"
+
+
+@styled
+def draw_differences(rows: Sequence[Row]) -> Figure:
+    """Dot plot: the difference of every axis and control with its 95% interval; one panel for each unit."""
+    panels = [[row for row in rows if row.axis not in CAPABILITY_AXES]]
+    panels += [[row for row in rows if row.axis == axis] for axis in CAPABILITY_AXES]
+    panels = [panel for panel in panels if any(row.result.delta is not None for row in panel)]
+    figure = new_figure(9.4, 0.62 * len(panels) + 0.3 * sum(map(len, panels)))
+    spaces = figure.add_gridspec(len(panels), 1, height_ratios=[len(panel) + 0.4 for panel in panels])
+    for place, panel in enumerate(panels):
+        _draw_panel(figure.add_subplot(spaces[place]), panel)
+    return figure
+
+
+def _draw_panel(axes: Axes, rows: list[Row]) -> None:
+    axis, unit = rows[0].axis, unit_of(rows[0].axis)
+    for place, row in enumerate(rows):
+        if row.result.delta is None or row.verdict == "no reading":
+            continue
+        read = row.control is None and row.verdict != "not measurable"
+        sizes = (1.8, 6.5) if row.control is None else (1.1, 4.5)
+        scale = 100.0 if unit == POINTS else 1.0
+        draw_interval(axes, place, row.result, scale, ACCENT if read else CONTROL, sizes=sizes, filled=read)
+    axes.axvline(0, color=INK, linewidth=0.7)
+    name_lines(axes, [_line_name(row) for row in rows], len(rows), 9)
+    for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_fontsize(9 if row.control is None else 7.5)
+    axes.set_xlabel(unit if axis == "kl" else f"difference in {unit}", fontsize=8)
+    bare(axes, 8, "x", grid=True)
+
+
+def _line_name(row: Row) -> str:
+    if row.control is not None:
+        return f"control {picture_text(row.control)}"
+    return axis_label(row.axis) + (f"\n({row.verdict})" if row.verdict in ("not measurable", "no reading") else "")

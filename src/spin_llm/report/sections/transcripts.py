@@ -11,9 +11,9 @@ the script does.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from spin_llm.report.words import axis_label
 from spin_llm.results.file import Results
@@ -22,21 +22,22 @@ from spin_llm.results.rows import Answer, VerdictRow
 
 SHOWN = 10
 CHANGES = {"gain": "verdict improved", "loss": "verdict got worse", "same": "same verdict", "unparsed": "no verdict"}
-COHERENT = {1: " · coherent", 0: " · not coherent", None: " · no verdict on coherence", -1: ""}
+NOT_JUDGED = -1  # beside 1, 0, and None for a verdict that could not be had
+COHERENT = {1: " · coherent", 0: " · not coherent", None: " · no verdict on coherence", NOT_JUDGED: ""}
 
 
 @dataclass(frozen=True)
 class Side:
-    """One model's answer. `verdict` is 1 or 0, None when it could not be had; `judged` is False without any."""
+    """One model's answer, the judge's verdict on it, and that on its coherence; `change` is against the base, a key of
+    `CHANGES`, "" for the base itself."""
 
     answer: str
     tokens: int | None
     finished: bool
-    judged: bool
     verdict: int | None
     probability: float | None
-    change: str  # against the base, a key of `CHANGES`; "" for the base itself
-    coherent: int | None = -1  # whether the answer was judged coherent; None: no verdict, -1: not judged
+    change: str
+    coherent: int | None
 
     @property
     def length(self) -> str:
@@ -74,13 +75,10 @@ class AxisTranscripts:
         return sum(transcript.change == change for transcript in self.shown + self.others)
 
     def verdict_text(self, side: Side) -> str:
-        also = COHERENT[side.coherent]
-        if not side.judged:
-            return "not judged" + also
-        if side.verdict is None:
-            return "no verdict" + also
-        probability = f" · P({self.yes}) = {side.probability:.2f}" if side.probability is not None else ""
-        return (self.yes if side.verdict == 1 else self.no) + probability + also
+        said = {1: self.yes, 0: self.no, None: "no verdict", NOT_JUDGED: "not judged"}[side.verdict]
+        if side.verdict in (0, 1) and side.probability is not None:
+            said += f" · P({self.yes}) = {side.probability:.2f}"
+        return said + COHERENT[side.coherent]
 
 
 def pair_transcripts(
@@ -94,12 +92,20 @@ def pair_transcripts(
         prompts.setdefault((row.axis, row.id), {})[row.model] = row
     by_axis: dict[str, list[Transcript]] = {}
     for (axis, identifier), answers in prompts.items():
-        if BASE in answers and EDITED in answers:
-            lower = axis in results.axes and results.axes[axis].better == "lower"
-            marks = {name: judged.get((axis, identifier, name)) for name in answers}
-            whole = {name: judged.get(("coherence", identifier, name)) for name in answers}
-            coherent = {name: mark.verdict if mark else -1 for name, mark in whole.items()}
-            by_axis.setdefault(axis, []).append(_transcript(answers, marks, coherent, lower))
+        if BASE not in answers or EDITED not in answers:
+            continue
+        lower = axis in results.axes and results.axes[axis].better == "lower"
+        sides: dict[str, Side] = {}
+        for name in _base_first(answers):
+            row, mark = answers[name], judged.get((axis, identifier, name))
+            whole = judged.get(("coherence", identifier, name))
+            verdict, probability = (mark.verdict, mark.probability) if mark else (NOT_JUDGED, None)
+            change = _change(sides[BASE].verdict, verdict, lower) if name != BASE else ""
+            coherent = whole.verdict if whole else NOT_JUDGED
+            sides[name] = Side(readable(row.answer), row.tokens, row.finished, verdict, probability, change, coherent)
+        first = answers[BASE]
+        one = Transcript(identifier, axis, readable(first.facet or ""), readable(first.prompt), sides)
+        by_axis.setdefault(axis, []).append(one)
     label = results.judge.label or ""
     return [
         AxisTranscripts(axis, axis_label(axis), *verdict_words(axis, label), *choose(found))
@@ -119,19 +125,30 @@ def choose(transcripts: list[Transcript], places: int = SHOWN) -> tuple[list[Tra
     return shown, [transcript for transcript in transcripts if transcript.id not in chosen]
 
 
-def script_data(groups: list[AxisTranscripts]) -> dict[str, Any]:
-    """What the page's script reads, compact: names once, and an answer equal to an earlier one of its prompt as the
-    number of that one.
+class ScriptItem(TypedDict):
+    """A prompt; `axis` is a number. A side is [answer, tokens, finished, verdict, probability, change, coherent], or 0
+    for a model that did not answer; an answer equal to an earlier one of its prompt is the number of that one."""
 
-    `items` are {id, axis (number), facet, prompt, sides}; a side is [answer, tokens, finished, verdict, probability,
-    change, coherent], or 0 for a model that did not answer; a verdict is 1, 0, null (none) or -1 (not judged).
-    Those shown first come first, one axis after the other.
-    """
-    models = list(dict.fromkeys(name for group in groups for one in group.shown + group.others for name in one.sides))
-    models.sort(key=lambda name: (name != BASE, name != EDITED))
-    numbered = list(enumerate(groups))
-    ordered = [(number, one) for number, group in numbered for one in group.shown]
-    ordered += [(number, one) for number, group in numbered for one in group.others]
+    id: str
+    axis: int
+    facet: str
+    prompt: str
+    sides: list[list[str | float | None] | int]
+
+
+class ScriptData(TypedDict):
+    """What the page's script reads, compact. Items shown first come first, one axis after the other."""
+
+    models: list[str]
+    axes: list[dict[str, str]]
+    changes: dict[str, str]
+    items: list[ScriptItem]
+
+
+def script_data(groups: list[AxisTranscripts]) -> ScriptData:
+    ordered = [(number, one) for number, group in enumerate(groups) for one in group.shown]
+    ordered += [(number, one) for number, group in enumerate(groups) for one in group.others]
+    models = _base_first(dict.fromkeys(name for _, one in ordered for name in one.sides))
     return {
         "models": models,
         "axes": [{"axis": group.axis, "label": group.label, "yes": group.yes, "no": group.no} for group in groups],
@@ -149,8 +166,8 @@ def script_data(groups: list[AxisTranscripts]) -> dict[str, Any]:
     }
 
 
-def _script_sides(sides: dict[str, Side], models: list[str]) -> list[Any]:
-    found: list[Any] = []
+def _script_sides(sides: dict[str, Side], models: list[str]) -> list[list[str | float | None] | int]:
+    found: list[list[str | float | None] | int] = []
     place_of: dict[str, int] = {}
     for place, model in enumerate(models):
         side = sides.get(model)
@@ -158,11 +175,14 @@ def _script_sides(sides: dict[str, Side], models: list[str]) -> list[Any]:
             found.append(0)
             continue
         answer = place_of.setdefault(side.answer, place)
-        verdict = side.verdict if side.judged else -1
         probability = None if side.probability is None else round(side.probability, 2)
         text = side.answer if answer == place else answer
-        found.append([text, side.tokens, int(side.finished), verdict, probability, side.change, side.coherent])
+        found.append([text, side.tokens, int(side.finished), side.verdict, probability, side.change, side.coherent])
     return found
+
+
+def _base_first(models: Iterable[str]) -> list[str]:
+    return sorted(models, key=lambda name: (name != BASE, name != EDITED))
 
 
 def _verdicts_of_main_judge(rows: Iterable[VerdictRow], judge: str) -> dict[tuple[str, str, str], VerdictRow]:
@@ -173,36 +193,6 @@ def _verdicts_of_main_judge(rows: Iterable[VerdictRow], judge: str) -> dict[tupl
         if key not in found or (row.judge == judge and found[key].judge != judge):
             found[key] = row
     return found
-
-
-def _transcript(
-    answers: Mapping[str, Answer],
-    marks: Mapping[str, VerdictRow | None],
-    coherent: Mapping[str, int | None],
-    lower: bool,
-) -> Transcript:
-    first = answers[BASE]
-    return Transcript(
-        id=first.id,
-        axis=first.axis,
-        facet=readable(first.facet or ""),
-        prompt=readable(first.prompt),
-        sides={
-            name: _side(
-                answers[name],
-                marks[name],
-                "" if name == BASE else _change(marks[BASE], marks[name], lower),
-                coherent[name],
-            )
-            for name in sorted(answers, key=lambda name: (name != BASE, name != EDITED))
-        },
-    )
-
-
-def _side(row: Answer, mark: VerdictRow | None, change: str, coherent: int | None) -> Side:
-    verdict, probability = (mark.verdict, mark.probability) if mark else (None, None)
-    judged = mark is not None
-    return Side(readable(row.answer), row.tokens, row.finished, judged, verdict, probability, change, coherent)
 
 
 def readable(text: str) -> str:
@@ -220,10 +210,9 @@ def verdict_words(axis: str, label: str) -> tuple[str, str]:
     return word, f"not {word}"
 
 
-def _change(base: VerdictRow | None, other: VerdictRow | None, lower: bool) -> str:
-    before, after = (mark.verdict if mark else None for mark in (base, other))
-    if before is None or after is None:
+def _change(before: int | None, after: int | None, lower: bool) -> str:
+    if not {before, after} <= {0, 1}:
         return "unparsed"
     if before == after:
         return "same"
-    return "gain" if (after > before) != lower else "loss"
+    return "gain" if (before == 0) != lower else "loss"

@@ -2,7 +2,7 @@
 
 In: a matplotlib figure. Out: its bytes as PNG, as SVG, and as SVG for a page that has a light and a dark side (no
 background, ink as `currentColor`). The object interface with the Agg and SVG canvases, no pyplot: nothing global
-changes, and equal input gives equal bytes (fixed hash salt, no date). Left out: what is drawn (the modules beside).
+changes, and equal input gives equal bytes (fixed hash salt, no date). Left out: what is drawn (sections/).
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Callable, Sequence
+from functools import wraps
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+
+from spin_llm.results.measured import AxisResult, FacetRates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 INK = "#1d2126"  # replaced by currentColor in the page; nothing else may have this colour
 ACCENT = "#2f79b5"  # legible on white and on near-black
 CONTROL = "#8b929b"
-STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {  # matplotlib types its keys, one by one
     "font.family": "sans-serif",
     "font.size": 9,
     "svg.fonttype": "none",
@@ -33,6 +37,21 @@ STYLE: dict[Any, Any] = {
     "ytick.color": INK,
     "text.color": INK,
 }
+Given = ParamSpec("Given")
+Drawn = TypeVar("Drawn")
+
+
+def styled(draw: Callable[Given, Drawn]) -> Callable[Given, Drawn]:
+    """A function that draws, in our style."""
+
+    @wraps(draw)
+    def drawn(*args: Given.args, **kwargs: Given.kwargs) -> Drawn:
+        from matplotlib import rc_context
+
+        with rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -48,29 +67,50 @@ def picture_text(text: str, longest: int = 40) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def bare(axes: Axes) -> None:
-    """No ticks and no frame."""
+def bare(axes: Axes, size: float = 9, axis: Literal["x", "both"] = "both", *, grid: bool = False) -> None:
+    """No ticks and no frame; the numbers of an axis in a font of `size`, and a `grid` that hardly shows."""
+    axes.tick_params(axis=axis, labelsize=size)
+    if grid:
+        axes.grid(axis=axis, color=CONTROL, alpha=0.25, linewidth=0.5)
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
 
 
-def lay_out(figure: Figure) -> None:
-    """Place the panels once, for PNG and SVG alike; rounded, since the solver's last digits vary."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for axes in figure.axes:
-        left, bottom, width, height = (round(float(side), 3) for side in axes.get_position().bounds)
-        axes.set_position((left, bottom, width, height))
+def draw_interval(
+    axes: Axes,
+    place: float,
+    result: AxisResult | FacetRates,
+    scale: float,
+    colour: str,
+    *,
+    sizes: tuple[float, float] = (1.4, 4.5),
+    filled: bool = True,
+) -> None:
+    """A difference times `scale` as a dot with its interval, on the line `place`; `sizes`: of the line and the dot."""
+    width, dot = sizes
+    if result.ci95:
+        axes.plot([scale * end for end in result.ci95], [place, place], color=colour, linewidth=width)
+    face = colour if filled else "none"
+    axes.plot(scale * (result.delta or 0.0), place, "o", color=colour, markerfacecolor=face, markersize=dot)
+
+
+def name_lines(axes: Axes, names: Sequence[str], lines: int, size: float) -> None:
+    """The names of the lines 0, 1, ... from above, with room for `lines` of them."""
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set_ylim(lines - 0.5, -0.5)
 
 
 def png_bytes(figure: Figure) -> bytes:
+    """As PNG; the panels are placed once, for PNG and SVG alike, and rounded, since the solver's last digits vary."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")
-        lay_out(figure)
-    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a phrase in a script that the font lacks shows as boxes
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axes in figure.axes:
+            left, bottom, width, height = (round(float(side), 3) for side in axes.get_position().bounds)
+            axes.set_position((left, bottom, width, height))
         figure.savefig(buffer, format="png", dpi=180, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
@@ -79,7 +119,7 @@ def svg_text(figure: Figure, salt: str) -> str:
     """The figure as SVG without a background; `salt` makes its element ids, and differs between figures of one page."""
     from matplotlib import rc_context
 
-    nothing: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     buffer = io.StringIO()
     with rc_context({**STYLE, "svg.hashsalt": salt}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")

@@ -1,1 +1,0 @@
-"""The pictures of the page, one a module; the canvas turns them into bytes."""
