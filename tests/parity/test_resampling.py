@@ -25,6 +25,7 @@ from spin_llm.pipeline import control_patches, patch_of, usual_recipe
 from spin_llm.progress import Console
 from spin_llm.results.recipe import PENALTY, Recipe
 from spin_llm.scores import CANDIDATES, Scores, ScoreSet, gather, reweighted
+from spin_llm.scores.accumulate import accumulation, by_operators
 from spin_llm.scores.margins import candidate_entries
 from spin_llm.scores.per_example import gradient_at, load_per_example, save_per_example
 from spin_llm.selection import select
@@ -96,17 +97,22 @@ def test_the_mean_over_examples_is_the_stored_score(name: str, selector: str, ti
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe"])
-def test_bfloat16_gradients_are_rounded_as_the_scoring_pass_rounds_them(name: str, tiny_model: TinyModel):
-    """To the last bit but for sums in another order, which round to a neighbour now and then."""
+@pytest.mark.parametrize("compiled", [True, False])
+def test_bfloat16_gradients_are_the_scoring_pass_s(
+    name: str, compiled: bool, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+):
+    """To sums in another order where they are compiled; torch's operators round each gradient to bfloat16."""
+    if not compiled:
+        monkeypatch.setenv("CC", "")
     loaded = tiny_model(name, dtype="bfloat16")
+    bound = 2**-8 if accumulation(loaded.device, loaded.dtype) is by_operators else FLOAT32
     scores = score_concept(loaded, tiny.examples(), keep=KEEP)
     kept = {name: matrix.indices.sort().values for name, matrix in scores.matrices.items()}
     per_example = gather(loaded, editable_matrices(loaded.model), kept, tiny.examples())
     for matrix, stored in scores.matrices.items():
         mean = per_example.importance[matrix].mean(0)
         expected = stored.values[stored.indices.argsort()]
-        assert ((mean - expected).abs() <= 2**-8 * expected).all(), matrix
-        assert ((mean - expected).abs() <= FLOAT32 * expected).float().mean() > 0.8, matrix
+        assert ((mean - expected).abs() <= bound * expected).all(), matrix
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe"])

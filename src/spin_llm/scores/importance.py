@@ -1,7 +1,8 @@
 """What is summed over examples, and what is made of the sums.
 
-In: the gradient of one example at one matrix, and the matrix's input. Out: float32 accumulators, each allocated only
-when a statistic needs it, and dense scores made of them. For a matrix W, G_s = dL(s)/dW and X the inputs that it saw:
+In: a weight, and the sums over examples (accumulate.py) or inputs that reached it. Out: float32 accumulators, each
+allocated only when a statistic needs it, and dense scores made of them. For a matrix W, G_s = dL(s)/dW and X the inputs
+that it saw:
 
     taylor (importance)   mean_s |W * G_s|                     the paper's score (section 3.2)
     gradient              mean_s |G_s|
@@ -24,9 +25,9 @@ from dataclasses import dataclass
 
 import torch
 
-SPARSEGPT_DAMPING = 0.01  # of the mean diagonal, as in the paper's code
+from spin_llm.scores.accumulate import Totals
 
-Totals = dict[str, torch.Tensor]
+SPARSEGPT_DAMPING = 0.01  # of the mean diagonal, as in the paper's code
 
 
 @dataclass(frozen=True)
@@ -89,21 +90,6 @@ def new_totals(kinds: Sequence[str], weight: torch.Tensor, *, transposed: bool) 
     inputs = (weight.shape[0], 1) if transposed else (1, weight.shape[1])
     shapes = {kind: inputs if kind == "inputs" else tuple(weight.shape) for kind in kinds}
     return {kind: torch.zeros(shape, device=weight.device) for kind, shape in shapes.items()}
-
-
-def add_gradient(totals: Totals, gradient: torch.Tensor, *, aware: bool, share: float) -> None:
-    """Add one example's gradient; `gradient` is overwritten.
-
-    Only aware examples enter `absolute` and `squared`; `signed` gets every example with weight `share` (1 / aware
-    examples, or -1 / unaware ones).
-    """
-    if "signed" in totals:
-        totals["signed"].add_(gradient, alpha=share)
-    if aware and "squared" in totals:
-        wide = gradient.float()
-        totals["squared"].addcmul_(wide, wide)
-    if aware and "absolute" in totals:
-        totals["absolute"].add_(gradient.abs_())
 
 
 def add_inputs(totals: Totals, inputs: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ In: a loaded model, encoded examples, the targeted matrices. Out: float32 sums o
 with L(s) the mean negative log-likelihood, in nats per response token, of the response of example s given its prompt.
 The absolute value is taken per example: dL(s)/dW = g_s^T x_s, with x_s (tokens, in) the module's input and g_s (tokens,
 out) the gradient at its output, is formed for one example at a time inside the backward pass, added to the accumulators
-(importance.py), and it is gone. No parameter gets a `.grad`; nothing below the lowest targeted module gets a gradient.
+(accumulate.py), and it is gone. No parameter gets a `.grad`; nothing below the lowest targeted module gets a gradient.
 Examples share a batch, unless experts are targeted: an expert's input does not say whose tokens were routed to it.
 Left out: which matrices go into one pass (plan.py), several passes, resuming and several processes (concept.py).
 """
@@ -28,7 +28,8 @@ from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix
 from spin_llm.models.experts import eager_experts
 from spin_llm.models.losses import fast_attention, length_sorted_batches, response_losses
-from spin_llm.scores.importance import Counts, Totals, add_gradient, add_inputs, finish, new_totals
+from spin_llm.scores.accumulate import Accumulate, Totals, accumulation
+from spin_llm.scores.importance import Counts, add_inputs, finish, new_totals
 
 BATCH_TOKENS = 1536
 Progress = Callable[[int], None]
@@ -73,8 +74,10 @@ def scoring(
 ) -> Iterator[Callable[[Batch], None]]:
     """Give a function that adds one batch to `totals` (by matrix name); see `backward_passes`."""
 
+    accumulate = accumulation(loaded.device, loaded.dtype)
+
     def add(matrix: Matrix, batch: Batch, inputs: torch.Tensor, gradients: torch.Tensor) -> None:
-        add_batch(totals[matrix.name], batch, inputs, gradients, transposed=matrix.transposed)
+        add_batch(totals[matrix.name], batch, inputs, gradients, transposed=matrix.transposed, accumulate=accumulate)
 
     with backward_passes(loaded, matrices, add) as run:
         yield run
@@ -127,24 +130,29 @@ def backward_passes(
         yield run
 
 
-def add_batch(totals: Totals, batch: Batch, inputs: torch.Tensor, gradients: torch.Tensor, *, transposed: bool) -> None:
-    """Add each example's gradient g_s^T x_s to the accumulators of one matrix.
+def add_batch(
+    totals: Totals,
+    batch: Batch,
+    inputs: torch.Tensor,
+    gradients: torch.Tensor,
+    *,
+    transposed: bool,
+    accumulate: Accumulate,
+) -> None:
+    """Add what each example's gradient g_s^T x_s gives to the accumulators of one matrix; unaware examples enter
+    `signed` alone.
 
     `inputs` (examples, tokens, in) and `gradients` (examples, tokens, out), or both flattened over the first two axes;
-    of a single example any number of rows, as an expert gets them. One buffer of the compute dtype, shaped as the
-    matrix is stored, is reused over the examples.
+    of a single example any number of rows, as an expert gets them.
     """
     left, right = factors(batch, inputs, gradients, transposed=transposed)
-    rows = len(batch.examples)
-    by_gradient = any(kind != "inputs" for kind in totals)
-    buffer = torch.empty(left.shape[-1], right.shape[-1], dtype=left.dtype, device=left.device) if by_gradient else None
-    for index, example in enumerate(batch.examples):
-        length = len(example.input_ids) if rows > 1 else None
-        if buffer is not None:
-            torch.mm(left[index, :length].t(), right[index, :length], out=buffer)
-            add_gradient(totals, buffer, aware=batch.aware, share=batch.share)
-        if batch.aware and "inputs" in totals:
-            add_inputs(totals, (left if transposed else right)[index, :length])
+    tokens = [len(e.input_ids) for e in batch.examples] if len(batch.examples) > 1 else [left.shape[1]]
+    summed = {kind: totals[kind] for kind in totals if kind == "signed" or (batch.aware and kind != "inputs")}
+    if summed:
+        accumulate(summed, left, right, tokens, batch.share)
+    if batch.aware and "inputs" in totals:
+        for rows, length in zip(left if transposed else right, tokens, strict=True):
+            add_inputs(totals, rows[:length])
 
 
 def factors(

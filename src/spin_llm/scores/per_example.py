@@ -72,8 +72,9 @@ def gather(
 ) -> PerExample:
     """Importances of each aware example at the `candidates` (by matrix name); with `unaware`, signed products too.
 
-    `matrices` are all that were scored: they decide the batches. Gradients are rounded to the compute dtype, as the
-    scoring pass rounds them. Raises SpinError for a `selector` that is no mean over examples.
+    `matrices` are all that were scored: they decide the batches. Gradients are summed in float32, as by the compiled
+    sums of the scoring pass (torch's operators round them to the compute dtype). Raises SpinError for a `selector` that
+    is no mean over examples.
     """
     if selector not in MEANS:
         raise SpinError(
@@ -111,14 +112,14 @@ def _places(matrix: Matrix, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 
 def gradient_at(left: torch.Tensor, right: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """(left^T right)[rows, columns] of `left` (tokens, rows) and `right` (tokens, columns), summed in float32 and
-    rounded to their dtype; shape (entries,), float32."""
+    """(left^T right)[rows, columns] of `left` (tokens, rows) and `right` (tokens, columns), summed in float32; shape
+    (entries,)."""
     size = max(1, CHUNK // max(1, len(left)))
     parts = [
         (left[:, rows[start : start + size]].float() * right[:, columns[start : start + size]].float()).sum(0)
         for start in range(0, len(rows), size)
     ]
-    return torch.cat(parts).to(left.dtype).float()
+    return torch.cat(parts)
 
 
 def reweighted(scores: Scores, per_example: PerExample, aware: torch.Tensor, unaware: torch.Tensor) -> Scores:

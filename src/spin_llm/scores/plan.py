@@ -22,6 +22,7 @@ import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix
+from spin_llm.scores.accumulate import slow_sums
 from spin_llm.scores.importance import Totals, new_totals
 from spin_llm.scores.passes import Batch, scoring
 
@@ -32,7 +33,8 @@ UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 @dataclass(frozen=True)
 class Plan:
-    """`partitions` of the matrices, one pass each; bytes of process (or device) memory and of disk; seconds."""
+    """`partitions` of the matrices, one pass each; bytes of process (or device) memory and of disk; seconds; why
+    the sums are not the compiled ones, where they could be."""
 
     partitions: tuple[tuple[Matrix, ...], ...]
     resident: int
@@ -42,6 +44,7 @@ class Plan:
     disk: int
     seconds: float
     device: torch.device
+    slow: str = ""
 
     @property
     def peak(self) -> int:
@@ -56,6 +59,7 @@ class Plan:
             f"{_bytes(self.peak)} on {self.device.type} ({_bytes(self.resident)} model and libraries, "
             f"{_bytes(self.accumulators)} accumulators, {_bytes(max(self.batch, self.finishing))} per batch); "
             f"{_bytes(self.disk)} of disk; about {self.seconds:,.0f} s"
+            + (f" (longer by far than with the compiled sums: {self.slow})" if self.slow else "")
         )
 
 
@@ -127,8 +131,9 @@ def make_plan(
     passes = tuple(tuple(part) for part in partitions)
     if len(passes) > 1:  # a pass keeps the inputs of its own matrices alone; the first one's graph is the deepest
         resident, batch, _ = measure(loaded, batches, passes[0], kinds)
+    slow = slow_sums(device, loaded.dtype)
     disk = 2 * fullest if checkpoints else 0  # a checkpoint is complete before the one before it goes
-    return Plan(passes, resident, batch, fullest, finishing, disk, seconds * relative_time(passes), device)
+    return Plan(passes, resident, batch, fullest, finishing, disk, seconds * relative_time(passes), device, slow)
 
 
 def relative_time(passes: Sequence[Sequence[Matrix]]) -> float:

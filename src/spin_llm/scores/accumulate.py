@@ -1,0 +1,133 @@
+"""The sums over the examples of a batch, of what each one's gradient at a matrix is: the inner loop of all scoring.
+
+In: both factors of the gradients of one matrix, left (examples, tokens, rows) and right (examples, tokens, columns),
+and how many tokens each example has. Out, added to float32 accumulators (rows, columns), with g_s = left_s^T right_s:
+
+    absolute += sum_s |g_s|        squared += sum_s g_s^2        signed += share * sum_s g_s
+
+The same sums in three homes. `by_operators`: torch's, on any device, the reference: each g_s is written to memory in
+the compute dtype and read again, which takes several times as long as the product. `Compiled`: one C function
+(accumulate.c), built when it is first needed by the machine's own compiler, for this processor: g_s stays in registers,
+in float32. `by_triton`: the same on CUDA (triton_kernel.py); nobody's default before it was measured there. Left out:
+what is summed for which statistic (importance.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+Totals = dict[str, torch.Tensor]
+SOURCE = Path(__file__).with_name("accumulate.c")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fPIC")
+KINDS = ("absolute", "squared", "signed")
+
+
+# (totals, left, right, tokens, share): adds one batch to those accumulators of a matrix that are in `totals`; of the
+# rows of example s the first tokens[s] are real
+Accumulate = Callable[[Totals, torch.Tensor, torch.Tensor, Sequence[int], float], None]
+
+
+def accumulation(device: torch.device, dtype: torch.dtype) -> Accumulate:
+    """The fastest of the homes that there is for these factors."""
+    library = compiled(compiler()) if device.type == "cpu" else None
+    return library if library is not None and dtype in library.functions else by_operators
+
+
+def slow_sums(device: torch.device, dtype: torch.dtype) -> str:
+    """Why scoring on a CPU goes without the compiled sums, in half a sentence; nothing where it does not."""
+    if device.type != "cpu" or accumulation(device, dtype) is not by_operators:
+        return ""
+    if not compiler():
+        return "there is no C compiler"
+    return f"{compiler()} could not build them" if compiled(compiler()) is None else f"there are none for {dtype}"
+
+
+def by_operators(totals: Totals, left: torch.Tensor, right: torch.Tensor, tokens: Sequence[int], share: float) -> None:
+    """Torch's operators, an example at a time, in one buffer of the compute dtype."""
+    gradient = torch.empty(left.shape[-1], right.shape[-1], dtype=left.dtype, device=left.device)
+    for example, length in enumerate(tokens):
+        torch.mm(left[example, :length].t(), right[example, :length], out=gradient)
+        if "signed" in totals:
+            totals["signed"].add_(gradient, alpha=share)
+        if "squared" in totals:
+            wide = gradient.float()
+            totals["squared"].addcmul_(wide, wide)
+        if "absolute" in totals:
+            totals["absolute"].add_(gradient.abs_())
+
+
+class _Factor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("example", ctypes.c_int64),
+        ("token", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+    )
+
+
+class _Sums(ctypes.Structure):
+    _fields_ = (*((kind, ctypes.c_void_p) for kind in KINDS), ("share", ctypes.c_float))
+
+
+class Compiled:
+    """The sums by accumulate.c; `functions` by the dtype of the factors."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.functions = {torch.float32: library.accumulate_float32}
+        if library.has_bfloat16():
+            self.functions[torch.bfloat16] = library.accumulate_bfloat16
+        for function in self.functions.values():
+            function.argtypes = (_Factor, _Factor, ctypes.c_void_p, ctypes.c_int64, _Sums)
+
+    def __call__(
+        self, totals: Totals, left: torch.Tensor, right: torch.Tensor, tokens: Sequence[int], share: float
+    ) -> None:
+        """Raises MemoryError where there is no room for a copy of the factors."""
+        left, right = (side if side.stride(-1) == 1 else side.contiguous() for side in (left, right))
+        assert left.dtype == right.dtype
+        assert all(
+            total.is_contiguous() and total.shape == (left.shape[2], right.shape[2]) for total in totals.values()
+        )
+        counts = (ctypes.c_int64 * len(tokens))(*tokens)
+        places = [totals[kind].data_ptr() if kind in totals else None for kind in KINDS]
+        factors = (_Factor(side.data_ptr(), side.stride(0), side.stride(1), side.shape[2]) for side in (left, right))
+        if self.functions[left.dtype](*factors, counts, len(tokens), _Sums(*places, share)):
+            raise MemoryError("no memory for the factors of a batch's gradients")
+
+
+def compiler() -> str | None:
+    """The machine's C compiler: what CC names (nothing, where it is empty), or cc, gcc or clang."""
+    names = [os.environ["CC"]] if "CC" in os.environ else ["cc", "gcc", "clang"]
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+@cache
+def compiled(compiler: str | None) -> Compiled | None:
+    """accumulate.c, built and loaded; None where that does not work.
+
+    It is built anew in every process (half a second), for the processor that it runs on. Its threads are torch's: the
+    OpenMP calls are left open and found in the library that torch has loaded.
+    """
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        built, library = Path(folder, "accumulate.o"), Path(folder, "accumulate.so")
+        for command in (
+            [*FLAGS, "-fopenmp", "-c", str(SOURCE), "-o", str(built)],
+            ["-shared", str(built), "-o", str(library)],
+        ):
+            if subprocess.run([compiler, *command], capture_output=True, check=False).returncode:
+                return None
+        try:
+            return Compiled(ctypes.CDLL(str(library)))
+        except (OSError, AttributeError):  # a symbol is missing: another OpenMP than torch's
+            return None
