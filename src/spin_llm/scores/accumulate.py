@@ -1,7 +1,7 @@
 """The sums over the examples of a batch, of what each one's gradient at a matrix is: the inner loop of all scoring.
 
 In: both factors of the gradients of one matrix, left (examples, tokens, rows) and right (examples, tokens, columns),
-and how many tokens each example has. Out, added to float32 accumulators (rows, columns), with g_s = left_s^T right_s:
+and how many tokens each example has. Out: added to float32 accumulators (rows, columns), with g_s = left_s^T right_s,
 
     absolute += sum_s |g_s|        squared += sum_s g_s^2        signed += share * sum_s g_s
 
