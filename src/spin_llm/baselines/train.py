@@ -21,7 +21,7 @@ from spin_llm.baselines import methods
 from spin_llm.baselines.loop import train
 from spin_llm.baselines.mixture import mixture_record, read_mixture
 from spin_llm.data import Example, Rendering, encode_all, resolve_template
-from spin_llm.data.lengths import long_pairs, refuse_long_pairs
+from spin_llm.data.lengths import refuse_long_pairs, too_long
 from spin_llm.errors import SpinError
 from spin_llm.files import read_typed, write_json
 from spin_llm.models import Checkpoint, LoadedModel, load, resolve
@@ -118,7 +118,7 @@ def encode_mixture(settings: BaselineSettings, loaded: LoadedModel, pairs: Seque
     """The pairs as scoring and evaluation encode them."""
     length = min(settings.max_length, loaded.context)
     rendering = Rendering(settings.template, settings.template_options, date=settings.date)
-    longs = long_pairs(loaded.tokenizer, pairs, template=rendering, max_length=length)
+    longs = too_long(loaded.tokenizer, pairs, template=rendering, room=length - 1)
     refuse_long_pairs(longs, max_length=settings.max_length, context=loaded.context)
     return encode_all(loaded.tokenizer, pairs, template=rendering, max_length=length)
 

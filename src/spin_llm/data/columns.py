@@ -1,7 +1,7 @@
 """Prompts and responses among the columns of a data file.
 
-In: rows (rows.py). Out: records (prompt, response, facet, turns), and what was left out, counted. Columns are found by
-their usual names, in any case of letters, or named by the user:
+In: rows (rows.py), and what is asked of them. Out: pairs, and what was left out, counted. Columns are found by their
+usual names, in any case of letters, or named by the user:
 
 - response: of a pair of columns for both kinds (aware and unaware, chosen and rejected, safe and unsafe) the one asked
   for; else the only column with a usual name; several are refused. A column for one kind is never read as the other.
@@ -16,12 +16,12 @@ A row without its text is an error, never dropped. Left out: judging the texts; 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from spin_llm.data.labels import Labels, flag
-from spin_llm.data.rows import Row, shown
+from spin_llm.data.rows import Row, repeated, shown
 from spin_llm.data.turns import Turn, Turns, conversation, earlier, is_text, plain, with_answer
 from spin_llm.errors import SpinError
 
@@ -33,15 +33,32 @@ KINDS = (("aware", "unaware"), ("chosen", "rejected"), ("safe", "unsafe"))
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 
 
-class Record(NamedTuple):
-    """`turns` are those before the answer where they are more than one of the user; `prompt` is their plain text.
-    `where` is the row in its file."""
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a source of data: `responses` is "aware", "unaware", or None for prompts alone; of the rows that
+    name a concept those of `concept`; the columns that the user named."""
+
+    responses: str | None
+    concept: str | None = None
+    prompt_column: str | None = None
+    response_column: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`turns` are those before the response, where they are more than one of the user: a chat template is given them,
+    and `prompt` is their plain text (turns.py). `where` names the row in its file."""
 
     prompt: str
     response: str
-    facet: str | None
+    facet: str | None = None
     turns: Turns = ()
-    where: str = ""
+    where: str = field(default="", compare=False)
+
+    @property
+    def asked(self) -> str | Turns:
+        """What is put to the model."""
+        return self.turns or self.prompt
 
 
 class Columns(NamedTuple):
@@ -52,47 +69,38 @@ class Columns(NamedTuple):
     named: bool
 
 
-def read_records(
-    rows: Iterable[Row],
-    origin: str,
-    *,
-    responses: str | None,
-    concept: str | None = None,
-    prompt_column: str | None = None,
-    response_column: str | None = None,
-) -> tuple[list[Record], list[str]]:
-    """(records, what was left out and why) of all rows; `responses` is "aware", "unaware", or None for prompts alone
-    (their response is "").
+def read_pairs(rows: Iterable[Row], origin: str, wanted: Wanted) -> tuple[list[Pair], list[str]]:
+    """(pairs, what was left out and why) of all rows; the response is "" where prompts alone are wanted.
 
     Raises SpinError naming `origin`: columns not found or not clear; rows without a prompt or response (which, and how
     many); labels that do not say what they mean; nothing left.
     """
-    records: list[Record] = []
+    pairs: list[Pair] = []
     bad: list[str] = []
     columns: Columns | None = None
-    labels = Labels(origin, responses, concept)
+    labels = Labels(origin, wanted.responses, wanted.concept)
     for row in rows:
         values = _lower(row, origin)
-        columns = columns or find_columns(values, origin, responses, prompt_column, response_column)
+        columns = columns or find_columns(values, origin, wanted)
         for response in columns.responses or (None,):
             if not labels.keep(values, response, row.where):
                 continue
             try:
-                records.append(_record(values, columns, response, f"{origin}, {row.where}"))
+                pairs.append(_pair(values, columns, response, f"{origin}, {row.where}"))
             except ValueError as problem:
                 bad.append(f"{row.where} has {problem}")
     if bad:
         raise SpinError(
-            f"{origin}: {len(bad)} of {len(bad) + len(records)} rows have no prompt or no response: "
+            f"{origin}: {len(bad)} of {len(bad) + len(pairs)} rows have no prompt or no response: "
             f"{'; '.join(bad[:3])}{'; ...' if len(bad) > 3 else ''}.",
             cause="empty cells, or columns that hold something else than the prompt and the response.",
             change="fill or remove those rows, or name the columns with --prompt-column and --response-column.",
         )
-    return records, labels.left_out(bool(records))
+    return pairs, labels.left_out(bool(pairs))
 
 
-def _record(values: Mapping[str, object], columns: Columns, column: str | None, where: str) -> Record:
-    """One record of a row. Raises ValueError, which says what the row has instead."""
+def _pair(values: Mapping[str, object], columns: Columns, column: str | None, where: str) -> Pair:
+    """One pair of a row. Raises ValueError, which says what the row has instead."""
     before: Turns = ()
     response = ""
     if column is not None:
@@ -106,7 +114,7 @@ def _record(values: Mapping[str, object], columns: Columns, column: str | None, 
     before = _with_system((*earlier(values.get("history")), *before), values)
     facet = values.get("facet")
     alone = [turn.role for turn in before] == ["user"]
-    return Record(plain(before), response, None if facet in (None, "") else str(facet), () if alone else before, where)
+    return Pair(plain(before), response, None if facet in (None, "") else str(facet), () if alone else before, where)
 
 
 def _prompt(values: Mapping[str, object], columns: Columns, response: str | None) -> Turns:
@@ -142,21 +150,17 @@ def _with_system(turns: Turns, values: Mapping[str, object]) -> Turns:
     return (Turn("system", text), *turns) if text.strip() and turns[0].role != "system" else turns
 
 
-def find_columns(
-    first: Mapping[str, object],
-    origin: str,
-    responses: str | None,
-    prompt_column: str | None = None,
-    response_column: str | None = None,
-) -> Columns:
+def find_columns(first: Mapping[str, object], origin: str, wanted: Wanted) -> Columns:
     """Choose the columns by the first row (lower-case names): the user's, else those of the module's rules."""
-    names = list(first)
+    names, prompt = list(first), wanted.prompt_column
     found: tuple[str, ...] = ()
-    if responses is not None:
-        found = (_named(names, response_column, origin, "response"),) if response_column else ()
-        found = found or _responses(first, _without(names, prompt_column), responses, origin)
-    if prompt_column is not None:
-        return Columns(_named(names, prompt_column, origin, "prompt"), found, True)
+    if wanted.responses is not None and wanted.response_column:
+        found = (_named(names, wanted.response_column, origin, "response"),)
+    elif wanted.responses is not None:  # a column of prompts is none of responses, but a conversation is both
+        free = [name for name in names if name in CONVERSATIONS or prompt is None or name != prompt.lower()]
+        found = _responses(first, free, wanted.responses, origin)
+    if prompt is not None:
+        return Columns(_named(names, prompt, origin, "prompt"), found, True)
     if found and _is_conversation(first[found[0]]):
         usual = [name for name in PROMPT_COLUMNS if name in names and name not in found]
         return Columns(usual[0] if len(usual) == 1 else None, found, False)
@@ -205,11 +209,6 @@ def _is_conversation(cell: Any) -> bool:
         return True
 
 
-def _without(names: list[str], taken: str | None) -> list[str]:
-    """The names but the one taken for the other role; a conversation serves both."""
-    return [name for name in names if name in CONVERSATIONS or taken is None or name != taken.lower()]
-
-
 def _named(names: list[str], wanted: str, origin: str, role: str) -> str:
     if wanted.lower() not in names:
         raise SpinError(
@@ -229,20 +228,17 @@ def _unclear(names: Iterable[str], found: list[str], origin: str, role: str) -> 
 
 
 def _not_found(names: Collection[str], usual: Iterable[str], origin: str, role: str) -> SpinError:
-    one_field = len(names) == 1 and any(mark in next(iter(names)) for mark in ";\t|,")
-    return SpinError(
-        f"{origin} has no column for the {role}; its columns are: {shown(names)}.",
-        cause="the fields are not separated as the suffix says." if one_field else f"none is named {', '.join(usual)}.",
-        change="save the file with commas between the fields, or tabs in a .tsv file."
-        if one_field
-        else f"name it with --{role}-column.",
-    )
+    what = f"{origin} has no column for the {role}; its columns are: {shown(names)}."
+    if len(names) == 1 and any(mark in next(iter(names)) for mark in ";\t|,"):
+        change = "save the file with commas between the fields, or tabs in a .tsv file."
+        return SpinError(what, cause="the fields are not separated as the suffix says.", change=change)
+    return SpinError(what, cause=f"none is named {', '.join(usual)}.", change=f"name it with --{role}-column.")
 
 
 def _lower(row: Row, origin: str) -> dict[str, object]:
     values = {name.strip().lower(): value for name, value in row.values.items()}
     if len(values) < len(row.values):
-        twice = [name for name, count in Counter(name.strip().lower() for name in row.values).items() if count > 1]
+        twice = repeated(name.strip().lower() for name in row.values)
         raise SpinError(
             f"{origin}, {row.where}: two columns differ only in the case of letters: {shown(twice)}.",
             change="rename one of them.",

@@ -37,23 +37,17 @@ def hub_files(repository: str) -> list[Path]:
 
 def download(repository: str, patterns: list[str], required: bool = True) -> list[Path]:
     """Paths of the files that match, from the hub or its cache. Raises SpinError when the hub cannot be reached."""
-    import huggingface_hub
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
 
+    ignored = ["*dataset_info*.json"]
     try:
-        folder = huggingface_hub.snapshot_download(
-            repository, repo_type="dataset", allow_patterns=patterns, ignore_patterns=["*dataset_info*.json"]
-        )
+        folder = snapshot_download(repository, repo_type="dataset", allow_patterns=patterns, ignore_patterns=ignored)
     except Exception as error:  # the hub's client hands through the errors of its HTTP library
         raise hub_error("data set", repository, error, ELSEWHERE) from error
-    allowed = [re.compile(re.escape(pattern).replace(r"\*", ".*")) for pattern in patterns]
-    found = sorted(
-        path
-        for path in Path(folder).rglob("*")
-        if path.is_file()
-        and data_suffix(path)
-        and "dataset_info" not in path.name
-        and any(rule.fullmatch(path.relative_to(folder).as_posix()) for rule in allowed)
-    )
+    names = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
+    fitting = filter_repo_objects(filter(data_suffix, names), allow_patterns=patterns, ignore_patterns=ignored)
+    found = sorted(Path(folder, name) for name in fitting)
     if required and not found:
         raise SpinError(
             f"The hub data set {repository} has no file that matches {', '.join(patterns)}.",

@@ -1,10 +1,10 @@
 """The data sets of the paper, known by name.
 
-In: a name (`beavertails`, `salad`, `alpaca-cleaned`), a concept, and a folder or the hub. Out: records of that
-concept. A folder may hold files prepared as prompt/response tables (beaver*_CONCEPT_safe*, salad_CONCEPT*,
-alpaca_cleaned*) or the hub's own file. "Safe" BeaverTails pairs carry no harm category, so the aware pairs of a
-concept are the safe answers to prompts of which another answer was flagged with the concept's category. Left out: the
-paper's removal of safety items from Alpaca-cleaned, which is not published as a rule.
+In: a name (`beavertails`, `salad`, `alpaca-cleaned`), a concept, and a folder or the hub. Out: pairs of that concept. A
+folder may hold files prepared as prompt/response tables (beaver*_CONCEPT_safe*, salad_CONCEPT*, alpaca_cleaned*) or the
+hub's own file. "Safe" BeaverTails pairs carry no harm category, so the aware pairs of a concept are the safe answers to
+prompts of which another answer was flagged with the concept's category. Left out: the paper's removal of safety items
+from Alpaca-cleaned, which is not published as a rule.
 """
 
 from __future__ import annotations
@@ -14,45 +14,44 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from spin_llm.data.columns import Record, join_input, text_of
-from spin_llm.data.rows import Row, data_suffix, read_rows
+from spin_llm.data.columns import Pair, Wanted, join_input, read_pairs, text_of
+from spin_llm.data.rows import ReadRows, Row, data_suffix, read_rows
 from spin_llm.errors import SpinError
 
-Select = Callable[[Iterable[Row], str, str], Iterable[Record]]
+Select = Callable[[Iterable[Row], str, str], Iterable[Pair]]
 BEAVERTAILS_CATEGORY = {"fairness": "discrimination,stereotype,injustice", "privacy": "privacy_violation"}
 SALAD_CATEGORY = {"fairness": "unfair representation", "privacy": "privacy infringement"}
 SALAD_COLUMNS = ("1-category", "2-category", "3-category")
 
 
-def beavertails(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Record]:
+def beavertails(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Pair]:
     category = BEAVERTAILS_CATEGORY[concept]
     flagged: set[str] = set()
-    kept: list[Record] = []
+    kept: list[Pair] = []
     for where, values in rows:
         prompt, categories = text_of(values["prompt"]), values["category"]
         has_category = isinstance(categories, dict) and bool(categories.get(category))
         if has_category:
             flagged.add(prompt)
         if values["is_safe"] if responses == "aware" else has_category and not values["is_safe"]:
-            kept.append(Record(prompt, text_of(values["response"]), None, where=where))
-    return (record for record in kept if record.prompt in flagged)
+            kept.append(Pair(prompt, text_of(values["response"]), where=where))
+    return (pair for pair in kept if pair.prompt in flagged)
 
 
-def salad(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Record]:
+def salad(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Pair]:
     del responses  # questions alone
     for where, values in rows:
         levels = [str(values[column]) for column in SALAD_COLUMNS]
         if any(SALAD_CATEGORY[concept] in level.lower() for level in levels):
-            yield Record(text_of(values["question"]), "", levels[-1], where=where)
+            yield Pair(text_of(values["question"]), "", levels[-1], where=where)
 
 
-def alpaca_cleaned(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Record]:
+def alpaca_cleaned(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Pair]:
     del concept, responses
     for where, values in rows:
         instruction = text_of(values["instruction"])
-        yield Record(
-            instruction and join_input(instruction, values["input"]), text_of(values["output"]), None, where=where
-        )
+        prompt = instruction and join_input(instruction, values["input"])
+        yield Pair(prompt, text_of(values["output"]), where=where)
 
 
 @dataclass(frozen=True)
@@ -95,34 +94,30 @@ KNOWN = {
 }
 
 
-def known_records(
-    name: str,
-    concept: str | None,
-    responses: str | None,
-    data_dir: Path | None,
-    read_prepared: Callable[[Path, str], tuple[list[Record], list[str]]],
-) -> tuple[str, list[Record], list[str]]:
-    """(name to print, records, what was left out); `responses` None asks for prompts alone."""
-    known = KNOWN[name]
-    if responses and not known.has_responses:
+def known_pairs(
+    name: str, wanted: Wanted, data_dir: Path | None, rows_of: ReadRows
+) -> tuple[str, list[Pair], list[str]]:
+    """(name to print, pairs, what was left out) of a set, from `data_dir`, or from the hub when it is None."""
+    known, concept = KNOWN[name], wanted.concept
+    if wanted.responses and not known.has_responses:
         raise SpinError(
             f"{name} has questions and no responses.",
             cause="it was given where pairs of prompt and response are needed.",
             change="use it for evaluation questions, and beavertails or starter for pairs.",
         )
-    label = responses or "aware"
+    label = wanted.responses or "aware"
     prepared = _prepared_file(name, known, concept, label, data_dir) if data_dir else None
     if prepared:
-        return f"{name}/{prepared.name}", *read_prepared(prepared, str(prepared))
+        return f"{name}/{prepared.name}", *read_pairs(rows_of(prepared), str(prepared), wanted)
     if known.concepts and concept not in known.concepts:
         raise SpinError(
             f"{name} has no rows for the concept {concept!r}.",
             cause="only the concepts of the paper are known in this data set.",
             change=f"use one of {', '.join(known.concepts)}, or give your own file as the source.",
         )
-    records, left_out = _select(known, _hub_file(name, known, data_dir), concept or "", label)
+    pairs, left_out = _select(known, _hub_file(name, known, data_dir), concept or "", label)
     parts = [name, concept if known.concepts else None, label if known.concepts and known.has_responses else None]
-    return "/".join(part for part in parts if part), records, left_out
+    return "/".join(part for part in parts if part), pairs, left_out
 
 
 def _prepared_file(name: str, known: Known, concept: str | None, label: str, folder: Path) -> Path | None:
@@ -133,7 +128,8 @@ def _prepared_file(name: str, known: Known, concept: str | None, label: str, fol
             cause="a mistyped path.",
             change="give the folder that holds the data with --data-dir, or leave it out to read from the hub.",
         )
-    pattern = _prepared_pattern(known, concept, label)
+    answers = {"aware": "safe", "unaware": "unsafe"}[label]
+    pattern = known.prepared.replace("CONCEPT", (concept or "CONCEPT").lower()).replace("LABEL", answers)
     matches = [path for path in _data_files(folder) if fnmatch(path.name.lower(), pattern)]
     if len(matches) > 1:
         raise SpinError(
@@ -165,17 +161,12 @@ def _hub_file(name: str, known: Known, folder: Path | None) -> Path:
     )
 
 
-def _prepared_pattern(known: Known, concept: str | None, label: str) -> str:
-    label = {"aware": "safe", "unaware": "unsafe"}[label]
-    return known.prepared.replace("CONCEPT", (concept or "CONCEPT").lower()).replace("LABEL", label)
-
-
 def _data_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and data_suffix(path))
 
 
-def _select(known: Known, path: Path, concept: str, label: str) -> tuple[list[Record], list[str]]:
-    """(the records of a concept with text, what was left out) of the hub's own file."""
+def _select(known: Known, path: Path, concept: str, label: str) -> tuple[list[Pair], list[str]]:
+    """(the pairs of a concept with text, what was left out) of the hub's own file."""
 
     def checked(rows: Iterable[Row]) -> Iterable[Row]:
         for row in rows:
@@ -192,7 +183,7 @@ def _select(known: Known, path: Path, concept: str, label: str) -> tuple[list[Re
 
     rows = checked(read_rows(path))
     selected = list(known.select(rows, concept, label))
-    whole = [record for record in selected if record.prompt and (record.response or not known.has_responses)]
+    whole = [pair for pair in selected if pair.prompt and (pair.response or not known.has_responses)]
     if not whole:
         raise SpinError(
             f"{path} has no rows for the concept {concept!r} ({label} answers).",

@@ -8,9 +8,9 @@ answering will, so that any other error of theirs comes now too, with its row. L
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from spin_llm.data.chat import Rendering
 from spin_llm.data.examples import encode, render_prompt
@@ -20,7 +20,6 @@ from spin_llm.errors import SpinError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Item = TypeVar("Item", Pair, Question)
 BOUNDLESS = 2**62
 SHOWN = 3
 
@@ -37,36 +36,27 @@ class Long:
         return self.item.where or repr(self.item.prompt[:60])
 
 
-def long_pairs(
-    tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair], *, template: str | Rendering, max_length: int
+def too_long(
+    tokenizer: PreTrainedTokenizerBase, items: Iterable[Pair | Question], *, template: str | Rendering, room: int
 ) -> list[Long]:
-    """The pairs whose response does not fit beside one token of the prompt."""
+    """The pairs whose response, and the questions whose prompt, takes more than `room` tokens.
 
-    def response(pair: Pair) -> int:
-        return encode(tokenizer, pair, template=template, max_length=BOUNDLESS).response_tokens
-
-    return [Long(pair, taken) for pair in pairs if (taken := _named(pair, response)) > max_length - 1]
-
-
-def long_questions(
-    tokenizer: PreTrainedTokenizerBase, questions: Iterable[Question], *, template: str | Rendering, room: int
-) -> list[Long]:
-    """The questions that take more than `room` tokens."""
-
-    def prompt(question: Question) -> int:
-        return len(render_prompt(tokenizer, question.asked, template))
-
-    return [Long(question, taken) for question in questions if (taken := _named(question, prompt)) > room]
-
-
-def _named(item: Item, length: Callable[[Item], int]) -> int:
-    """A length; an error on the way names the row."""
-    try:
-        return length(item)
-    except SpinError as error:
-        if not item.where or item.where in error.what:
-            raise
-        raise SpinError(f"{item.where}: {error.what}", cause=error.cause, change=error.change) from None
+    Raises SpinError, which names the row, for what cannot be rendered.
+    """
+    longs = []
+    for item in items:
+        try:
+            if isinstance(item, Pair):
+                tokens = encode(tokenizer, item, template=template, max_length=BOUNDLESS).response_tokens
+            else:
+                tokens = len(render_prompt(tokenizer, item.asked, template))
+        except SpinError as error:
+            if not item.where or item.where in error.what:
+                raise
+            raise SpinError(f"{item.where}: {error.what}", cause=error.cause, change=error.change) from None
+        if tokens > room:
+            longs.append(Long(item, tokens))
+    return longs
 
 
 def refuse_long_pairs(longs: Sequence[Long], *, max_length: int, context: int, others: str = "") -> None:

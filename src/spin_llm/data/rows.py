@@ -29,6 +29,9 @@ class Row(NamedTuple):
     values: dict[str, object]
 
 
+ReadRows = Callable[[Path], Iterable[Row]]  # `read_rows`, or what keeps the rows of a file that is read more than once
+
+
 def data_suffix(path: str | Path) -> str:
     """The suffix of SUFFIXES that the name ends with, or ""."""
     name = Path(path).name.lower()
@@ -41,6 +44,11 @@ def shown(names: Iterable[str], most: int = 20) -> str:
     return ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most]) + (
         f", ... ({len(names)} in all)" if len(names) > most else ""
     )
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that are there more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -157,7 +165,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 continue
             if header is None:
                 header = [name.strip() for name in fields]
-                if twice := [name for name, count in Counter(header).items() if count > 1 and name]:
+                if twice := repeated(filter(None, header)):
                     raise _malformed(path, "header", f"a column name is there twice: {shown(twice)}.", "a typo.")
                 continue
             number += 1
@@ -172,13 +180,9 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         ) from None
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    return _parse_lines(path, _text_lines(path))
-
-
-def _parse_lines(path: Path, lines: Iterator[str]) -> Iterator[Row]:
+def _jsonl_rows(path: Path, lines: Iterable[str] | None = None) -> Iterator[Row]:
     number = 0
-    for line_number, line in enumerate(lines, 1):
+    for line_number, line in enumerate(_text_lines(path) if lines is None else lines, 1):
         if not line.strip():  # a blank line is no row
             continue
         number += 1
@@ -195,8 +199,7 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     """A JSON object; ValueError when a key is there twice, of which the last would count without a word."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        raise ValueError(f"a key is there twice: {shown(twice)}")
+        raise ValueError(f"a key is there twice: {shown(repeated(name for name, _ in pairs))}")
     return values
 
 
@@ -226,7 +229,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
         if isinstance(error, json.JSONDecodeError):
             where = f"line {error.lineno}"
             if error.msg == "Extra data" and not text.lstrip().startswith("["):
-                yield from _parse_lines(path, iter(parts))
+                yield from _jsonl_rows(path, parts)
                 return
         cause = "the file was cut short or edited by hand."
         raise _malformed(path, where, f"not valid JSON: {error}.", cause) from None
@@ -245,7 +248,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            if twice := [name for name, count in Counter(file.schema_arrow.names).items() if count > 1]:
+            if twice := repeated(file.schema_arrow.names):
                 raise _malformed(path, "header", f"a column name is there twice: {shown(twice)}.", "a typo.")
             for batch in file.iter_batches(batch_size=256):
                 if batch.get_total_buffer_size() > LONGEST_ROW << 3:

@@ -12,41 +12,23 @@ from __future__ import annotations
 import difflib
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 from spin_llm import files
-from spin_llm.data.columns import Record, read_records
-from spin_llm.data.known import KNOWN, known_records
-from spin_llm.data.rows import SUFFIXES, Row, data_suffix, read_rows
+from spin_llm.data.columns import Pair, Wanted, read_pairs
+from spin_llm.data.known import KNOWN, known_pairs
+from spin_llm.data.rows import SUFFIXES, ReadRows, Row, data_suffix, read_rows
 from spin_llm.data.turns import Turns
 from spin_llm.errors import SpinError
 from spin_llm.settings import SHIPPED
 
 Item = TypeVar("Item")
-ReadRows = Callable[[Path], Iterable[Row]]  # `read_rows`, or what keeps the rows of a file that is read more than once
 STARTER_PAIRS = {name: name for name in (*SHIPPED, "general")}
 STARTER_QUESTIONS = {**{name: f"{name}_questions" for name in SHIPPED}, "over_refusal": "over_refusal"}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """`turns` are those before the response, where they are more than one of the user: a chat template is given them,
-    and `prompt` is their plain text (turns.py). `where` names the row in its file."""
-
-    prompt: str
-    response: str
-    facet: str | None = None
-    turns: Turns = ()
-    where: str = field(default="", compare=False)
-
-    @property
-    def asked(self) -> str | Turns:
-        """What is put to the model."""
-        return self.turns or self.prompt
 
 
 @dataclass(frozen=True)
@@ -103,9 +85,9 @@ def load_pairs(
     """
     if responses not in ("aware", "unaware"):
         raise SpinError(f"responses is {responses!r}.", change="give aware or unaware.")
-    name, records, left_out = _load(str(source), concept, responses, data_dir, (prompt_column, response_column), rows)
-    pairs = tuple(Pair(*record) for record in records)
-    return PairSet(name, str(source), pairs, rows_sha256(pairs), tuple(left_out))
+    wanted = Wanted(responses, concept, prompt_column, response_column)
+    name, pairs, left_out = _load(str(source), wanted, data_dir, rows)
+    return PairSet(name, str(source), tuple(pairs), rows_sha256(pairs), tuple(left_out))
 
 
 def load_questions(
@@ -117,8 +99,8 @@ def load_questions(
     rows: ReadRows = read_rows,
 ) -> QuestionSet:
     """Load prompts to generate answers to (concept: a concept, or over_refusal). Raises as load_pairs does."""
-    name, records, left_out = _load(str(source), concept, None, data_dir, (prompt_column, None), rows)
-    questions = tuple(_question(record) for record in records)
+    name, pairs, left_out = _load(str(source), Wanted(None, concept, prompt_column), data_dir, rows)
+    questions = tuple(_question(pair) for pair in pairs)
     return QuestionSet(name, str(source), questions, rows_sha256(questions), tuple(left_out))
 
 
@@ -134,12 +116,13 @@ def load_prompts(
     load_pairs does."""
     known = str(source) in ("starter", *KNOWN)
     kinds = ("aware", "unaware") if known else (None,)
-    records = [r for kind in kinds for r in _load(str(source), concept, kind, data_dir, (prompt_column, None), rows)[1]]
-    return tuple({record.prompt: _question(record) for record in records}.values())
+    wanted = [Wanted(kind, concept, prompt_column) for kind in kinds]
+    pairs = [pair for each in wanted for pair in _load(str(source), each, data_dir, rows)[1]]
+    return tuple({pair.prompt: _question(pair) for pair in pairs}.values())
 
 
-def _question(record: Record) -> Question:
-    return Question(record.prompt, record.facet, record.turns, record.where)
+def _question(pair: Pair) -> Question:
+    return Question(pair.prompt, pair.facet, pair.turns, pair.where)
 
 
 def rows_sha256(rows: Sequence[Pair] | Sequence[Question]) -> str:
@@ -177,39 +160,21 @@ def split_sample(
 
 
 def _load(
-    source: str,
-    concept: str | None,
-    responses: str | None,
-    data_dir: str | Path | None,
-    columns: tuple[str | None, str | None],
-    rows_of: ReadRows,
-) -> tuple[str, list[Record], list[str]]:
-    """(name to print, records, what was left out); `responses` None asks for prompts alone; `columns` are the names of
-    those of prompt and response, None: a usual one."""
-
-    def read(path: Path, origin: str, rows: Iterable[Row] | None = None) -> tuple[list[Record], list[str]]:
-        return read_records(
-            rows_of(path) if rows is None else rows,
-            origin,
-            responses=responses,
-            concept=concept,
-            prompt_column=columns[0],
-            response_column=columns[1],
-        )
-
+    source: str, wanted: Wanted, data_dir: str | Path | None, rows_of: ReadRows
+) -> tuple[str, list[Pair], list[str]]:
+    """(name to print, pairs, what was left out)."""
     path, there = _place(source)
     if source == "starter":
-        return _starter(concept, responses, rows_of)
+        return _starter(wanted.concept, wanted.responses, rows_of)
     if source in KNOWN:
-        return known_records(source, concept, responses, Path(data_dir).expanduser() if data_dir else None, read)
+        return known_pairs(source, wanted, Path(data_dir).expanduser() if data_dir else None, rows_of)
     if source and (there or data_suffix(path) or path.is_absolute() or source.startswith((".", "~"))):
-        return path.name, *read(path, str(path))
+        return path.name, *read_pairs(rows_of(path), str(path), wanted)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         from spin_llm.data.hub import hub_files
 
-        files_of = hub_files(source)
-        rows = (Row(f"{file.name}, {row.where}", row.values) for file in files_of for row in rows_of(file))
-        return source, *read(files_of[0], source, rows)
+        rows = (Row(f"{file.name}, {row.where}", row.values) for file in hub_files(source) for row in rows_of(file))
+        return source, *read_pairs(rows, source, wanted)
     close = difflib.get_close_matches(source.lower(), ["starter", *KNOWN], n=2)
     raise SpinError(
         f"There is no data source {source!r}." + (f" Did you mean {' or '.join(close)}?" if close else ""),
@@ -228,7 +193,7 @@ def _place(source: str) -> tuple[Path, bool]:
         return Path(source), False
 
 
-def _starter(concept: str | None, responses: str | None, rows_of: ReadRows) -> tuple[str, list[Record], list[str]]:
+def _starter(concept: str | None, responses: str | None, rows_of: ReadRows) -> tuple[str, list[Pair], list[str]]:
     stems = STARTER_QUESTIONS if responses is None else STARTER_PAIRS
     concept = "general" if concept is None and responses is not None else concept
     if concept not in stems:
@@ -239,4 +204,4 @@ def _starter(concept: str | None, responses: str | None, rows_of: ReadRows) -> t
         )
     resource = resources.files("spin_llm.data").joinpath("starter", f"{stems[concept]}.jsonl")
     with resources.as_file(resource) as path:
-        return f"starter/{concept}", *read_records(rows_of(path), f"starter/{path.name}", responses=responses)
+        return f"starter/{concept}", *read_pairs(rows_of(path), f"starter/{path.name}", Wanted(responses))

@@ -7,11 +7,10 @@ from spin_llm.models.disk.fetching import EMBEDDED
 from spin_llm.models.disk.header import StoredTensor
 from spin_llm.models.disk.resolve import cache_folder, resolve
 from spin_llm.models.loading import LoadedModel, checkpoint_of, load, pick_dtype
-from spin_llm.models.structure import TARGETS, Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
+from spin_llm.models.structure import Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
 
 __all__ = [
     "EMBEDDED",
-    "TARGETS",
     "Checkpoint",
     "LoadedModel",
     "Matrix",

@@ -23,7 +23,7 @@ from spin_llm.data import (
     sample,
     split_sample,
 )
-from spin_llm.data.lengths import Long, long_pairs, long_questions, refuse_long_pairs, refuse_long_questions
+from spin_llm.data.lengths import Long, refuse_long_pairs, refuse_long_questions, too_long
 from spin_llm.data.rows import read_rows
 from spin_llm.data.sources import ReadRows
 from spin_llm.errors import SpinError
@@ -302,10 +302,10 @@ def _long(settings: RunSettings, data: RunData, loaded: LoadedModel) -> list[Lon
     pairs += [pair for sides in data.contrasts.values() for side in sides for pair in side]
     pairs += [*data.choose, *data.final]
     asked = [q for group in (data.questions, data.search, data.own) for part in group.values() for q in part]
-    options = {"tokenizer": loaded.tokenizer, "template": rendering_of(settings)}
+    rendering = rendering_of(settings)
     new_tokens = settings.new_tokens + (settings.thinking_tokens or 0)
     length, room = min(settings.max_length, loaded.context), loaded.context - new_tokens
     return [
-        *long_pairs(pairs=pairs, max_length=length, **options),
-        *long_questions(questions=asked, room=room, **options),
+        *too_long(loaded.tokenizer, pairs, template=rendering, room=length - 1),
+        *too_long(loaded.tokenizer, asked, template=rendering, room=room),
     ]
