@@ -20,7 +20,7 @@ from transformers.modeling_utils import _get_resolved_checkpoint_files
 from spin_llm.errors import SpinError
 from spin_llm.models import Checkpoint, load
 from spin_llm.models.disk.checkpoint import weight_files
-from spin_llm.models.disk.header import read_header
+from spin_llm.models.disk.headers import read_header
 
 
 def write(folder: Path, tensors: dict[str, torch.Tensor]) -> Checkpoint:

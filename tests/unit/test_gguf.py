@@ -20,7 +20,7 @@ import torch
 from spin_llm.errors import SpinError
 from spin_llm.models import cache_folder, load, resolve
 from spin_llm.models.disk.gguf import Llama3Rope
-from spin_llm.models.disk.gguf_header import read_gguf_header
+from spin_llm.models.disk.headers import read_gguf_header
 from spin_llm.models.disk.resolve import converter
 
 PARTS = {

@@ -21,7 +21,7 @@ from spin_llm.baselines import methods
 from spin_llm.baselines.loop import train
 from spin_llm.baselines.mixture import mixture_record, read_mixture
 from spin_llm.data import Example, Rendering, encode_all, resolve_template
-from spin_llm.data.lengths import refuse_long_pairs, too_long
+from spin_llm.data.examples import refuse_long_pairs, too_long
 from spin_llm.errors import SpinError
 from spin_llm.files import read_typed, write_json
 from spin_llm.models import Checkpoint, LoadedModel, load, resolve

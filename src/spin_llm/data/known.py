@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from spin_llm.data.columns import Pair, Wanted, join_input, read_pairs, text_of
+from spin_llm.data.hub import download
 from spin_llm.data.rows import ReadRows, Row, data_suffix, read_rows
 from spin_llm.errors import SpinError
 
@@ -143,8 +144,6 @@ def _prepared_file(name: str, known: Known, concept: str | None, label: str, fol
 def _hub_file(name: str, known: Known, folder: Path | None) -> Path:
     """The hub's own file, from `folder` (under its name, or its path in the repository) or from the hub."""
     if folder is None:
-        from spin_llm.data.hub import download
-
         return download(known.repository, [known.hub_file])[0]
     nested = folder / known.hub_file
     if nested.is_file():

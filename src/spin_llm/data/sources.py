@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from spin_llm import files
 from spin_llm.data.columns import Pair, Wanted, read_pairs
+from spin_llm.data.hub import hub_files
 from spin_llm.data.known import KNOWN, known_pairs
 from spin_llm.data.rows import SUFFIXES, ReadRows, Row, data_suffix, read_rows
 from spin_llm.data.turns import Turns
@@ -171,8 +172,6 @@ def _load(
     if source and (there or data_suffix(path) or path.is_absolute() or source.startswith((".", "~"))):
         return path.name, *read_pairs(rows_of(path), str(path), wanted)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        from spin_llm.data.hub import hub_files
-
         rows = (Row(f"{file.name}, {row.where}", row.values) for file in hub_files(source) for row in rows_of(file))
         return source, *read_pairs(rows, source, wanted)
     close = difflib.get_close_matches(source.lower(), ["starter", *KNOWN], n=2)

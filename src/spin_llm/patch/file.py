@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from spin_llm.errors import SpinError
 from spin_llm.files import UNSEALED, check_seal, decoded, seal_safetensors
 from spin_llm.models import Checkpoint, LoadedModel
-from spin_llm.models.disk.header import DTYPES
+from spin_llm.models.disk.headers import DTYPES
 from spin_llm.outputs import writing
 from spin_llm.patch.patch import Fingerprint, Patch, PatchInfo, Place, TensorEdit, same_bits, scaled
 from spin_llm.selection import Selection

@@ -23,7 +23,7 @@ from spin_llm.data import (
     sample,
     split_sample,
 )
-from spin_llm.data.lengths import Long, refuse_long_pairs, refuse_long_questions, too_long
+from spin_llm.data.examples import Long, refuse_long_pairs, refuse_long_questions, too_long
 from spin_llm.data.rows import read_rows
 from spin_llm.data.sources import ReadRows
 from spin_llm.errors import SpinError

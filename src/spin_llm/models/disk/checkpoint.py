@@ -19,7 +19,7 @@ from typing import Any
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_json, read_typed, sha256_json
-from spin_llm.models.disk.header import StoredTensor, read_header
+from spin_llm.models.disk.headers import StoredTensor, read_header
 from spin_llm.models.disk.identity import Identity, identity_of
 
 INDEX = "model.safetensors.index.json"

@@ -2,7 +2,7 @@
 
 In: a `.gguf` file. Out: what it is, where it is no whole chat model (SpinError); a float32 safetensors folder that
 holds every tensor of the file and no other. Left out: splits, adapters, projectors and other files that are no chat
-model, which are refused; the header's bytes (gguf_header.py); where the folder is kept (resolve.py).
+model, which are refused; the header's bytes (headers.py); where the folder is kept (resolve.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.models.disk.gguf_header import Array, GgufHeader, GgufTensor, read_gguf_header
+from spin_llm.models.disk.headers import Array, GgufHeader, StoredTensor, read_gguf_header
 from spin_llm.models.said import quiet_transformers, refuse_misfits, refuse_not_finite
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -38,7 +38,7 @@ def refuse_other_kinds(header: GgufHeader, path: Path) -> None:
     """SpinError for GGUF files that are no whole chat model, by what they say of themselves."""
     get, architecture = header.metadata.get, header.architecture
     kind = get("general.type", "model")
-    if "lora_a" in " ".join(tensor.name.rpartition(".")[2] for tensor in header.tensors):
+    if "lora_a" in " ".join(name.rpartition(".")[2] for name in header.tensors):
         kind = "adapter"
     kind = "mmproj" if architecture == "clip" else kind
     parts = get("split.count", 1)
@@ -126,8 +126,8 @@ def _read_model(header: GgufHeader, path: Path) -> tuple[Any, Any]:
             cause="an architecture that this version of transformers cannot read from GGUF, or a damaged file.",
             change="update transformers, or give the model's checkpoint folder or hub id.",
         ) from error
-    known = {tensor.name for tensor in {*header.tensors} - {*held_tensors(header)}}
-    loading["unexpected_keys"] = set(loading["unexpected_keys"]) - known - {ROPE_FACTORS}
+    left_out = header.tensors.keys() - held_tensors(header)
+    loading["unexpected_keys"] = set(loading["unexpected_keys"]) - left_out - {ROPE_FACTORS}
     refuse_misfits(str(path), model, loading)
     refuse_not_finite(str(path), model)
     _set_rope(model.config, header, path)
@@ -137,12 +137,13 @@ def _read_model(header: GgufHeader, path: Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def held_tensors(header: GgufHeader) -> list[GgufTensor]:
+def held_tensors(header: GgufHeader) -> dict[str, StoredTensor]:
     """The tensors of the model itself: without rotary factors, and without layers that only predict further tokens."""
     further = header.metadata.get(f"{header.architecture}.nextn_predict_layers", 0)
     last = len(header.blocks) - (further if isinstance(further, int) else 0)
     left_out = tuple(f"blk.{number}." for number in header.blocks if number >= last)
-    return [one for one in header.tensors if one.name != ROPE_FACTORS and not one.name.startswith(left_out)]
+    kept = [name for name in header.tensors if name != ROPE_FACTORS and not name.startswith(left_out)]
+    return {name: header.tensors[name] for name in kept}
 
 
 def _check_tensors(header: GgufHeader, config: Any, path: Path) -> None:
@@ -158,7 +159,7 @@ def _check_tensors(header: GgufHeader, config: Any, path: Path) -> None:
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
     wanted = sum(parameter.numel() for parameter in model.parameters())
-    held = {tensor.name: math.prod(tensor.shape) for tensor in held_tensors(header)}
+    held = {name: math.prod(tensor.shape) for name, tensor in held_tensors(header).items()}
     if config.tie_word_embeddings and "output.weight" in held:  # llama.cpp writes the tied head of some families twice
         del held["output.weight"]
     if wanted == sum(held.values()):
@@ -190,13 +191,10 @@ def _set_rope(config: Any, header: GgufHeader, path: Path) -> None:
 
     llama.cpp stores the scaling of Llama 3 as a factor for each frequency. SpinError for factors of another scaling.
     """
-    place = next((tensor for tensor in header.tensors if tensor.name == ROPE_FACTORS), None)
-    if place is None:
+    if ROPE_FACTORS not in header.tensors:
         return
-    with path.open("rb") as file:
-        file.seek(place.start)
-        data = bytearray(file.read(place.length))
-    stored = torch.frombuffer(data, dtype=torch.float32) if place.kind == 0 else torch.zeros(1)  # llama.cpp: float32
+    factors = header.tensors[ROPE_FACTORS]  # in float32, by llama.cpp
+    stored = torch.frombuffer(factors.read(), dtype=torch.float32) if factors.dtype == "F32" else torch.zeros(1)
     if bool((stored == 1).all()):
         return
     base = header.metadata.get(f"{header.architecture}.rope.freq_base")

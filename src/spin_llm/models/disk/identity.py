@@ -23,7 +23,7 @@ from spin_llm.errors import SpinError
 from spin_llm.files import cache_folder, read_bytes, read_typed, sha256_json, write_json
 
 if TYPE_CHECKING:
-    from spin_llm.models.disk.header import StoredTensor
+    from spin_llm.models.disk.headers import StoredTensor
 
 BLOCK = 1 << 22  # bytes
 SMALL = 64 << 20  # bytes: hashed in a moment, and not worth remembering

@@ -23,7 +23,7 @@ from spin_llm.models.adapters import adapter_config
 from spin_llm.models.disk.checkpoint import Checkpoint
 from spin_llm.models.disk.fetching import EMBEDDED, fetch_gguf, fetch_model, is_repository, other_format
 from spin_llm.models.disk.gguf import convert, refuse_other_kinds
-from spin_llm.models.disk.gguf_header import read_gguf_header
+from spin_llm.models.disk.headers import read_gguf_header
 from spin_llm.outputs import clear_stale, disk_error, making
 from spin_llm.progress import Say
 
