@@ -20,8 +20,7 @@ from typing import Any, TypeVar
 
 from spin_llm import files
 from spin_llm.data.columns import Pair, Wanted, read_pairs
-from spin_llm.data.hub import hub_files
-from spin_llm.data.known import KNOWN, known_pairs
+from spin_llm.data.hub import KNOWN, hub_files, known_pairs
 from spin_llm.data.rows import SUFFIXES, ReadRows, Row, data_suffix, read_rows
 from spin_llm.data.turns import Turns
 from spin_llm.errors import SpinError

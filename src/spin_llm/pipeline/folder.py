@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from spin_llm.data import resolve_template
-from spin_llm.data.known import KNOWN
+from spin_llm.data.hub import KNOWN
 from spin_llm.files import sha256_file
 from spin_llm.judges.quality.reading import family_of
 from spin_llm.models import LoadedModel

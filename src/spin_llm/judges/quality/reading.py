@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spin_llm.data.known import KNOWN
+from spin_llm.data.hub import KNOWN
 from spin_llm.files import sha256_json
 from spin_llm.judges.verdict import Judge
 from spin_llm.models import LoadedModel
