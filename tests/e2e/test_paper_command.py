@@ -13,9 +13,10 @@ from spin_llm.files import write_json
 from spin_llm.paper.arms import Work
 from spin_llm.paper.conduct import shared_settings
 from spin_llm.paper.estimate import arms_of, planned, work_left
-from spin_llm.paper.experiments import Experiment, experiments
+from spin_llm.paper.experiments import experiments
 from spin_llm.paper.pages import write_failure, write_pages, write_record
 from spin_llm.paper.tables import printed, printed_rows
+from spin_llm.results.paper import AboutArm, ArmRecord, Experiment
 from spin_llm.settings import RunSettings
 
 pytest_plugins = ["harness"]
@@ -194,7 +195,7 @@ def test_all_goes_on_after_an_experiment_that_cannot_be_run(
 
 def test_a_failure_leaves_earlier_results(tmp_path: Path):
     experiment = experiments()["sizes"]
-    row = {"name": "origin", "kind": "base", "about": {"weights": 0}, "axes": {}}
+    row = ArmRecord("origin", "base", AboutArm(0))
     write_record(tmp_path, experiment, [row], "tiny", ["model tiny"])
     write_failure(tmp_path, experiment, "The disk is full.")
     write_pages([experiment], tmp_path, "tiny")
@@ -225,7 +226,7 @@ def test_the_page_holds_every_table_and_figure_and_loads_nothing(words: list[str
 def test_names_from_outside_stay_text(tmp_path: Path):
     experiment = experiments()["sizes"]
     hostile = "<script>alert(1)</script> | *x*"
-    write_record(tmp_path, experiment, [{"name": hostile, "kind": "base", "about": {"weights": 0}}], hostile, [hostile])
+    write_record(tmp_path, experiment, [ArmRecord(hostile, "base", AboutArm(0))], hostile, [hostile])
     write_pages([experiment], tmp_path, hostile)
     assert "<script>alert" not in (tmp_path / "paper.html").read_text()
     rows = [line for line in (tmp_path / "sizes.md").read_text().splitlines() if line.startswith("| ")]
@@ -269,11 +270,11 @@ def test_an_unknown_experiment(words: list[str], command: Command, tmp_path: Pat
 
 def test_printed_numbers_stand_beside_the_paper_s_models_alone():
     known = experiments()
-    assert printed_rows(known["table1"], "some/folder/Qwen2-7B-Instruct")["SPIN"] == [0.7497, 0.8447]
+    assert printed_rows(known["table1"], "some/folder/Qwen2-7B-Instruct")["SPIN"] == (0.7497, 0.8447)
     assert printed_rows(known["table1"], "smollm2-135m") == {}
     assert printed_rows(known["ratio"], "Qwen2-7B-Instruct") == {}
     for name in ("table1", "table2", "malicious"):
         table = printed()[known[name].printed or ""]
         arms = {arm.name for arm in known[name].arms}
-        for model, rows in table.items():
-            assert model == "columns" or set(rows) <= arms, "every printed row has its arm"
+        for rows in table.models.values():
+            assert set(rows) <= arms, "every printed row has its arm"

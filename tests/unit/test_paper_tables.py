@@ -41,9 +41,10 @@ def test_phrases_of_nothing_say_so():
 
 def layer(before: list[float | None], after: list[float | None]) -> LayerRecord:
     def state(values: list[float | None]) -> Dependence:
-        return Dependence(None, None, None, [AtBandwidth(m, v) for m, v in zip((0.5, 1.0), values, strict=True)])
+        widths = [AtBandwidth(m, 0.0, v, 1.0) for m, v in zip((0.5, 1.0), values, strict=True)]
+        return Dependence([], 0.0, 0.0, 0.0, None, 1.0, None, None, None, None, widths, None)
 
-    return LayerRecord(0, state(before), state(after))
+    return LayerRecord(0, state(before), state(after), {})
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
 from spin_llm.errors import SpinError
+from spin_llm.results.paper import Measures
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 LEAST = 8  # pairs: half of them still have an unbiased estimate
 CHUNK = 4_000_000  # matrix entries gathered at a time: 32 MB
 FLAT = 1e-12  # a centred kernel this much smaller than the kernel is rounding noise of a constant
-MULTIPLIERS = (0.25, 0.5, 1.0, 2.0, 4.0)
+MULTIPLIERS = Measures.multipliers
 
 
 def squared_distances(x: Floats) -> Floats:

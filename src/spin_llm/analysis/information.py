@@ -23,9 +23,10 @@ import numpy as np
 
 from spin_llm.analysis.dependence import Floats, Indices
 from spin_llm.errors import SpinError
+from spin_llm.results.paper import Measures
 
-NEIGHBOURS = 3
-COMPONENTS = 3
+NEIGHBOURS = Measures.neighbours
+COMPONENTS = Measures.components
 SPREAD = 1e-9  # a component this much narrower than the sample's norm is rounding noise
 
 

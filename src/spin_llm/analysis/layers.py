@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spin_llm.analysis import dependence
-from spin_llm.analysis.dependence import MULTIPLIERS, Floats, Indices
-from spin_llm.analysis.information import COMPONENTS, NEIGHBOURS, projected_information
+from spin_llm.analysis.dependence import Floats, Indices
+from spin_llm.analysis.information import projected_information
 from spin_llm.analysis.representations import (
     FRAMINGS,
     PLACES,
@@ -29,25 +29,11 @@ from spin_llm.data import Pair, Rendering, encode_all, resolve_template
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.paper import Measures
 from spin_llm.selection import Selection
 from spin_llm.stats.paired import holm
 
 PAIRINGS = ("shuffled", "framed")
-
-
-@dataclass(frozen=True)
-class Measures:
-    """What is computed per layer: random pairings for p, half samples for bands, `multipliers` of the median
-    bandwidth, and the nearest-neighbour opinion on `components` principal components (`opinions` random pairings; no
-    second opinion where 0)."""
-
-    permutations: int = 999
-    halves: int = 500
-    multipliers: tuple[float, ...] = MULTIPLIERS
-    components: int = COMPONENTS
-    neighbours: int = NEIGHBOURS
-    opinions: int = 39
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +55,7 @@ def information_report(
     framings: Mapping[str, str] = FRAMINGS,
     template: str | Rendering = "auto",
     max_length: int = 1024,
-    measures: Measures = Measures(),
+    measures: Measures = Measures(),  # noqa: B008 (frozen)
     console: Console = SILENT,
 ) -> dict[str, Any]:
     """Dependence between two concepts at every layer; with a `selection`, also after it is multiplied by `scale`.

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from spin_llm.data import Pair, load_pairs, rows_sha256, sample
+from spin_llm.data.rows import read_rows
+from spin_llm.data.sources import ReadRows
 from spin_llm.errors import SpinError
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.rows import BaselineData
@@ -17,8 +19,8 @@ from spin_llm.settings.training import MOST_EXAMPLES, BaselineSettings
 Mixture = dict[str, tuple[Pair, ...]]
 
 
-def read_mixture(settings: BaselineSettings, console: Console = SILENT) -> Mixture:
-    """Sample every data set.
+def read_mixture(settings: BaselineSettings, console: Console = SILENT, rows: ReadRows = read_rows) -> Mixture:
+    """Sample every data set; `rows` reads a file.
 
     Raises SpinError: a source that cannot be read, fewer rows than asked for, or a share that is not one pair.
     """
@@ -30,6 +32,7 @@ def read_mixture(settings: BaselineSettings, console: Console = SILENT) -> Mixtu
             data_dir=settings.data_dir,
             prompt_column=settings.prompt_column,
             response_column=settings.response_column,
+            rows=rows,
         )
         for name, source in settings.data
     }

@@ -19,9 +19,11 @@ import msgspec
 
 from spin_llm.baselines import methods
 from spin_llm.baselines.loop import train
-from spin_llm.baselines.mixture import mixture_record, read_mixture
+from spin_llm.baselines.mixture import Mixture, mixture_record, read_mixture
 from spin_llm.data import Example, Rendering, encode_all, resolve_template
 from spin_llm.data.examples import refuse_long_pairs, too_long
+from spin_llm.data.rows import read_rows
+from spin_llm.data.sources import ReadRows
 from spin_llm.errors import SpinError
 from spin_llm.files import read_typed, write_json
 from spin_llm.models import Checkpoint, LoadedModel, load, resolve
@@ -40,22 +42,27 @@ PACKAGES = ("spin-llm", "torch", "transformers", "peft", "safetensors")
 
 
 def train_baseline(
-    settings: BaselineSettings, folder: str | Path, *, overwrite: bool = False, console: Console = SILENT
+    settings: BaselineSettings,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    console: Console = SILENT,
+    rows: ReadRows = read_rows,
 ) -> BaselineRecord:
-    """Train and save; what baseline.json holds, whose `result` is the folder to evaluate.
+    """Train and save; what baseline.json holds, whose `result` is the folder to evaluate. `rows` reads a data file.
 
     Raises SpinError on bad input, before anything of the user's is touched.
     """
     with owned(folder) as folder:
         settings = with_date(settings, folder, overwrite=overwrite)
-        return train_owned(settings, folder, overwrite=overwrite, console=console)
+        mixture = read_mixture(settings, console, rows)
+        return train_owned(settings, folder, mixture, overwrite=overwrite, console=console)
 
 
 def train_owned(
-    settings: BaselineSettings, folder: Path, *, overwrite: bool = False, console: Console = SILENT
+    settings: BaselineSettings, folder: Path, mixture: Mixture, *, overwrite: bool, console: Console
 ) -> BaselineRecord:
-    """`train_baseline` in a folder of this process alone."""
-    mixture = read_mixture(settings, console)
+    """`train_baseline` on these pairs, in a folder of this process alone."""
     data = mixture_record(settings, mixture)
     check_folder(settings, folder, data, overwrite=overwrite)
     if not overwrite and (folder / RECORD).is_file() and (found := read_record(folder / RECORD)).result:

@@ -72,9 +72,17 @@ def paper(
     with console_of(quiet) as console:
         from spin_llm.paper.conduct import run_paper
 
-        told: dict[str, Any] = {"training": {"epochs": epochs} if epochs else {}, "ratio": settings.ratio}
-        for path in run_paper(experiment, settings, folder, limit=limit, models=also or [], **told, console=console):
-            print(path)
+        files = run_paper(
+            experiment,
+            settings,
+            folder,
+            limit=limit,
+            models=also or [],
+            epochs=epochs,
+            ratio=settings.ratio,
+            console=console,
+        )
+    print(*files, sep="\n")
 
 
 def preset_options(options: Mapping[str, Any]) -> dict[str, Any]:

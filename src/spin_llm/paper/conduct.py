@@ -10,27 +10,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from spin_llm import pipeline
 from spin_llm.data import resolve_template
 from spin_llm.errors import SpinError
 from spin_llm.files import read_typed, write_json
 from spin_llm.ownership import owned
-from spin_llm.paper.arms import Work, arm_results
+from spin_llm.paper.arms import Work
 from spin_llm.paper.estimate import planned
-from spin_llm.paper.experiments import PAPER_RATIO, Experiment, experiments
-from spin_llm.paper.measures import information_results, margin_results, task_results
+from spin_llm.paper.experiments import PAPER_RATIO, experiments
+from spin_llm.paper.measures import measure
 from spin_llm.paper.pages import write_failure, write_pages, write_record
 from spin_llm.progress import SILENT, Console, Forecast
+from spin_llm.results.paper import Experiment
 from spin_llm.settings import RunSettings
-
-MEASURES = {
-    "answers": arm_results,
-    "tasks": task_results,
-    "margins": margin_results,
-    "information": information_results,
-}
 
 
 def run_paper(
@@ -40,13 +33,13 @@ def run_paper(
     *,
     limit: int | None = None,
     models: Sequence[str] = (),
-    training: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
     ratio: float | None = None,
     console: Console = SILENT,
 ) -> list[Path]:
     """One experiment, or `all`; the files written. `limit` is the most questions, examples and training pairs; `models`
-    are the further ones of `sizes`; `training` options of the fine-tuning baselines; `ratio` is SPIN's (None: the
-    largest that the limit on perplexity allows).
+    are the further ones of `sizes`; `epochs` are those of the fine-tuning baselines (None: their default); `ratio` is
+    SPIN's (None: the largest that the limit on perplexity allows).
 
     Raises SpinError for an unknown name, and for an experiment that cannot be run: `all` first runs the others."""
     known = experiments(limit, ratio)
@@ -55,7 +48,7 @@ def run_paper(
     wanted = [known[name]] if name != "all" else list(known.values())
     settings = shared_settings(settings, limit)
     with owned(folder) as folder:
-        work = Work(with_date(settings, folder), folder, console, limit=limit, training=dict(training or {}))
+        work = Work(with_date(settings, folder), folder, console, limit=limit, epochs=epochs)
         return run_owned(wanted, work, known, models, go_on=name == "all")
 
 
@@ -139,28 +132,18 @@ def run_experiments(
 
 
 def write_experiment(experiment: Experiment, work: Work, models: Sequence[str], done: Callable[[], None]) -> None:
-    """Measure what is missing; write the experiment's files."""
-    measure = MEASURES[experiment.kind]
-    if experiment.name == "sizes":
-        results = sizes(experiment, work, models)
-    else:
-        results = []
+    """Measure what is missing; write the experiment's files. `sizes` has the arms of every model; one model alone is no
+    comparison of sizes, which its table says."""
+    results = []
+    for model in (work.settings.model, *(models if experiment.name == "sizes" else ())):
+        part = work if model == work.settings.model else work.told(replace(work.settings, model=model))
+        _ = part.scored_checkpoint  # an error now for an adapter
         for arm in experiment.arms:
-            results.append(measure(work, arm))
+            row = measure(part, arm, experiment.kind)
+            results.append(replace(row, name=f"{Path(model).name}, {arm.name}") if experiment.name == "sizes" else row)
             done()
     ratios = {arm.options["ratio"] for arm in experiment.arms if "ratio" in arm.options}
     write_record(work.folder, experiment, results, work.settings.model, differences(work, ratios))
-
-
-def sizes(experiment: Experiment, work: Work, models: Sequence[str]) -> list[dict[str, Any]]:
-    """Base and SPIN of every model; one model alone is no comparison of sizes, which its table says."""
-    rows = []
-    for model in (work.settings.model, *models):
-        other = replace(work.settings, model=model)
-        part = work if model == work.settings.model else work.told(other)
-        _ = part.scored_checkpoint  # an error now for an adapter
-        rows += [{**arm_results(part, arm), "name": f"{Path(model).name}, {arm.name}"} for arm in experiment.arms]
-    return rows
 
 
 def differences(work: Work, ratios: Collection[float | None]) -> list[str]:

@@ -13,8 +13,8 @@ from statistics import fmean
 
 from spin_llm.data import Example
 from spin_llm.files import read_typed
-from spin_llm.paper.arms import Work, score_folder
-from spin_llm.paper.experiments import Arm, Experiment
+from spin_llm.paper.arms import Work, edit_file, score_folder
+from spin_llm.paper.measures import record_file
 from spin_llm.paper.selections import located
 from spin_llm.pipeline.context import encode, score_file
 from spin_llm.pipeline.score_stage import (
@@ -24,22 +24,22 @@ from spin_llm.pipeline.score_stage import (
     seconds_per_token,
     trial_tokens,
 )
+from spin_llm.results.paper import Arm, Experiment
 from spin_llm.results.rows import BaselineRecord
 from spin_llm.settings import OWN, SEARCHED, RunSettings
-from spin_llm.settings import training as baselines
+from spin_llm.settings.training import BaselineSettings
 
 FULL = 1.3  # a pair of full fine-tuning: the optimizer goes over all weights
 RATIOS_TRIED = 6
 REPORTS = 6  # information: three pairings, before and after
 SAMPLE = 32  # pairs of each set that are encoded to know how long they are
-SUFFIXES = {"answers": "", "tasks": "-tasks", "margins": "-margins", "information": "-location"}
 
 
 def planned(wanted: Sequence[Experiment], work: Work) -> tuple[str, Callable[[], float]]:
     """(how many models there are, how many are done, what the rest asks for, the minutes of that by kind unless all is
     done; the seconds that are planned for what is left, whenever it is asked)."""
     models = dict(arms_of(wanted, work))
-    missing = {key: arm for key, arm in models.items() if not is_done(work, *key)}
+    missing = {key: arm for key, arm in models.items() if not record_file(work, *key).is_file()}
     trained, edits = (sum(arm.kind == kind for arm in missing.values()) for kind in ("train", "edit"))
     asked = sum(map(len, work.read.questions.values()))
     text = (
@@ -74,13 +74,9 @@ def arms_of(wanted: Sequence[Experiment], work: Work) -> Iterator[tuple[tuple[st
                 yield (experiment.kind, work.key(arm)), arm
 
 
-def is_done(work: Work, kind: str, key: str) -> bool:
-    return (work.folder / "arms" / f"{key}{SUFFIXES[kind]}.json").is_file()
-
-
 def work_left(wanted: Sequence[Experiment], work: Work, pair: float) -> dict[str, float]:
     """Tokens of a forward pass that are still to be computed, by kind of work; `pair`: tokens of a pair, on average."""
-    missing = {key: arm for key, arm in arms_of(wanted, work) if not is_done(work, *key)}
+    missing = {key: arm for key, arm in arms_of(wanted, work) if not record_file(work, *key).is_file()}
     every = {work.key(arm): arm for arm in missing.values()}
     scored: dict[str, RunSettings] = {}
     for (kind, _), arm in missing.items():
@@ -96,7 +92,7 @@ def work_left(wanted: Sequence[Experiment], work: Work, pair: float) -> dict[str
         "fine-tuning": sum(training_tokens(work, key, arm, pair) for key, arm in every.items() if arm.kind == "train"),
         "scoring": sum(scoring_tokens(work, settings, pair) for settings in scored.values()),
         "answers and verdicts": sum(asked_tokens(work, key) for kind, key in missing if kind == "answers"),
-        "the rest": rest + sum(choosing_tokens(work, key, arm, pair) for key, arm in every.items()),
+        "the rest": rest + sum(choosing_tokens(work, arm, pair) for arm in every.values()),
     }
 
 
@@ -104,9 +100,8 @@ def training_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
     record = work.folder / "trained" / key / "baseline.json"
     if record.is_file() and read_typed(record, BaselineRecord).result:
         return 0.0
-    epochs = work.training.get("epochs", baselines.BaselineSettings.epochs)
     more = FULL if arm.options["method"] == "full" else 1.0
-    return WITH_GRADIENTS * float(epochs) * arm.options["examples"] * pair * more
+    return WITH_GRADIENTS * (work.epochs or BaselineSettings.epochs) * arm.options["examples"] * pair * more
 
 
 def scoring_tokens(work: Work, settings: RunSettings, pair: float) -> float:
@@ -125,10 +120,10 @@ def asked_tokens(work: Work, key: str) -> float:
     return answer_tokens(work.settings, max(0, asked - answered), asked)
 
 
-def choosing_tokens(work: Work, key: str, arm: Arm, pair: float) -> float:
+def choosing_tokens(work: Work, arm: Arm, pair: float) -> float:
     """The search of `auto` (pipeline/score_stage.py: `expected`) and the own answers that it scores, or
     the ratio by perplexity."""
-    if arm.kind != "edit" or (work.folder / "edits" / key / "patch.safetensors").is_file():
+    if arm.kind != "edit" or edit_file(work, arm).is_file():
         return 0.0
     settings = work.settings_of(arm)
     data = work.told(settings).read

@@ -7,14 +7,12 @@ the arms (arms.py) and the tables (tables.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Unpack
 
-from spin_llm.settings import CONCEPTS
+from spin_llm.results.paper import Arm, ArmOptions, Experiment
 
 PAPER_RATIO = 5e-7
-PRESET: Mapping[str, Any] = {"ratio": PAPER_RATIO, "template": "released", "examples": 128, "target": "mlp"}
+PRESET = {"ratio": PAPER_RATIO, "template": "released", "examples": 128, "target": "mlp"}
 
 METHODS = {"FFT": "full", "LoRA": "lora", "DoRA": "dora", "ReFT": "reft"}
 SELECTORS = ("taylor", "wanda", "sparsegpt", "magnitude", "random")
@@ -22,43 +20,15 @@ RATIOS = (1e-7, 5e-7, 1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3)
 MIXES = (1.0, 0.8, 0.5, 0.2)  # shares of privacy pairs
 FEW_SHOT = (100, 250, 500, 1000)
 SPIN_SHOTS = (32, 64, 128)
-AXES = (*CONCEPTS, "over_refusal", "coherence", "perplexity")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One model: `options` of RunSettings (edit) or BaselineSettings (train); `below`: under the line, not the
-    paper's."""
-
-    name: str
-    kind: Literal["base", "edit", "train"] = "base"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    below: bool = False
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One table or figure of the paper. `kind` says what is measured on the arms: answers, lm-eval tasks, dependence of
-    representations, or margins alone (concepts without a judge)."""
-
-    name: str
-    title: str
-    arms: tuple[Arm, ...]
-    kind: Literal["answers", "tasks", "information", "margins"] = "answers"
-    axes: tuple[str, ...] = AXES
-    printed: str | None = None
-    shows: str = ""
-
-
 BASE = Arm("origin")
 
 
-def spin(name: str = "SPIN", **options: Any) -> Arm:
+def spin(name: str = "SPIN", **options: Unpack[ArmOptions]) -> Arm:
     """The paper's rule at the largest ratio that the limit on perplexity allows, or at a given one."""
     return Arm(name, "edit", {"rule": "coupled", **options})
 
 
-def tuned(name: str, **options: Any) -> Arm:
+def tuned(name: str, **options: Unpack[ArmOptions]) -> Arm:
     return Arm(name, "train", {"method": METHODS[name.split(",")[0].split(" ")[0]], **options})
 
 
@@ -74,10 +44,10 @@ def against_fine_tuning(limit: int | None, ratio: float | None) -> tuple[Experim
     def few(number: int) -> int:
         return min(number, limit) if limit else number
 
-    size = {"examples": few(1000)}
+    size = few(1000)
     shots = sorted({few(shot) for shot in FEW_SHOT})
     own = Arm("auto (ours)", "edit", {"rule": "auto"}, below=True)
-    methods = tuple(tuned(name, **size) for name in METHODS)
+    methods = tuple(tuned(name, examples=size) for name in METHODS)
     return (
         Experiment(
             "table1", "Table 1: fairness and privacy awareness by method", (BASE, *methods, spin(ratio=ratio), own),
@@ -89,7 +59,7 @@ def against_fine_tuning(limit: int | None, ratio: float | None) -> tuple[Experim
         ),
         Experiment(
             "malicious", "Figure 5: malicious (unaware) data alone",
-            (BASE, *(tuned(name, responses="unaware", **size) for name in METHODS),
+            (BASE, *(tuned(name, responses="unaware", examples=size) for name in METHODS),
              spin(ratio=ratio, responses="unaware")),
             printed="figure5_malicious_data_only", shows="fine-tuning collapses, SPIN does not",
         ),
@@ -101,7 +71,7 @@ def against_fine_tuning(limit: int | None, ratio: float | None) -> tuple[Experim
         ),
         Experiment(
             "mixing", "Privacy and fairness pairs mixed for LoRA",
-            (BASE, *(tuned(f"LoRA, {share:.0%} privacy", mix=share, **size) for share in MIXES)),
+            (BASE, *(tuned(f"LoRA, {share:.0%} privacy", mix=share, examples=size) for share in MIXES)),
             shows="the trade-off persists",
         ),
     )  # fmt: skip

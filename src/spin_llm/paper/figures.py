@@ -8,13 +8,12 @@ ours or an edit has the accent's colour, what it is compared with grey. Left out
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from spin_llm.paper.experiments import Experiment
 from spin_llm.report.canvas import ACCENT, CONTROL, INK, STYLE, bare, new_figure, picture_text
 from spin_llm.report.words import axis_label
 from spin_llm.results.measured import AxisResult
-from spin_llm.results.paper import ArmRecord, LayerRecord
+from spin_llm.results.paper import ArmRecord, Experiment, LayerRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +73,9 @@ def draw_differences(experiment: Experiment, results: Results) -> Figure | None:
     return picture
 
 
-def draw_curves(experiment: Experiment, results: Results, option: str, label: str) -> Figure | None:
+def draw_curves(
+    experiment: Experiment, results: Results, option: Literal["examples", "ratio"], label: str
+) -> Figure | None:
     """Awareness and perplexity over an option of the arms, one line for each method, with the interval of the
     difference to the base, whose value is the dashed line; arms without weights are left out."""
     from matplotlib import rc_context
@@ -110,7 +111,9 @@ def draw_curves(experiment: Experiment, results: Results, option: str, label: st
     return picture
 
 
-def curves_of(experiment: Experiment, results: Results, option: str) -> dict[str, dict[str, list[Point]]]:
+def curves_of(
+    experiment: Experiment, results: Results, option: Literal["examples", "ratio"]
+) -> dict[str, dict[str, list[Point]]]:
     """{method: {axis: points by rising x}} of the arms that were measured."""
     arms = {arm.name: arm for arm in experiment.arms}
     curves: dict[str, dict[str, list[Point]]] = {}

@@ -1,114 +1,129 @@
-"""What is measured on an arm beside its answers: lm-eval tasks, margins of its own concepts, dependence of
-representations, and where its weights lie.
+"""What is measured on an arm: its answers, lm-eval tasks, margins of its own concepts, or what it is inside.
 
-In: the work and an arm. Out: the arm's row: its name, what it is, what was found; read when it is there. Left out:
-answers and verdicts (arms.py).
+In: the work, an arm, and what is to be measured. Out: the arm's record; read when it is there. Left out: making the arm
+(arms.py), dependence of representations and where the weights lie (selections.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from typing import Any
+from contextlib import nullcontext
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
 
 from spin_llm import pipeline
-from spin_llm.data import rendering_of
-from spin_llm.errors import SpinError
-from spin_llm.files import read_checked, write_json
-from spin_llm.paper.arms import ANEW, Work, make_selection, make_view, selects_nothing
-from spin_llm.paper.experiments import Arm
-from spin_llm.paper.selections import location_results
+from spin_llm.evaluate.answers import BASE, EDITED, answers
+from spin_llm.evaluate.comparison import measured
+from spin_llm.evaluate.likelihood import View, compare_likelihoods
+from spin_llm.evaluate.verdicts import judge_rows, say_missing
+from spin_llm.files import read_typed, write_json, write_jsonl
+from spin_llm.judges.verdict import remembering
+from spin_llm.paper.arms import Work, make_selection, make_view, unless_empty
+from spin_llm.paper.selections import dependence, location
 from spin_llm.results.file import written
-from spin_llm.results.paper import ArmRecord
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.paper import AboutArm, Arm, ArmRecord, LocationRecord
+from spin_llm.results.rows import VerdictRow, read_rows
 from spin_llm.scores import ScoreSet
 from spin_llm.search.proxy import measure_proxy, measure_reference
-from spin_llm.selection import Selection, random_like
 
-TASKS = ("paper",)
-
-
-def task_results(work: Work, arm: Arm) -> dict[str, Any]:
-    """The arm's lm-eval tasks against the base's; SpinError when lm-eval or the data of a task are not there."""
-    file = work.folder / "arms" / f"{work.key(arm)}-tasks.json"
-    if file.is_file():
-        return {**read_checked(file, ArmRecord, change=ANEW), "name": arm.name}
-    settings = replace(work.settings, capabilities=work.settings.capabilities or TASKS)
-    pipeline.check_capabilities(settings)
-    view, about = make_view(work, arm)
-    found: dict[str, Any] = {"name": arm.name, "kind": arm.kind, "about": about}
-    if view is not None:
-        limit = settings.capabilities_limit or work.limit
-        views = {"base": make_view(work, Arm("origin"))[0], "edited": view}
-        folder = work.folder / "arms" / f"{work.key(arm)}-tasks"
-        settings = replace(settings, capabilities_limit=limit)
-        found["axes"] = written(pipeline.capability_results(settings, views, folder, work.console))  # type: ignore[arg-type]
-    write_json(file, found)
-    return found
+ANEW = "delete that file: what it holds is made again."
+SUFFIXES = {"answers": "", "tasks": "-tasks", "margins": "-margins", "information": "-location"}
 
 
-def margin_results(work: Work, arm: Arm) -> dict[str, Any]:
+def record_file(work: Work, kind: str, key: str) -> Path:
+    """The file that is there when this `kind` of measurement of an arm is done."""
+    return work.folder / "arms" / f"{key}{SUFFIXES[kind]}.json"
+
+
+def measure(work: Work, arm: Arm, kind: str) -> ArmRecord:
+    """What the arm is, and what an experiment of this `kind` finds on it beside the base; from disk when done. The base
+    alone has but answers and tasks. SpinError when lm-eval or the data of a task are not there."""
+    found, file = ArmRecord(arm.name, arm.kind, AboutArm(0)), record_file(work, kind, work.key(arm))
+    if arm.kind == "base" and kind in ("margins", "information"):
+        return found
+    if kind == "information":
+        return of_information(work, arm, found, file)
+    if not file.is_file():
+        if kind == "tasks":
+            work = with_tasks(work)
+        view, about = make_view(work, arm)
+        found = replace(found, about=about)
+        if view is not None:
+            found = {"answers": of_answers, "tasks": of_tasks, "margins": of_margins}[kind](work, arm, found, view)
+        write_json(file, written(found))
+    return replace(read_typed(file, ArmRecord, change=ANEW), name=arm.name)
+
+
+def of_answers(work: Work, arm: Arm, found: ArmRecord, view: View) -> ArmRecord:
+    """Answers, verdicts and losses of an arm beside the base's, which are answered and judged once for all arms; an
+    answer that the arm did not change keeps its verdict."""
+    asked, origin = work.evaluation, work.key(Arm("origin"))
+    base = answers(origin, lambda: nullcontext(work.model), asked, work.folder, console=work.console)
+    other = base if arm.kind == "base" else answers(work.key(arm), view, asked, work.folder, console=work.console)
+    rows = [replace(row, model=name) for name, part in ((BASE, base), (EDITED, other)) for row in part]
+    judge, coherence = work.judge, work.coherence
+    kept = remembering(judge, work.folder / "progress" / "judged.jsonl")
+    file = work.folder / "progress" / f"verdicts-{origin}.jsonl"
+    if not file.is_file():
+        judged = judge_rows(kept, rows[: len(base)], coherence=coherence, console=work.console)
+        write_jsonl(file, map(written, judged))
+    told = {(row.axis, row.id): row for row in read_rows(file, VerdictRow)}
+    latest = dict(told)
+    given = attrgetter("answer", "missing")  # what decides the verdict on a row
+    changed = [row for row, before in zip(rows[len(base) :], base, strict=True) if given(row) != given(before)]
+    if {row.axis for row in changed} & {axis for axis, _ in told}:
+        anew = judge_rows(kept, changed, coherence=coherence, console=work.console)
+        latest |= {(row.axis, row.id): row for row in anew}
+    verdicts = [replace(row, model=name) for name, part in ((BASE, told), (EDITED, latest)) for row in part.values()]
+    say_missing(verdicts, work.console)
+    losses = compare_likelihoods(lambda: nullcontext(work.model), view, asked.general)
+    results = measured(
+        verdicts, rows, {EDITED: losses}, judge, coherence=coherence, asked=asked.asked, seed=work.settings.seed
+    )
+    return replace(found, axes=results.axes, style=results.style, phrases=results.phrases, judge=results.judge)
+
+
+def with_tasks(work: Work) -> Work:
+    """The work with the paper's tasks, unless others were given, on as few documents as all is small; SpinError when
+    they cannot be run."""
+    told = work.settings
+    limit = told.capabilities_limit or work.limit
+    told = replace(told, capabilities=told.capabilities or ("paper",), capabilities_limit=limit)
+    pipeline.check_capabilities(told)
+    return work.told(told)
+
+
+def of_tasks(work: Work, arm: Arm, found: ArmRecord, view: View) -> ArmRecord:
+    """The arm's lm-eval tasks against the base's."""
+    views: dict[str, View] = {BASE: lambda: nullcontext(work.model), EDITED: view}
+    folder = work.folder / "arms" / f"{work.key(arm)}-tasks"
+    return replace(found, axes=pipeline.capability_results(work.settings, views, folder, work.console))
+
+
+def of_margins(work: Work, arm: Arm, found: ArmRecord, view: View) -> ArmRecord:
     """What an edit does to the margins of its own concepts on held-back pairs."""
-    file = work.folder / "arms" / f"{work.key(arm)}-margins.json"
-    if file.is_file():
-        return {**read_checked(file, ArmRecord, change=ANEW), "name": arm.name}
-    view, about = make_view(work, arm)
-    found: dict[str, Any] = {"name": arm.name, "kind": arm.kind, "about": about}
-    if arm.kind == "base":
-        return found
-    if view is not None:
-        settings = replace(work.settings_of(arm), rule="auto", ratio=None)
-        bench = pipeline.bench_of(work.told(settings), ScoreSet({}))
-        base = measure_reference(work.model, bench.contrasts, bench.general)
-        with view() as edited:
-            found |= asdict(measure_proxy(edited, bench.contrasts, bench.general, base))
-    write_json(file, found)
-    return found
+    settings = replace(work.settings_of(arm), rule="auto", ratio=None)
+    bench = pipeline.bench_of(work.told(settings), ScoreSet({}))
+    base = measure_reference(work.model, bench.contrasts, bench.general)
+    with view() as edited:
+        proxy = measure_proxy(edited, bench.contrasts, bench.general, base)
+    return replace(found, gains=proxy.gains, increase=proxy.increase, kl=proxy.kl)
 
 
-def information_results(work: Work, arm: Arm) -> dict[str, Any]:
-    """HSIC and CKA between the concepts' representations, before and after the edit; and where its weights lie."""
-    found: dict[str, Any] = {"name": arm.name, "kind": arm.kind, "about": {"weights": 0}}
-    if arm.kind == "base":
-        return found
-    file = work.folder / "arms" / f"{work.key(arm)}-information.json"
-    places = work.folder / "arms" / f"{work.key(arm)}-location.json"  # written last
+def of_information(work: Work, arm: Arm, found: ArmRecord, places: Path) -> ArmRecord:
+    """HSIC and CKA between the concepts' representations, before and after the edit; and where its weights lie, which
+    is written last, as `places`."""
+    file = places.with_name(f"{work.key(arm)}-information.json")
     if not places.is_file():
-        try:
-            recipe, selection, scores = make_selection(work, arm)
-        except SpinError as error:
-            if not selects_nothing(error):
-                raise
-            write_json(file, {**found, "about": {"weights": 0, "why": error.what.splitlines()[0]}})
+        made = unless_empty(make_selection, work, arm)
+        if isinstance(made, AboutArm):
+            write_json(file, written(replace(found, about=made)))
             write_json(places, {})
         else:
+            recipe, selection, scores = made
             if not file.is_file():
-                report = dependence_results(work, arm, recipe, selection)
-                write_json(file, {**found, "about": {"weights": selection.weights}, "information": report})
-            write_json(places, location_results(work, arm, recipe, selection, scores))
-    return {**read_checked(file, ArmRecord, change=ANEW), "location": read_checked(places, dict), "name": arm.name}
-
-
-def dependence_results(work: Work, arm: Arm, recipe: Recipe, selection: Selection) -> dict[str, Any]:
-    """`information_report`s by title: of the edit on both kinds of pairs, and of as many random weights."""
-    from spin_llm.analysis import Measures, information_report
-
-    pairs = dict(list(work.fitted.concepts.items())[:2])
-    control = random_like(selection, work.settings.seed)
-    measures = Measures(seed=work.settings.seed)
-    return {
-        f"{name}, {pairing} pairs": information_report(
-            work.model,
-            pairs,
-            chosen,
-            pairing=pairing,
-            scale=recipe.scale,
-            template=rendering_of(work.settings),
-            measures=measures,
-            console=work.console,
-        )
-        for name, chosen, pairing in (
-            (arm.name, selection, "shuffled"),
-            (arm.name, selection, "framed"),
-            ("random", control, "framed"),
-        )
-    }
+                reports = dependence(work, arm, recipe, selection)
+                write_json(file, written(replace(found, about=AboutArm(selection.weights), information=reports)))
+            write_json(places, written(location(work, arm, recipe, selection, scores)))
+    found = read_typed(file, ArmRecord, change=ANEW)
+    return replace(found, location=read_typed(places, LocationRecord, change=ANEW), name=arm.name)

@@ -6,20 +6,18 @@ Out: the pages. Left out: measuring; which experiments there are (experiments.py
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from spin_llm.files import decoded, read_checked, read_typed, write_json, write_text
+from spin_llm.files import read_typed, write_json, write_text
 from spin_llm.outputs import writing
-from spin_llm.paper.experiments import Arm, Experiment
 from spin_llm.paper.figures import figure
 from spin_llm.paper.tables import Part, Table, parts_of
 from spin_llm.report.canvas import inline_svg, png_bytes, svg_text
 from spin_llm.report.render import escape_markdown, render_page
-from spin_llm.results.paper import ExperimentRecord, ExperimentSpec
+from spin_llm.results.file import written
+from spin_llm.results.paper import ArmRecord, Experiment, ExperimentRecord
 
 NOT_RUN = "Not run."
 
@@ -37,12 +35,11 @@ class Section:
 
 
 def write_record(
-    folder: Path, experiment: Experiment, results: Sequence[Mapping[str, Any]], model: str, differs: Sequence[str]
+    folder: Path, experiment: Experiment, results: Sequence[ArmRecord], model: str, differs: Sequence[str]
 ) -> None:
     """The figure as EXPERIMENT.png and .svg, then EXPERIMENT.json, which says that the experiment is done."""
     base = folder / experiment.name
-    record = {"experiment": asdict(experiment), "results": list(results), "model": model, "differs": list(differs)}
-    drawn = figure(experiment, decoded(json.dumps(record), ExperimentRecord, experiment.name).results or [])
+    drawn = figure(experiment, results)
     for suffix in (".png", ".svg"):
         if drawn is None:
             base.with_suffix(suffix).unlink(missing_ok=True)  # of an earlier run of other settings
@@ -50,14 +47,15 @@ def write_record(
         with writing(base.with_suffix(".png")) as part:
             part.write_bytes(png_bytes(drawn))
         write_text(base.with_suffix(".svg"), svg_text(drawn, experiment.name))
-    write_json(base.with_suffix(".json"), record)  # last: what it stands for is whole
+    record = ExperimentRecord(experiment, list(results), model, list(differs))
+    write_json(base.with_suffix(".json"), written(record))  # last: what it stands for is whole
 
 
 def write_failure(folder: Path, experiment: Experiment, why: str) -> None:
     """Why the experiment could not be run, beside what an earlier run of it found."""
     file = folder / f"{experiment.name}.json"
-    before = read_checked(file, ExperimentRecord) if file.is_file() else {"experiment": asdict(experiment)}
-    write_json(file, {**before, "not_run": why})
+    before = read_typed(file, ExperimentRecord) if file.is_file() else ExperimentRecord(experiment)
+    write_json(file, written(replace(before, not_run=why)))
 
 
 def write_pages(known: Sequence[Experiment], folder: Path, model: str) -> list[Path]:
@@ -91,16 +89,11 @@ def section_of(experiment: Experiment, folder: Path, model: str) -> Section:
     failed = [f"{NOT_RUN[:-1]}: {record.not_run}"] if record.not_run else []
     if not record.results:
         return Section(experiment.name, experiment.title, "failed", list(failed), [], None)
-    spec = stored_experiment(record.experiment)
+    spec = record.experiment
     failed = [text.replace(NOT_RUN[:-1], "Not run again", 1) for text in failed]
     parts = [*failed, *parts_of(spec, record.results, record.model or model)]
     picture = drawn.read_text(encoding="utf-8") if drawn.is_file() else None
     return Section(spec.name, spec.title, "failed" if failed else "done", parts, record.differs, picture)
-
-
-def stored_experiment(spec: ExperimentSpec) -> Experiment:
-    arms = tuple(Arm(**vars(arm)) for arm in spec.arms)
-    return Experiment(**{**vars(spec), "arms": arms, "axes": tuple(spec.axes)})
 
 
 def shared_differences(sections: Sequence[Section]) -> list[str]:

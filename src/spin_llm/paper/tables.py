@@ -8,15 +8,13 @@ the paper holds; figures (figures.py).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from spin_llm.paper.experiments import Experiment
+from spin_llm.files import read_typed
 from spin_llm.report.sections.search import gain_text
 from spin_llm.report.words import (
     NOTHING,
@@ -31,7 +29,7 @@ from spin_llm.report.words import (
 from spin_llm.results.file import PhraseCount
 from spin_llm.results.measured import ANSWERED, AxisResult
 from spin_llm.results.older import with_bounds
-from spin_llm.results.paper import ArmRecord, BesideChance, LayerRecord, LocationRecord, SideRecord
+from spin_llm.results.paper import ArmRecord, BesideChance, Experiment, LayerRecord, LocationRecord, SideRecord
 
 Results = Sequence[ArmRecord]
 MOST = 5  # recurring dimensions that are named
@@ -50,19 +48,29 @@ class Table:
 Part = Table | str
 
 
+@dataclass(frozen=True)
+class Printed:
+    """A table of the paper: its columns, and by model and arm their numbers."""
+
+    columns: tuple[str, ...]
+    models: dict[str, dict[str, tuple[float, ...]]]
+
+
+@dataclass(frozen=True)
+class PrintedTables:
+    tables: dict[str, Printed]
+
+
 @cache
-def printed() -> dict[str, Any]:
-    """The numbers that the paper prints."""
-    return dict(json.loads(Path(__file__).with_name("printed.json").read_text(encoding="utf-8")))
+def printed() -> dict[str, Printed]:
+    """The numbers that the paper prints, by table."""
+    return read_typed(Path(__file__).with_name("printed.json"), PrintedTables).tables
 
 
-def printed_rows(experiment: Experiment, model: str) -> dict[str, list[float]]:
+def printed_rows(experiment: Experiment, model: str) -> dict[str, tuple[float, ...]]:
     """The paper's numbers for this model by arm; {} for a model that is not the paper's."""
-    table = printed().get(experiment.printed or "", {})
-    if not isinstance(table, dict) or "columns" not in table:
-        return {}
-    known = {plain_name(name): rows for name, rows in table.items() if name != "columns"}
-    return dict(known.get(plain_name(Path(model).name), {}))
+    models = printed()[experiment.printed].models if experiment.printed in printed() else {}
+    return next((rows for name, rows in models.items() if plain_name(name) == plain_name(Path(model).name)), {})
 
 
 def plain_name(model: str) -> str:
@@ -109,13 +117,13 @@ def answer_table(experiment: Experiment, results: Results, model: str) -> list[P
     if experiment.kind == "answers":
         axes = [axis for axis in (*experiment.axes, ANSWERED) if axis in axes]
     paper = printed_rows(experiment, model)
-    columns = printed()[experiment.printed]["columns"] if paper and experiment.printed else []
+    columns = printed()[experiment.printed].columns if paper and experiment.printed else ()
     head = ("", "weights", *map(axis_label, axes), *(f"paper: {name}" for name in columns))
     below = {arm.name for arm in experiment.arms if arm.below}
     rows = []
     for row in sorted(results, key=lambda row: row.name in below):
         cells = [cell(axis, row.axes.get(axis), base=row.kind == "base") for axis in axes]
-        told = [f"{value:.1%}" if value <= 1 else f"{value:g}" for value in paper.get(row.name, [])]
+        told = [f"{value:.1%}" if value <= 1 else f"{value:g}" for value in paper.get(row.name, ())]
         name = f"{row.name}, not the paper's" if row.name in below else row.name
         rows.append((name, f"{row.about.weights:,}", *cells, *(told or [NOTHING] * len(columns))))
     sizes = ", ".join(
