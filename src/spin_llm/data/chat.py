@@ -121,10 +121,8 @@ def named_templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str | Rendering) -> str:
-    """The text of chat messages with the generation prompt.
-
-    Raises SpinError when the tokenizer has no such template, it fails, or its text does not hold the messages'.
-    """
+    """The text of chat messages with the generation prompt. Raises SpinError when the tokenizer has no such template,
+    it fails, or its text does not hold the messages'."""
     rendering = as_rendering(template)
     chat = chat_template(tokenizer, rendering)
     before = [{"role": "system", "content": NO_THINK}] if chat.by_system and not rendering.thinking else []

@@ -43,9 +43,8 @@ class PeftConfig:
 
 def adapter_base(folder: Path) -> str | None:
     """The base model that an adapter folder names; None for a folder that is no adapter (a checkpoint has config.json).
-
-    A relative path is looked for in the adapter's folder first, then in the current one. SpinError when it names none.
-    """
+    A relative path is looked for in the adapter's folder first, then in the current one. SpinError when it names
+    none."""
     config = adapter_config(folder)
     if config is None:
         return None

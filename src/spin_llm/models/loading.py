@@ -33,11 +33,8 @@ DTYPE_CHOICES = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory.
-
-    `name` is what the user typed, `checkpoint` the folder it was read from, `notes` what was found odd or warned of
-    while it was loaded, a line each.
-    """
+    """A model in memory. `name` is what the user typed, `checkpoint` the folder it was read from, `notes` what was
+    found odd or warned of while it was loaded, a line each."""
 
     name: str
     model: Any
@@ -74,10 +71,7 @@ def pick_dtype(dtype: str = "auto", device: torch.device | None = None) -> torch
 
 def native_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 itself: every CUDA card from Ampere (AMD's by what ROCm says), CPUs with
-    AVX512-BF16 or AMX.
-
-    PyTorch computes it on older ones too, by way of float32, and by default calls that support.
-    """
+    AVX512-BF16 or AMX. PyTorch computes it on older ones too, by way of float32, and by default calls that support."""
     if device.type == "cuda":
         cards = [device.index] if device.index is not None else range(max(1, torch.cuda.device_count()))
         new = torch.version.hip is not None or all(torch.cuda.get_device_capability(card)[0] >= 8 for card in cards)
@@ -101,10 +95,8 @@ def load(
     checkpoint: Checkpoint | None = None,
     say: Say = lambda message: None,
 ) -> LoadedModel:
-    """Resolve and load `model`; `checkpoint` is what it was resolved to, where that is known.
-
-    Raises SpinError when it is unknown, quantised, incomplete, or not a causal language model.
-    """
+    """Resolve and load `model`; `checkpoint` is what it was resolved to, where that is known. Raises SpinError when it
+    is unknown, quantised, incomplete, or not a causal language model."""
     checkpoint = checkpoint or checkpoint_of(model, trust_remote_code=trust_remote_code, say=say)
     given, folder = checkpoint.folder, checkpoint.base or checkpoint.folder
     with quiet_transformers() as heard:
@@ -190,10 +182,8 @@ def _said_by(folder: Path) -> Iterator[None]:
 
 
 def _refuse_much_larger(config: Any, folder: Path, trust_remote_code: bool) -> None:
-    """SpinError for a configuration of many more weights than the folder holds.
-
-    transformers would fill the rest with random numbers until memory ends, and tell of it afterwards.
-    """
+    """SpinError for a configuration of many more weights than the folder holds. transformers would fill the rest with
+    random numbers until memory ends, and tell of it afterwards."""
     from transformers import AutoModelForCausalLM
 
     stored = Checkpoint(folder).tensors
@@ -211,10 +201,8 @@ def _refuse_much_larger(config: Any, folder: Path, trust_remote_code: bool) -> N
 
 
 def _refuse_unknown_tokens(folder: Path, model: Any, tokenizer: Any) -> None:
-    """SpinError when the tokenizer makes tokens that the embedding has no row for.
-
-    Added tokens that neither the tokenizer nor its template uses may be such (Gemma's for images, in its text models).
-    """
+    """SpinError when the tokenizer makes tokens that the embedding has no row for. Added tokens that neither the
+    tokenizer nor its template uses may be such (Gemma's for images, in its text models)."""
     rows = model.get_input_embeddings().weight.shape[0]
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
     template = str(getattr(tokenizer, "chat_template", None) or "")

@@ -24,9 +24,7 @@ UNHEARD = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportW
 @contextmanager
 def quiet_transformers() -> Iterator[list[str]]:
     """No progress bars, warnings or advice inside: this command prints its own. Yields the warnings, filled at the end.
-
-    Left out: what is for programmers (deprecations), and the report of a load's keys, which `refuse_misfits` words.
-    """
+    Left out: what is for programmers (deprecations), and the report of a load's keys, which `refuse_misfits` words."""
     from transformers.utils import logging as theirs
 
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()

@@ -58,10 +58,8 @@ class Matrix:
 
 
 def editable_matrices(model: Any, target: str = "mlp") -> list[Matrix]:
-    """The targeted matrices, in layer order.
-
-    Raises SpinError for an unknown target, or a model that has no such matrix.
-    """
+    """The targeted matrices, in layer order. Raises SpinError for an unknown target, or a model that has no such
+    matrix."""
     if target not in TARGETS:
         raise SpinError(f"Unknown target {target!r}.", change=f"--target takes one of {', '.join(TARGETS)}.")
     matrices = [matrix for matrix in _all_matrices(model) if target in ("all", matrix.kind)]
@@ -166,11 +164,8 @@ def _is_repeated(layer: nn.Module, path: str) -> bool:
 
 def _kind(layer: nn.Module, path: str) -> str:
     """`attention`, `mlp`, `router` or `unknown`, from the names and classes on the way from the layer down to the
-    module.
-
-    The outermost word decides: an `mlp` inside `self_attn` would be attention's. A module called just `gate` beside
-    experts is a router.
-    """
+    module. The outermost word decides: an `mlp` inside `self_attn` would be attention's. A module called just `gate`
+    beside experts is a router."""
     parent = module = layer
     names: list[str] = []
     for part in path.split("."):

@@ -85,11 +85,9 @@ def copy_model(folder: Path, files: ModelFiles, target: Path) -> None:
 
 
 def check_model_output(output: str | Path, folder: Path, files: ModelFiles, *, overwrite: bool) -> Path:
-    """The place of a copy of the model in `folder`, absolute and with links followed.
-
-    SpinError in words when it cannot be made there, or when something is there that is not to be replaced: with
-    `overwrite` a model's folder is, unless it holds more than a model, this model, or the working directory.
-    """
+    """The place of a copy of the model in `folder`, absolute and with links followed. SpinError in words when it cannot
+    be made there, or when something is there that is not to be replaced: with `overwrite` a model's folder is, unless
+    it holds more than a model, this model, or the working directory."""
     place = check_output(output)
     here, change = folder.resolve(), "choose another --output."
     if place == here:
@@ -131,11 +129,9 @@ def _holds_weights(folder: Path) -> bool:
 
 
 def as_loaded(folder: Path) -> Callable[[str], torch.Tensor]:
-    """What reads a tensor by its name as transformers does when it loads the model in `folder`: from the files that
-    its loader resolves, and where several hold the name, from the last.
-
-    Raises SpinError when this version of transformers cannot be asked which files it loads.
-    """
+    """What reads a tensor by its name as transformers does when it loads the model in `folder`: from the files that its
+    loader resolves, and where several hold the name, from the last. Raises SpinError when this version of transformers
+    cannot be asked which files it loads."""
     try:
         from transformers.modeling_utils import _get_resolved_checkpoint_files as resolved
 
