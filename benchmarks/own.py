@@ -27,7 +27,7 @@ from common import RESULTS, machine
 from spin_llm import pipeline
 from spin_llm.evaluate.answers import BASE, EDITED
 from spin_llm.evaluate.comparison import evaluate
-from spin_llm.files import read_json, read_jsonl, write_json
+from spin_llm.files import read_json, read_typed_lines, write_json
 from spin_llm.judges.human import read_sheet
 from spin_llm.patch.patch import Patch, memory_patch
 from spin_llm.pipeline.context import Run
@@ -70,7 +70,7 @@ def one_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         views[name if place else EDITED] = lambda patch=patch: patch.applied(loaded)
     results = evaluate(views, run.evaluation, run.judge, folder / "final", coherence=run.coherence, console=console)
     tables = {EDITED: results["axes"], **{name: part["axes"] for name, part in results["controls"].items()}}
-    own = read_jsonl(folder / "own" / "answers.jsonl")
+    own = read_typed_lines(folder / "own" / "answers.jsonl", dict)
     counts = {name: [row["aware"] for row in own if row["concept"] == name] for name in CONCEPTS}
     return {
         "seed": seed,
@@ -93,8 +93,8 @@ def one_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
 def read_by(folder: Path, sheets: list[Path], first: str) -> dict[str, Any]:
     """{label: {axis: {edit: paired rates}}} from filled sheets; `first` is the name of the edit that is stored as
     EDITED. A prompt whose answer was scored is left out, and so is an edit of which a label is lacking."""
-    generations = read_jsonl(folder / "final" / "generations.jsonl")
-    scored = {row["prompt"] for row in read_jsonl(folder / "own" / "answers.jsonl")}
+    generations = read_typed_lines(folder / "final" / "generations.jsonl", dict)
+    scored = {row["prompt"] for row in read_typed_lines(folder / "own" / "answers.jsonl", dict)}
     found: dict[str, Any] = {}
     for judge in map(read_sheet, sheets):
         for axis in CONCEPTS:

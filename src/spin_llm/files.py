@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -78,13 +79,8 @@ def decoded(data: bytes | str, kind: type[Decoded], where: str, *, change: str =
 
 def read_checked(path: str | Path, kind: type[Any], *, change: str = "") -> Any:
     """One JSON file's content as it stands, once it is known to decode as `kind` (`read_typed`)."""
-    return checked(read_bytes(path), kind, f"{path}", change=change)
-
-
-def checked(data: bytes | str, kind: type[Any], where: str, *, change: str = "") -> Any:
-    """JSON `data` as it stands, once it is known to decode as `kind`; SpinError for any damage."""
-    decoded(data, kind, where, change=change)
-    return decoded(data, Any, where, change=change)  # type: ignore[arg-type]
+    read_typed(path, kind, change=change)
+    return read_json(path)
 
 
 def is_folder(path: str | Path) -> bool:
@@ -106,14 +102,12 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    write_text(path, jsonl(rows))
 
 
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in read_bytes(path).decode("utf-8").split("\n") if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise SpinError(f"{path} is not valid JSON lines: {error}") from None
+def jsonl(rows: Iterable[Mapping[str, object]]) -> str:
+    """Rows as JSON lines; ValueError for NaN and infinities."""
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def read_progress(path: Path, kind: type[Decoded]) -> list[Decoded]:
@@ -169,20 +163,14 @@ def check_seal(path: Path, metadata: Mapping[str, str], known: Iterable[str]) ->
     return True
 
 
-def _sealed_digest(header: bytes, tensors: BinaryIO) -> str:
-    digest = hashlib.sha256(header)
-    while block := tensors.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+def _sealed_digest(header: bytes, tensors: BufferedIOBase) -> str:
+    return hashlib.file_digest(tensors, lambda: hashlib.sha256(header)).hexdigest()
 
 
 def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, read in blocks of 1 MiB."""
-    digest = hashlib.sha256()
+    """SHA-256 of a file's bytes, read in blocks."""
     with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_json(value: Any) -> str:
@@ -193,7 +181,7 @@ def sha256_json(value: Any) -> str:
 
 def sync_append(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Append rows to a JSON-lines progress file and force them to disk, so that a kill loses at most the last call."""
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    text = jsonl(rows)
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)

@@ -183,7 +183,7 @@ def _placing(path: Path) -> Iterator[tuple[Path, Path]]:
     made: list[Path] = []
     try:
         target = Path(os.path.realpath(path))
-        made += [folder for folder in target.parents if not folder.exists()]
+        made = absent(target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         clear_stale(target.parent)
         part = temporary(target)
@@ -192,10 +192,20 @@ def _placing(path: Path) -> Iterator[tuple[Path, Path]]:
         finally:
             _settle(part)
     except BaseException as error:  # noqa: BLE001 - also on Ctrl+C nothing half-written stays
-        for folder in made:  # the innermost first
-            with suppress(OSError):
-                folder.rmdir()
+        remove_empty(made)
         raise disk_error(error, path) or error from None
+
+
+def absent(folder: Path) -> list[Path]:
+    """Those of a folder and its parents that are not there yet, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_empty(made: list[Path]) -> None:
+    """Remove those of the folders `made`, the innermost first, that nothing was written into."""
+    for path in made:
+        with suppress(OSError):
+            path.rmdir()
 
 
 def _plain_mode() -> int:

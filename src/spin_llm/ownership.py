@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_typed
-from spin_llm.outputs import check_output, clear_stale, is_temporary
+from spin_llm.outputs import absent, check_output, clear_stale, is_temporary, remove_empty
 
 LOCK, OWNER = ".spin-llm.lock", ".spin-llm.owner"
 _held: dict[Path, int] = {}  # folders of this process, by the thread that works in them
@@ -49,18 +49,23 @@ def owned(folder: str | Path) -> Iterator[Path]:
     """
     check_output(folder)
     folder = Path(folder)
-    made = make_folder(folder)
+    made = absent(folder)
     key, lock = folder.resolve(), FileLock(folder / LOCK)
     if _held.get(key) == threading.get_ident():
         yield folder
         return
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise occupied(folder) from None
     except (OSError, NotImplementedError) as error:
         remove_empty(made)
-        raise cannot_write(folder, error) from None
+        raise SpinError(
+            f"The output {folder} cannot be written to: {getattr(error, 'strerror', None) or error}.",
+            cause="a disk that is full or read-only, no permission, or a file system without locks.",
+            change="choose another folder with --output.",
+        ) from None
     _held[key] = threading.get_ident()
     try:
         with suppress(OSError):  # who holds it is for the message alone
@@ -98,34 +103,3 @@ def occupied(folder: Path) -> SpinError:
     wait = "wait until it is done, or stop it; or give another --output. If nothing works there any more, as after the "
     wait += f"crash of another machine, delete {folder / LOCK}."
     return SpinError(f"{folder} is in use: {who}.", cause=cause, change=wait)
-
-
-def make_folder(folder: Path) -> list[Path]:
-    """Make a folder; those that were made, the innermost first. SpinError when it cannot be."""
-    made: list[Path] = []
-    try:
-        missing = [folder, *folder.parents]
-        missing = missing[: next((n for n, path in enumerate(missing) if path.is_dir()), len(missing))]
-        for path in reversed(missing):
-            path.mkdir(exist_ok=True)
-            made.insert(0, path)
-    except OSError as error:
-        remove_empty(made)
-        raise cannot_write(folder, error) from None
-    return made
-
-
-def remove_empty(made: list[Path]) -> None:
-    """Remove those of the folders `made` that nothing was written into."""
-    with suppress(OSError):
-        for path in made:
-            path.rmdir()
-
-
-def cannot_write(folder: Path, error: Exception) -> SpinError:
-    """The error for a folder that cannot be made or locked."""
-    return SpinError(
-        f"The output {folder} cannot be written to: {getattr(error, 'strerror', None) or error}.",
-        cause="a disk that is full or read-only, no permission, or a file system without locks.",
-        change="choose another folder with --output.",
-    )

@@ -22,7 +22,7 @@ from harness import Command, Outcome, Setting
 from transformers import AutoModelForCausalLM
 
 from spin_llm.evaluate.condition import INCOHERENT, NO_TEMPLATE, UNTUNED
-from spin_llm.files import read_jsonl, write_jsonl
+from spin_llm.files import read_typed_lines, write_jsonl
 from spin_llm.generation.completion import Completion, Prompt
 from spin_llm.judges import named as judging
 from spin_llm.judges.guards import GUARDS
@@ -99,7 +99,7 @@ def test_every_family_judges_stored_answers(
     path = generations.with_name("verdicts.jsonl")
     judge = f"{family}:{folders[ARCHITECTURES[family]]}"
     outcome = succeeds(command("judge", "score", generations, "--judge", judge, "-o", path))
-    rows = read_jsonl(path)
+    rows = read_typed_lines(path, dict)
     axes = list(GUARDS[family].categories)
     assert [(row["axis"], row["model"], row["id"]) for row in rows] == [
         (row["axis"], row["model"], row["id"]) for row in ANSWERS if row["axis"] in axes
@@ -115,7 +115,7 @@ def test_every_family_judges_stored_answers(
 def test_a_rubric_takes_its_verdict_from_a_model_here(folders: dict[str, Path], generations: Path, command: Command):
     path = generations.with_name("verdicts.jsonl")
     command("judge", "score", generations, "--judge", f"rubric:{folders['Qwen3Config']}", "-o", path)
-    rows = read_jsonl(path)
+    rows = read_typed_lines(path, dict)
     assert len(rows) == len(ANSWERS)
     assert all(0 <= row["mass"] <= 1 for row in rows), "the mass of the two words is written down"
     assert not any(row["parsed"] for row in rows), "spread over 384 tokens, Yes and No hold too little"
@@ -142,7 +142,7 @@ def test_words_that_parse_become_verdicts(generations: Path, command: Command, m
     monkeypatch.setattr(judging, "local_completer", lambda model, **options: wild)
     path = generations.with_name("verdicts.jsonl")
     succeeds(command("judge", "score", generations, "--judge", "wildguard", "-o", path, "-q"))
-    rows = read_jsonl(path)
+    rows = read_typed_lines(path, dict)
     assert all(row["parsed"] and row["probability"] is None and row["judge"] == "wildguard:wild" for row in rows)
     assert {row["verdict"] for row in rows if row["axis"] != "over_refusal"} == {1}
     refused = {(row["model"], row["id"]): row["verdict"] for row in rows if row["axis"] == "over_refusal"}
@@ -163,12 +163,12 @@ def test_a_killed_judging_goes_on(generations: Path, command: Command, monkeypat
     with pytest.raises(OSError, match="went away"):
         command(*words)
     assert not path.exists()
-    assert len(read_jsonl(path.with_name("verdicts.jsonl.progress"))) == 3
+    assert len(read_typed_lines(path.with_name("verdicts.jsonl.progress"), dict)) == 3
     wild = Wild()
     monkeypatch.setattr(judging, "local_completer", lambda model, **options: wild)
     succeeds(command(*words))
     assert wild.asked == 6
-    assert len(read_jsonl(path)) == len(ANSWERS)
+    assert len(read_typed_lines(path, dict)) == len(ANSWERS)
 
 
 def eval_words(setting: Setting, other: Path, judge: str, output: Path) -> list[str]:
@@ -280,7 +280,7 @@ def test_a_human_labels_a_sheet_and_judges(generations: Path, command: Command, 
     sheet.write_text("\n".join([rows[0], *(row.replace(",,", ",1,") for row in rows[1:-1]), rows[-1]]) + "\n")
     path = tmp_path / "verdicts.jsonl"
     succeeds(command("judge", "score", generations, "--judge", f"human:{sheet}", "-o", path, "-q"))
-    verdicts = read_jsonl(path)
+    verdicts = read_typed_lines(path, dict)
     assert len(verdicts) == len(ANSWERS)
     assert {row["verdict"] for row in verdicts} == {1, None}
     assert 1 <= sum(not row["parsed"] for row in verdicts) <= 2, "the one row left empty, which two models may share"

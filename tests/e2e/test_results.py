@@ -11,7 +11,7 @@ import pytest
 import yaml
 from harness import Command, Setting, check_results
 
-from spin_llm.files import read_jsonl
+from spin_llm.files import read_typed_lines
 
 pytest_plugins = ["harness"]
 
@@ -50,7 +50,7 @@ def test_a_run_s_results_are_as_the_schema_says(command: Command, setting: Setti
     assert results["axes"]["coherence"]["n"] == 8, "four questions on either concept"
     assert set(results["style"]) == set(results["phrases"]) == {"fairness", "privacy", "over_refusal"}
     assert "capabilities" not in results
-    verdicts, answers = (read_jsonl(folder / f"{name}.jsonl") for name in ("verdicts", "generations"))
+    verdicts, answers = (read_typed_lines(folder / f"{name}.jsonl", dict) for name in ("verdicts", "generations"))
     coherence = [row for row in verdicts if row["axis"] == "coherence"]
     assert len(verdicts) - len(coherence) == len(answers)
     assert {(row["id"], row["model"]) for row in coherence} == {
@@ -79,7 +79,7 @@ def test_two_models_with_a_local_task(
     check_results(folder)
     assert results["capabilities"]["odd"]["n"] == 6
     assert results["capabilities"]["odd"]["metric"] == "acc"
-    assert len(read_jsonl(folder / "capabilities.jsonl")) == 12
+    assert len(read_typed_lines(folder / "capabilities.jsonl", dict)) == 12
     assert "coherence" in results["axes"]
     asked[1] = "od"
     unknown = command("eval", other, "--baseline", setting.model, *words, *asked, "-o", tmp_path / "no")

@@ -27,7 +27,7 @@ from spin_llm.evaluate.tasks import (
     named_tasks,
     task_manager,
 )
-from spin_llm.files import read_jsonl
+from spin_llm.files import read_typed_lines
 from spin_llm.models import LoadedModel
 from spin_llm.patch.file import make_patch
 from spin_llm.results.rows import DocumentRow
@@ -203,7 +203,7 @@ def test_tasks_on_two_models(loaded: LoadedModel, edited, tasks: Path, tmp_path:
     assert [found[name].n for name in names] == [10, 10, 10, 20, 10, 10]
     assert found["pages"].better == "lower"
     assert found["pages"].delta != 0, "the edit is in the model that was measured"
-    rows = read_jsonl(tmp_path / "capabilities.jsonl")
+    rows = read_typed_lines(tmp_path / "capabilities.jsonl", dict)
     assert len(rows) == 2 * 70
     assert all(done == total for total, done in bars.values()), bars
     assert {"odd, base", "pages, edited"} <= set(bars)

@@ -22,7 +22,7 @@ from spin_llm.evaluate.axes import facet_rates, likelihood_axes, rate_axis
 from spin_llm.evaluate.comparison import measured
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
 from spin_llm.evaluate.verdicts import judge_rows
-from spin_llm.files import read_jsonl
+from spin_llm.files import read_typed_lines
 from spin_llm.generation import batches as generation
 from spin_llm.judges.local import load_coherence_judge
 from spin_llm.judges.quality.reading import NOT_LIKE_THESE, Asked, Reading, coherence_quality, coherence_reading
@@ -101,7 +101,10 @@ def evaluation() -> Evaluation:
 
 def test_results_and_files_have_the_agreed_shape(views, evaluation: Evaluation, tmp_path: Path):
     results = written(evaluate(views, evaluation, FakeJudge(), tmp_path))
-    rows, verdicts = read_jsonl(tmp_path / "generations.jsonl"), read_jsonl(tmp_path / "verdicts.jsonl")
+    rows, verdicts = (
+        read_typed_lines(tmp_path / "generations.jsonl", dict),
+        read_typed_lines(tmp_path / "verdicts.jsonl", dict),
+    )
     assert len(rows) == len(verdicts) == 7 * 3
     assert all(list(row) == ROW_KEYS for row in rows)
     assert all(list(row) == VERDICT_KEYS for row in verdicts)

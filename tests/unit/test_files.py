@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from spin_llm import outputs
 from spin_llm.errors import SpinError
 from spin_llm.files import (
     read_json,
-    read_jsonl,
+    read_typed_lines,
     sha256_file,
     sha256_json,
     sync_append,
@@ -104,18 +105,21 @@ def test_json_and_lines_round_trip(tmp_path: Path):
     rows = [{"text": "Où\u2028là\nici", "n": 1}, {"text": "", "n": None}]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     write_json(tmp_path / "value.json", rows)
-    assert read_jsonl(tmp_path / "rows.jsonl") == rows == read_json(tmp_path / "value.json")
+    assert read_typed_lines(tmp_path / "rows.jsonl", dict) == rows == read_json(tmp_path / "value.json")
     sync_append(tmp_path / "rows.jsonl", rows[:1])
-    assert read_jsonl(tmp_path / "rows.jsonl") == [*rows, rows[0]]
+    assert read_typed_lines(tmp_path / "rows.jsonl", dict) == [*rows, rows[0]]
 
 
-@pytest.mark.parametrize("read", [read_json, read_jsonl])
-def test_reading_what_is_absent_or_broken(tmp_path: Path, read):
+@pytest.mark.parametrize(
+    ("read", "words"),
+    [(read_json, "is not valid JSON"), (partial(read_typed_lines, kind=dict), "line 1 cannot be read")],
+)
+def test_reading_what_is_absent_or_broken(tmp_path: Path, read, words: str):
     with pytest.raises(SpinError, match="There is no file"):
         read(tmp_path / "absent")
     for content in (b'{"a": ', b"\xff\xfe"):
         (tmp_path / "broken").write_bytes(content)
-        with pytest.raises(SpinError, match="is not valid JSON"):
+        with pytest.raises(SpinError, match=words):
             read(tmp_path / "broken")
 
 

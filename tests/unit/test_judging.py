@@ -14,7 +14,7 @@ from conftest import TinyFolder
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.axes import rate_axis
 from spin_llm.evaluate.verdicts import judge_rows
-from spin_llm.files import read_jsonl, write_json
+from spin_llm.files import read_typed_lines, write_json
 from spin_llm.generation.completion import Completion, Prompt, local_completer
 from spin_llm.judges import named as judging
 from spin_llm.judges import verdict as remembered
@@ -207,7 +207,7 @@ def test_a_verdict_is_asked_for_once_and_survives_the_process(tmp_path: Path):
     assert asked == 3, "the wrapper asks for what it is given; judge_rows gives each answer once"
     assert other("fairness", ["b"], ["x"])[0].verdict == 0
     assert len(again.asked) == 2, "another axis is another question"
-    assert len({row["key"] for row in read_jsonl(path)}) == 4
+    assert len({row["key"] for row in read_typed_lines(path, dict)}) == 4
 
 
 def test_another_model_or_template_is_not_answered_from_the_file(tmp_path: Path):
@@ -232,13 +232,13 @@ def test_verdicts_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.M
     prompts, answers = [f"p{n}" for n in range(6)], ["x" * (6 - n) for n in range(6)]
     with pytest.raises(KeyboardInterrupt):
         remembering(GuardJudge(GUARDS["llama-guard-3"], Dying()), path)("privacy", prompts, answers)
-    assert len(read_jsonl(path)) == 4
+    assert len(read_typed_lines(path, dict)) == 4
     path.write_bytes(path.read_bytes()[:-9])  # killed in the middle of a line
     words = Words()
     verdicts = remembering(GuardJudge(GUARDS["llama-guard-3"], words), path)("privacy", prompts, answers)
     assert len(words.asked) == 3
     assert len(verdicts) == 6
-    assert len(read_jsonl(path)) == 6
+    assert len(read_typed_lines(path, dict)) == 6
 
 
 def test_judges_without_a_fingerprint_are_left_as_they_are(tmp_path: Path):

@@ -11,7 +11,7 @@ import pytest
 from full_run import make_full_run
 
 from spin_llm.errors import SpinError
-from spin_llm.files import read_json, read_jsonl, write_json, write_jsonl
+from spin_llm.files import read_json, read_typed_lines, write_json, write_jsonl
 from spin_llm.report.page import read_pairs, read_run, sections
 from spin_llm.results.file import read_results
 from spin_llm.results.rows import Answer, OwnAnswer, VerdictRow, hashes_of, read_for_sheet, read_rows
@@ -51,7 +51,7 @@ CHANGES: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = {
 @pytest.mark.parametrize("name", ROWS)
 def test_rows_that_are_not_those_of_the_results_are_refused(run: Path, name: str, change: str) -> None:
     read_whole(run)
-    write_jsonl(run / name, CHANGES[change](read_jsonl(run / name)))
+    write_jsonl(run / name, CHANGES[change](read_typed_lines(run / name, dict)))
     with pytest.raises(SpinError, match=rf"{name} was changed after .*results.json"):
         read_whole(run)
 
@@ -61,16 +61,16 @@ def test_rows_that_are_not_those_of_the_results_are_refused(run: Path, name: str
 def test_an_older_run_is_read_and_its_incomplete_rows_are_refused(run: Path, name: str, change: str) -> None:
     forget_hashes(run)
     read_whole(run)
-    write_jsonl(run / name, CHANGES[change](read_jsonl(run / name)))
+    write_jsonl(run / name, CHANGES[change](read_typed_lines(run / name, dict)))
     with pytest.raises(SpinError, match=name):
         read_whole(run)
 
 
 def test_answers_away_from_their_results_are_read_as_they_are(run: Path, tmp_path: Path) -> None:
-    rows = read_jsonl(run / ROWS[0])
+    rows = read_typed_lines(run / ROWS[0], dict)
     write_jsonl(tmp_path / "elsewhere" / ROWS[0], rows[::-1])
     assert read_rows(tmp_path / "elsewhere" / ROWS[0], Answer) == [Answer(**row) for row in rows[::-1]]
-    assert read_rows(run / ROWS[1], VerdictRow) == [VerdictRow(**row) for row in read_jsonl(run / ROWS[1])]
+    assert read_rows(run / ROWS[1], VerdictRow) == [VerdictRow(**row) for row in read_typed_lines(run / ROWS[1], dict)]
 
 
 def test_own_answers_make_a_sheet(tmp_path: Path) -> None:

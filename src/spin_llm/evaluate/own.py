@@ -27,7 +27,7 @@ from spin_llm.data import Pair, Question
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.answers import BASE, Evaluation, answers
 from spin_llm.evaluate.verdicts import judge_rows
-from spin_llm.files import read_checked, read_typed_lines, write_json, write_jsonl
+from spin_llm.files import read_typed, read_typed_lines, write_json, write_jsonl
 from spin_llm.judges.verdict import COHERENCE, Judge, remembering
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
@@ -79,7 +79,7 @@ def own_pairs(
     `asked` gives template, new tokens and seed. What is done is kept in `folder` (answers.jsonl) beside what decides it
     (`told`), and read when it is there. Raises SpinError when that differs, and when there are too few of a kind.
     """
-    if (folder / "told.json").is_file() and read_checked(folder / "told.json", dict) != told:
+    if (folder / "told.json").is_file() and read_typed(folder / "told.json", dict) != told:
         raise SpinError(
             f"{folder} holds answers that were made or judged in another way.",
             cause="another --judge or --own-judge, --new-tokens or other questions were given since the scores began.",
