@@ -77,12 +77,6 @@ def decoded(data: bytes | str, kind: type[Decoded], where: str, *, change: str =
         raise SpinError(f"{where} cannot be read: {error}.", cause=cause, change=change) from None
 
 
-def read_checked(path: str | Path, kind: type[Any], *, change: str = "") -> Any:
-    """One JSON file's content as it stands, once it is known to decode as `kind` (`read_typed`)."""
-    read_typed(path, kind, change=change)
-    return read_json(path)
-
-
 def is_folder(path: str | Path) -> bool:
     """Whether there is a folder of that name; a text that cannot name one (too long, a zero byte) names none."""
     try:

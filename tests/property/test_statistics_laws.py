@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from spin_llm.stats.agreement import kappa_of
+from spin_llm.stats.classification import kappa_of
 from spin_llm.stats.correction import corrected
 from spin_llm.stats.paired import detectable_rate, holm, paired_rates, rate_interval
 

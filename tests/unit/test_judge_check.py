@@ -19,8 +19,14 @@ from spin_llm.judges.quality.probes import KINDS, PASSING, limits, limits_of, pr
 from spin_llm.judges.quality.tables import check, check_tables, probe_tables, remarks
 from spin_llm.judges.verdict import Verdict
 from spin_llm.results.judged import Confusion
-from spin_llm.stats.agreement import agreement, pairwise
-from spin_llm.stats.classification import calibration_error, quality_of, reliability, share_interval
+from spin_llm.stats.classification import (
+    agreement,
+    calibration_error,
+    pairwise,
+    quality_of,
+    reliability,
+    share_interval,
+)
 
 
 class FakeJudge:

@@ -1,35 +1,36 @@
-"""Verdicts beside labels: AUC, calibration, confusion, with intervals over prompts.
+"""Verdicts beside labels, or beside another judge's: AUC, calibration, confusion, kappa, with intervals over prompts.
 
 In: probabilities or verdicts, labels in 0/1, the prompts they are of. Out: AUC with its 95% interval (bootstrap over
-prompts); accuracy, sensitivity and specificity at a threshold; Brier score, expected calibration error, a reliability
-table; bounds of what missing verdicts could have been. Left out: what was judged, and by whom (judges/quality/).
+prompts), and whether that suffices for a reading; accuracy, sensitivity and specificity at a threshold; Brier score,
+expected calibration error, a reliability table; bounds of what missing verdicts could have been; Cohen's kappa, 1 for
+full agreement, 0 for what two independent raters of these rates would reach, no value (None) where both give every
+answer the same verdict. Left out: what was judged, and by whom (judges/quality/); more than two raters at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from spin_llm.results.judged import Bin, Confusion, JudgeQuality
+from spin_llm.results.judged import Bin, Confusion, JudgeQuality, Kappa
 from spin_llm.results.measured import Interval
+from spin_llm.stats.paired import Floats, resampled_sums
 
-Floats = NDArray[np.float64]
-Ends = tuple[float | None, float | None]
-
-
-RESAMPLES = 2000
-
-
+Bits = NDArray[Any]  # 0 and 1, of any type
+RESAMPLES = 2000  # of an AUC
 BINS = 10
+LEAST_AUC, LEAST_BOUND = 0.75, 0.65  # of the rule of judges/quality/reading.py
+Z = 1.959964  # of a 95% interval
 
 
-def quality_of(probability: Floats, threshold: float, y: NDArray[Any], groups: NDArray[Any]) -> JudgeQuality:
+def quality_of(probability: Floats, threshold: float, y: Bits, groups: NDArray[Any]) -> JudgeQuality:
     """The quality of probabilities (n,) beside labels `y`: `ranked`, Brier score, calibration error."""
     return replace(
         ranked(probability, (probability >= threshold).astype(int), y, groups),
@@ -38,7 +39,7 @@ def quality_of(probability: Floats, threshold: float, y: NDArray[Any], groups: N
     )
 
 
-def ranked(score: Floats, said: NDArray[Any], y: NDArray[Any], groups: NDArray[Any]) -> JudgeQuality:
+def ranked(score: Floats, said: Bits, y: Bits, groups: NDArray[Any]) -> JudgeQuality:
     """AUC of `score` (n,) with its bootstrap interval over prompts; what verdicts `said` in 0/1 are worth beside `y`.
 
     With one class only there is no AUC (None). `measurable`: by AUC and lower bound (judges/quality/reading.py).
@@ -60,14 +61,14 @@ def ranked(score: Floats, said: NDArray[Any], y: NDArray[Any], groups: NDArray[A
     )
 
 
-def confusion(said: NDArray[Any], y: NDArray[Any]) -> Confusion:
+def confusion(said: Bits, y: Bits) -> Confusion:
     """The four counts of verdicts `said` in 0/1 beside labels `y` (n,)."""
     return Confusion(
         *(int(((said == judged) & (y == label)).sum()) for judged, label in ((1, 1), (0, 1), (1, 0), (0, 0)))
     )
 
 
-def auc_interval(score: Floats, y: NDArray[Any], groups: NDArray[Any]) -> tuple[float | None, Interval | None]:
+def auc_interval(score: Floats, y: Bits, groups: NDArray[Any]) -> tuple[float | None, Interval | None]:
     """(AUC, 95% percentile interval), prompts resampled with all their answers."""
     if len(set(y.tolist())) < 2:
         return None, None
@@ -90,7 +91,7 @@ def area(score: Floats, positive: NDArray[np.bool_]) -> float:
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def reliability(probability: Floats, y: NDArray[Any]) -> list[Bin]:
+def reliability(probability: Floats, y: Bits) -> list[Bin]:
     """Ten bins of equal width that hold any row: bounds, n, mean probability, share of positive labels."""
     place = np.minimum((probability * BINS).astype(int), BINS - 1)
     return [
@@ -111,9 +112,7 @@ def calibration_error(bins: Sequence[Bin]) -> float:
     return float(sum(found["n"] * abs(found["probability"] - found["labelled"]) for found in bins) / total)
 
 
-def bounds(
-    said: NDArray[Any], y: NDArray[Any], unparsed_y: NDArray[Any]
-) -> dict[str, tuple[float | None, float | None]]:
+def bounds(said: Bits, y: Bits, unparsed_y: Bits) -> dict[str, tuple[float | None, float | None]]:
     """(worst, best) accuracy, sensitivity and specificity: every unparsed verdict wrong, every one right."""
     worst, best = (
         confusion(np.concatenate([said, lost]), np.concatenate([y, unparsed_y]))
@@ -139,12 +138,6 @@ def share_interval(counts: Sequence[int]) -> Interval | None:
     return 0.0 if not hits else float(ends[0]), 1.0 if hits == total else float(ends[1])
 
 
-LEAST_AUC, LEAST_BOUND = 0.75, 0.65
-
-
-Z = 1.959964  # of a 95% interval
-
-
 def lower_bound(auc: float | None, interval: Sequence[float] | None, prompts: Sequence[int]) -> float | None:
     """The bound of the rule above; `prompts` are those with positive and with negative labels. None without an AUC.
 
@@ -161,3 +154,50 @@ def lower_bound(auc: float | None, interval: Sequence[float] | None, prompts: Se
 def suffices(auc: float | None, bound: float | None) -> bool:
     """Whether verdicts of a judge so measured are read."""
     return auc is not None and bound is not None and auc >= LEAST_AUC and bound >= LEAST_BOUND
+
+
+def kappa_of(counts: Floats) -> Floats:
+    """(..., 4) counts of (1, 1), (1, 0), (0, 1), (0, 0) -> (...) kappa; nan where chance alone gives full agreement."""
+    shares = counts / counts.sum(-1, keepdims=True)
+    agreed = shares[..., 0] + shares[..., 3]
+    one, other = shares[..., 0] + shares[..., 1], shares[..., 0] + shares[..., 2]
+    by_chance = one * other + (1 - one) * (1 - other)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(by_chance < 1, (agreed - by_chance) / (1 - by_chance), np.nan))
+
+
+def agreement(one: Floats, other: Floats, prompts: Sequence[str], *, seed: int = 0) -> Kappa:
+    """Kappa of two columns of 0/1 verdicts (n,).
+
+    The percentile interval leaves out resamples without a kappa; with a single prompt, or no kappa, there is none.
+    """
+    kinds = np.stack([one * other, one * (1 - other), (1 - one) * other, (1 - one) * (1 - other)], 1)
+    names, member = np.unique(np.array(prompts), return_inverse=True)
+    by_prompt = np.zeros((len(names), 4))
+    np.add.at(by_prompt, member, kinds)
+    kappa = float(kappa_of(by_prompt.sum(0))) if len(one) else np.nan
+    interval = None
+    if np.isfinite(kappa) and len(names) > 1:
+        low, high = np.nanquantile(kappa_of(resampled_sums(by_prompt, seed)), (0.025, 0.975))
+        interval = float(low), float(high)
+    return Kappa(
+        kappa=kappa if np.isfinite(kappa) else None,
+        ci95=interval,
+        agree=float((one == other).mean()) if len(one) else None,
+        n=len(one),
+    )
+
+
+def pairwise(verdicts: Mapping[str, Sequence[int | None]], prompts: Sequence[str]) -> list[Kappa]:
+    """`agreement` of every two judges on the answers that both have a verdict for; `between` names the two."""
+    return [
+        replace(shared(verdicts[first], verdicts[second], prompts), between=(first, second))
+        for first, second in combinations(verdicts, 2)
+    ]
+
+
+def shared(one: Sequence[int | None], other: Sequence[int | None], prompts: Sequence[str]) -> Kappa:
+    """`agreement` on the rows where neither is None."""
+    rows = [(a, b, prompt) for a, b, prompt in zip(one, other, prompts, strict=True) if a is not None and b is not None]
+    first, second = (np.array([row[side] for row in rows], dtype=np.float64) for side in (0, 1))
+    return agreement(first, second, [prompt for _, _, prompt in rows])

@@ -15,12 +15,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spin_llm.results.measured import Corrected
-from spin_llm.stats.paired import RESAMPLES, changed
+from spin_llm.stats.paired import RESAMPLES, Floats, changed
 
-Floats = NDArray[np.float64]
 MINIMUM_YOUDEN = 0.1  # se + sp - 1 at its lower 95% bound; dividing by less would blow every error up tenfold
 ASSUMPTION = "assumes that the judge errs equally often on base and edited answers"
 

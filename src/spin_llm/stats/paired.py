@@ -20,9 +20,9 @@ from scipy import stats
 from scipy.special import ndtr, ndtri
 
 from spin_llm.errors import SpinError
+from spin_llm.results.measured import Interval
 
 Floats = NDArray[np.float64]
-Interval = tuple[float, float]
 RESAMPLES = 10_000
 CHUNK = 2_000_000  # indices drawn at a time: about 64 MB with three columns
 ALPHA, POWER = 0.05, 0.8

@@ -21,8 +21,16 @@ from spin_llm.progress import SILENT, Console
 from spin_llm.results.judged import JudgeQuality
 from spin_llm.results.measured import MOST_MISSING
 from spin_llm.results.rows import JudgeFile
-from spin_llm.stats.agreement import pairwise, shared
-from spin_llm.stats.classification import bounds, calibration_error, confusion, ranked, reliability, share_interval
+from spin_llm.stats.classification import (
+    bounds,
+    calibration_error,
+    confusion,
+    pairwise,
+    ranked,
+    reliability,
+    share_interval,
+    shared,
+)
 
 Rows = Sequence[Labelled]
 
