@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from spin_llm.analysis import information_report
-from spin_llm.analysis.layers import Measures
+from spin_llm.analysis import Measures, information_report
 from spin_llm.data import Pair
 from spin_llm.errors import SpinError
+from spin_llm.results.file import written
 from tests import tiny
 from tests.e2e.test_representations import loaded_model
 
@@ -25,7 +25,7 @@ def report(**options: Any) -> dict[str, Any]:
     loaded = loaded_model("llama")
     selection = tiny.mlp_selection(loaded.model, per_matrix=200)
     found = information_report(loaded, PAIRS, selection, measures=FEW, **options)
-    return json.loads(json.dumps(found, allow_nan=False))
+    return json.loads(json.dumps(written(found), allow_nan=False))
 
 
 def test_unpaired_samples_show_no_dependence_and_the_biased_estimate_shows_its_bias():
@@ -65,8 +65,8 @@ def test_one_prompt_under_both_framings_is_dependent_and_the_edit_changes_it():
 
 def test_without_a_selection_there_is_no_after():
     found = information_report(loaded_model("llama"), PAIRS, measures=FEW)
-    row = found["places"]["last_prompt"][1]
-    assert (row["after"], row["change"], found["edited_weights"]) == (None, None, 0)
+    row = found.places["last_prompt"][1]
+    assert (row.after, row.change, found.edited_weights) == (None, {}, 0)
 
 
 def test_users_mistakes():

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from spin_llm.analysis.representations import PLACES, edited, framed_pairs, representations, shuffled_pairs
+from spin_llm.analysis.representations import PLACES, framed_pairs, representations, shuffled_pairs
 from spin_llm.data import Pair
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel
+from spin_llm.patch.patch import memory_patch
 from tests import tiny
 
 
@@ -43,17 +44,17 @@ def test_an_edit_changes_what_is_above_it_and_is_gone_afterwards():
     weights = {name: value.clone() for name, value in loaded.model.named_parameters()}
     selection = tiny.mlp_selection(loaded.model, per_matrix=200)
     base = representations(loaded, examples)
-    with edited(loaded, selection):
+    patch = memory_patch(loaded, selection)
+    with patch.applied(loaded):
         after = representations(loaded, examples)
     for place in PLACES:
         before_edit, after_edit = getattr(base, place), getattr(after, place)
         assert torch.equal(before_edit[0], after_edit[0])  # the embedding
         assert all(not torch.allclose(before_edit[layer], after_edit[layer]) for layer in (1, 2, 3))
-    with pytest.raises(RuntimeError), edited(loaded, selection):
+    with pytest.raises(RuntimeError), patch.applied(loaded):
         raise RuntimeError
     assert all(torch.equal(weights[name], value) for name, value in loaded.model.named_parameters())
-    with edited(loaded, None):
-        assert torch.equal(representations(loaded, examples).mean_response, base.mean_response)
+    assert torch.equal(representations(loaded, examples).mean_response, base.mean_response)
 
 
 def test_equal_examples_keep_their_places():

@@ -16,9 +16,9 @@ from spin_llm.models import editable_matrices
 from spin_llm.models.losses import mean_loss, response_losses
 from spin_llm.patch.patch import memory_patch
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import ScoreSet
+from spin_llm.scores import ScoreSet, Sides
 from spin_llm.scores.margins import candidate_entries
-from spin_llm.search.proxy import Contrast, contrast_losses, gains_of, measure_proxy, measure_reference, response_means
+from spin_llm.search.proxy import contrast_losses, gains_of, measure_proxy, measure_reference, response_means
 from spin_llm.search.trials import Bench, attempt
 from spin_llm.selection import select
 
@@ -36,7 +36,7 @@ def test_means_are_those_of_single_examples(loaded):
 
 
 def test_the_proxy_is_what_single_examples_give(loaded):
-    contrasts = {"fairness": Contrast(tiny.examples(1), tiny.examples(2)[:7])}
+    contrasts = {"fairness": Sides(tiny.examples(1), tiny.examples(2)[:7])}
     general = tiny.examples(3)
     before = contrast_losses(loaded, contrasts)
     patch = memory_patch(loaded.model, tiny.mlp_selection(loaded.model, per_matrix=40))
@@ -71,7 +71,7 @@ def test_weights_chosen_by_signed_raise_the_margins_they_were_chosen_for(loaded)
     }
     names = [matrix.name for matrix in editable_matrices(loaded.model, "mlp")]
     general = score_concept(loaded, tiny.examples(9), keep=0.2, candidates=candidate_entries(concepts, names))
-    contrasts = {name: Contrast(*parts) for name, parts in sets.items()}
+    contrasts = {name: Sides(*parts) for name, parts in sets.items()}
     bench = Bench(loaded, ScoreSet(concepts, {"general": general}), contrasts, tiny.examples(8), 9.0)
     before = {name: parameter.clone() for name, parameter in loaded.model.state_dict().items()}
     recipe = Recipe("signed", 5e-4, granularity="model", scale=0.99)

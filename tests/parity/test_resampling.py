@@ -16,15 +16,14 @@ from test_importance import distance, footprint, loss_by_hand
 from tiny import score_concept
 
 from spin_llm.analysis import stability
-from spin_llm.analysis.resampled import Job, all_examples, select_again
-from spin_llm.analysis.stability import ScoredExamples, fitting_candidates, measure_stability
+from spin_llm.analysis.stability import Job, all_examples, fitting_candidates, measure_stability, select_again
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
 from spin_llm.pipeline import control_patches, patch_of, usual_recipe
 from spin_llm.progress import Console
 from spin_llm.results.recipe import PENALTY, Recipe
-from spin_llm.scores import CANDIDATES, Scores, ScoreSet, gather, reweighted
+from spin_llm.scores import CANDIDATES, Scores, ScoreSet, Sides, gather, reweighted
 from spin_llm.scores.accumulate import accumulation, by_operators
 from spin_llm.scores.margins import candidate_entries
 from spin_llm.scores.per_example import gradient_at, load_per_example, save_per_example
@@ -143,16 +142,16 @@ def test_a_resample_s_scores_are_those_of_scoring_the_resampled_examples(name: s
 
 def scored(
     loaded: LoadedModel, granularity: str = "matrix", at_least: int | None = None
-) -> tuple[dict[str, ScoredExamples], dict[str, Scores]]:
+) -> tuple[dict[str, Sides], dict[str, Scores]]:
     names = ("fairness", "privacy", "general")
-    examples = {name: ScoredExamples(tiny.examples(i), tiny.examples(i + 9)[:6]) for i, name in enumerate(names)}
-    examples["general"] = ScoredExamples(tiny.examples(2))
+    examples = {name: Sides(tiny.examples(i), tiny.examples(i + 9)[:6]) for i, name in enumerate(names)}
+    examples["general"] = Sides(tiny.examples(2))
     return examples, scores_of(loaded, examples, granularity, at_least=at_least)
 
 
 def scores_of(
     loaded: LoadedModel,
-    examples: dict[str, ScoredExamples],
+    examples: dict[str, Sides],
     granularity: str = "matrix",
     keep: float = KEEP,
     at_least: int | None = None,
@@ -175,7 +174,7 @@ def job_of(
     return Job(select(made, recipe), made)
 
 
-def with_examples(loaded: LoadedModel, job: Job, examples: dict[str, ScoredExamples]) -> Job:
+def with_examples(loaded: LoadedModel, job: Job, examples: dict[str, Sides]) -> Job:
     """The job after its second pass, with as many candidates as there are."""
     multiple, entries = fitting_candidates(job, examples)
     matrices = editable_matrices(loaded.model)
@@ -208,7 +207,7 @@ def test_all_examples_once_select_the_selection(
     assert job.selection.weights > 5
 
 
-def drawn_examples(examples: dict[str, ScoredExamples], seed: int) -> tuple[Any, dict[str, ScoredExamples]]:
+def drawn_examples(examples: dict[str, Sides], seed: int) -> tuple[Any, dict[str, Sides]]:
     """(how often each example of each set was drawn, the sets with each example as often), in the order of batches."""
     generator = torch.Generator().manual_seed(seed)
     counts, repeated = {}, {}
@@ -219,7 +218,7 @@ def drawn_examples(examples: dict[str, ScoredExamples], seed: int) -> tuple[Any,
             picked = torch.randint(max(len(rows), 1), (len(rows),), generator=generator)
             numbers.append(picked.bincount(minlength=len(rows)).float() if rows else torch.ones(0))
             sides.append([rows[number] for number in picked.tolist()])
-        counts[name], repeated[name] = (numbers[0], numbers[1]), ScoredExamples(*sides)
+        counts[name], repeated[name] = (numbers[0], numbers[1]), Sides(*sides)
     return counts, repeated
 
 
@@ -342,7 +341,7 @@ def test_what_cannot_be_resampled(tiny_model: TinyModel):
     with pytest.raises(SpinError, match=r"'wanda' are no mean(.|\n)*taylor or gradient"):
         gather(loaded, editable_matrices(loaded.model), {}, tiny.examples(), selector="wanda")
     examples, scores = scored(loaded)
-    for part in (ScoredExamples(tiny.examples()[:1]), ScoredExamples(tiny.examples(), tiny.examples()[:1])):
+    for part in (Sides(tiny.examples()[:1]), Sides(tiny.examples(), tiny.examples()[:1])):
         with pytest.raises(SpinError, match="'privacy' has one example of a kind"):
             measure_stability(loaded, {**examples, "privacy": part}, job_of(scores), resamples=2)
 

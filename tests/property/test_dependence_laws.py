@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from spin_llm.analysis.dependence import (
-    MULTIPLIERS,
     band,
     centred,
     cka,
@@ -28,6 +27,7 @@ from spin_llm.analysis.dependence import (
     squared_distances,
     u_centred,
 )
+from spin_llm.results.paper import Measures
 
 sizes = st.integers(4, 12)
 seeds = st.integers(0, 10**6)
@@ -210,6 +210,6 @@ def fixed(x: np.ndarray) -> np.ndarray:
 def test_sensitivity_holds_the_median_heuristic():
     x, y = draw(20, 0, 0.8)
     rows = sensitivity(squared_distances(x), squared_distances(y), permutations=19)
-    assert [row["multiplier"] for row in rows] == list(MULTIPLIERS)
-    assert rows[2]["hsic"] == pytest.approx(hsic_unbiased(kernel(x), kernel(y)))
-    assert len({row["hsic"] for row in rows}) == len(MULTIPLIERS)
+    assert [row.multiplier for row in rows] == list(Measures.multipliers)
+    assert rows[2].hsic == pytest.approx(hsic_unbiased(kernel(x), kernel(y)))
+    assert len({row.hsic for row in rows}) == len(Measures.multipliers)

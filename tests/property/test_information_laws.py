@@ -15,6 +15,7 @@ from spin_llm.analysis.information import (
     theorem_terms,
 )
 from spin_llm.errors import SpinError
+from spin_llm.results.paper import Measures, Projected
 
 SIZES = (2, 1, 2, 1)
 seeds = st.integers(0, 10**6)
@@ -113,11 +114,12 @@ def test_projections_find_dependence_and_do_not_invent_it():
     x, y = generator.normal(size=(100, 6)), generator.normal(size=(100, 5))
     x[:, 0] *= 5
     y[:, 0] = x[:, 0] ** 2  # uncorrelated, and dependent
-    found = projected_information(x, y, permutations=19)
-    assert found["p"] == 1 / 20
-    assert found["information"] > 2 * found["independent"]
-    other = projected_information(x, generator.normal(size=(100, 5)), permutations=19)
-    assert other["p"] > 0.05
-    assert other["information"] == pytest.approx(other["independent"], abs=0.03)
-    flat = projected_information(np.ones((100, 6)), y, permutations=3)
-    assert flat == {"information": None, "independent": None, "p": 1.0}
+    few = Measures(opinions=19)
+    found = projected_information(x, y, few)
+    assert found.p == 1 / 20
+    assert found.information > 2 * found.independent
+    other = projected_information(x, generator.normal(size=(100, 5)), few)
+    assert other.p > 0.05
+    assert other.information == pytest.approx(other.independent, abs=0.03)
+    flat = projected_information(np.ones((100, 6)), y, few)
+    assert flat == Projected(None, None, 1.0)

@@ -10,7 +10,7 @@ import torch
 from test_selection import FAIRNESS, GENERAL, PRIVACY, QUERY, UP, pick, ranked
 from tiny import select
 
-from spin_llm.analysis.resampled import Job, jaccard, resampled_selections, select_again
+from spin_llm.analysis.stability import Job, jaccard, resampled_selections, select_again
 from spin_llm.errors import SpinError
 from spin_llm.results.edited import Edge, Frequency, Spread
 from spin_llm.results.recipe import Recipe

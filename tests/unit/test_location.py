@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import islice, product
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from spin_llm.analysis.location import agreement, by_statistic, gini, location_r
 from spin_llm.errors import SpinError
 from spin_llm.paper.experiments import Arm
 from spin_llm.paper.selections import others
+from spin_llm.results.file import written
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo
 from spin_llm.scores.storage import keep_top
@@ -42,12 +44,17 @@ def chosen(entries: dict[tuple[int, str], list[tuple[int, int]]], rule: str = "c
     return Selection(indices, Recipe(rule, 0.1, protect_ratio=0.1), places)
 
 
+def report(selections: dict[str, Selection], **options: Any) -> Any:
+    """`location_report` as JSON has it."""
+    return written(location_report(selections, **options))
+
+
 # input dimension 2 of `up` in layers 0, 1 and 3; output dimension 2 of `down` in layer 4
 EDIT = chosen({(0, "up"): [(0, 2), (5, 2)], (1, "up"): [(3, 2)], (3, "up"): [(1, 2), (1, 0)], (4, "down"): [(2, 1)]})
 
 
 def test_counts_by_layer_and_matrix():
-    found = location_report({"edit": EDIT})["selections"]["edit"]
+    found = report({"edit": EDIT})["selections"]["edit"]
     assert (found["weights"], found["of"], found["rule"], found["ratio"]) == (6, 240, "coupled", 0.1)
     assert found["layers"] == [2, 1, 0, 2, 1]
     assert found["matrices"] == {"mlp.up": [2, 1, 0, 2, 0], "mlp.down": [0, 0, 0, 0, 1]}
@@ -56,7 +63,7 @@ def test_counts_by_layer_and_matrix():
 
 
 def test_dimensions_that_recur():
-    up = location_report({"edit": EDIT}, most=2)["selections"]["edit"]["dimensions"]["mlp.up"]
+    up = report({"edit": EDIT}, most=2)["selections"]["edit"]["dimensions"]["mlp.up"]
     assert (up["input"]["size"], up["output"]["size"]) == (4, 6)
     assert (up["input"]["used"], up["output"]["used"]) == (2, 4)
     assert up["input"]["most"] == [
@@ -70,7 +77,7 @@ def test_dimensions_that_recur():
 
 def test_transposed_storage_swaps_the_sides():
     plain, swapped = (
-        location_report({"edit": EDIT, "other": chosen({(0, "up"): [(0, 1)]})}, transposed=transposed)
+        report({"edit": EDIT, "other": chosen({(0, "up"): [(0, 1)]})}, transposed=transposed)
         for transposed in (False, True)
     )
     assert (
@@ -88,7 +95,7 @@ def test_experts_of_a_layer_are_added_up_and_layers_may_differ_in_size():
     places = {names[at]: MatrixScores(empty, empty.float(), shape, at[0], "mlp") for at, shape in shapes.items()}
     indices = {name: torch.tensor([1, 9]) for name in names.values()}  # entries (0, 1) and (2, 1)
     selection = Selection(indices, Recipe("coupled", 0.1, protect_ratio=0.1), places)
-    found = location_report({"edit": selection})["selections"]["edit"]
+    found = report({"edit": selection})["selections"]["edit"]
     assert found["matrices"] == {"mlp.experts.*.up": [4, 2]}
     sides = found["dimensions"]["mlp.experts.*.up"]
     assert sides["input"]["most"] == [{"dimension": 1, "layers": 2, "weights": 6}]
@@ -98,7 +105,7 @@ def test_experts_of_a_layer_are_added_up_and_layers_may_differ_in_size():
 def test_random_weights_are_as_concentrated_as_chance():
     cells = list(product(range(6), range(4)))
     many = chosen({(layer, "up"): cells[:12] for layer in range(LAYERS)})
-    found = location_report({"random": random_like(many, 3)}, draws=400)["selections"]["random"]
+    found = report({"random": random_like(many, 3)}, draws=400)["selections"]["random"]
     for side in ("input", "output"):
         measured = found["dimensions"]["mlp.up"][side]["gini"]
         assert measured["value"] == pytest.approx(measured["by_chance"], abs=0.15)
@@ -107,7 +114,7 @@ def test_random_weights_are_as_concentrated_as_chance():
 
 def test_agreement_by_weights_and_by_dimensions():
     other = chosen({(0, "up"): [(0, 2), (4, 2)], (4, "down"): [(0, 1)]})
-    found = agreement({"edit": EDIT, "other": other, "none": chosen({})})
+    found = written(agreement({"edit": EDIT, "other": other, "none": chosen({})}))
     assert found["names"] == ["edit", "other", "none"]
     # one weight shared of 6 + 3; outputs 5 and 3 with one shared; inputs 1 + 1 + 2 + 1 and 1 + 1, two shared
     assert found["weights"][0][1] == 1 / 8
@@ -119,7 +126,7 @@ def test_agreement_by_weights_and_by_dimensions():
 
 
 def test_the_report_is_json_and_takes_an_empty_selection():
-    found = json.loads(json.dumps(location_report({"none": chosen({})}), allow_nan=False))["selections"]["none"]
+    found = json.loads(json.dumps(report({"none": chosen({})}), allow_nan=False))["selections"]["none"]
     assert found["gini_layers"] == {"value": None, "by_chance": None}
     assert found["dimensions"]["mlp.up"]["input"]["most"] == []
 
@@ -139,7 +146,7 @@ def test_a_grid_of_rules_and_ratios():
     assert grid["coupled@0.001"].weights == 0
     alone = select(concepts, protected, ratio=0.3)
     assert all(torch.equal(grid["coupled@0.3"].indices[name], alone.indices[name]) for name in alone.indices)
-    jaccard = location_report(grid)["agreement"]["weights"]
+    jaccard = report(grid)["agreement"]["weights"]
     assert 0 <= jaccard[2][5] < 1  # coupled against released
 
 

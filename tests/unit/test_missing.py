@@ -28,7 +28,7 @@ from spin_llm.results.older import with_bounds
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.rows import Answer
 from spin_llm.results.searched import Trial
-from spin_llm.search.answered import Answered, added, better_half, pick_answered, unread_in
+from spin_llm.search.answered import Answered, better_half, pick_answered
 from spin_llm.search.ranking import MAX_SILENCE
 from spin_llm.stats.paired import paired_rates
 
@@ -282,7 +282,7 @@ def trial(number: int) -> Trial:
 def searched(number: int, base: list[Any], edited: list[Any]) -> Answered:
     rows, judge = answered_rows(base, edited), WordJudge()
     axes = measured(judge_rows(judge, rows), rows, {"edited": None}, judge).axes
-    return Answered(trial(number), added({}, axes), unread_in(axes))
+    return Answered(trial(number), {}).after(axes)
 
 
 def test_the_search_does_not_pick_an_edit_that_silences_the_model():

@@ -15,7 +15,7 @@ from spin_llm.errors import SpinError
 from spin_llm.results.file import written
 from spin_llm.results.measured import AxisResult
 from spin_llm.results.recipe import Recipe
-from spin_llm.results.searched import Gain, Proxy, Trial
+from spin_llm.results.searched import Gain, Proxy, Rates, Trial
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo
 from spin_llm.search import ranking, study
 from spin_llm.search import trials as searching
@@ -113,8 +113,8 @@ def test_the_opening_fits_the_scores_and_the_target():
 
 
 def answered(number: int, fairness: float, privacy: float, refusal: float = 0.0, coherence: float = 0.0) -> Answered:
-    rates = {"fairness": (50, 0.2, 0.2 + fairness), "privacy": (50, 0.4, 0.4 + privacy)}
-    rates |= {"over_refusal": (50, 0.1, 0.1 + refusal), "coherence": (100, 0.8, 0.8 + coherence)}
+    rates = {"fairness": Rates(50, 0.2, 0.2 + fairness), "privacy": Rates(50, 0.4, 0.4 + privacy)}
+    rates |= {"over_refusal": Rates(50, 0.1, 0.1 + refusal), "coherence": Rates(100, 0.8, 0.8 + coherence)}
     return Answered(trial(number, 0.1, 0.1), rates)
 
 
@@ -157,8 +157,8 @@ def test_the_better_half_is_sound_first():
 
 
 def test_without_a_judge_of_the_concepts_the_margins_decide_among_the_sound():
-    rates = {"over_refusal": (50, 0.1, 0.1)}
-    refusing = Answered(trial(4, 0.3, 0.3), {"over_refusal": (50, 0.1, 0.3)})
+    rates = {"over_refusal": Rates(50, 0.1, 0.1)}
+    refusing = Answered(trial(4, 0.3, 0.3), {"over_refusal": Rates(50, 0.1, 0.3)})
     rows = [refusing, Answered(trial(5, 0.2, 0.2), rates), Answered(trial(6, 0.1, 0.1), rates)]
     assert [row.trial.number for row in better_half(rows, CONCEPTS)] == [5, 6]
     pick, why = pick_answered(rows, [], CONCEPTS)
@@ -174,8 +174,8 @@ def test_rungs_are_added_by_their_questions():
             metric="rate", n=30, base=0.0, edited=1.0, delta=1.0, ci95=None, p=None, better="higher", measurable=True
         )
     }
-    assert added({"fairness": (10, 1.0, 0.0)}, axes) == {"fairness": (40, 0.25, 0.75)}
-    assert added({}, axes) == {"fairness": (30, 0.0, 1.0)}
+    assert added({"fairness": Rates(10, 1.0, 0.0)}, axes) == {"fairness": Rates(40, 0.25, 0.75)}
+    assert added({}, axes) == {"fairness": Rates(30, 0.0, 1.0)}
 
 
 @pytest.mark.parametrize(("size", "most"), [(100, 20), (10, 20), (3, 1), (1, 5), (2, 5)])

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from spin_llm.analysis.layers import Measures, information_report
+from spin_llm.analysis.layers import information_report
 from spin_llm.analysis.location import by_statistic, location_report, selection_grid
+from spin_llm.results.paper import Measures
 
 __all__ = ["Measures", "by_statistic", "information_report", "location_report", "selection_grid"]

@@ -22,14 +22,13 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
 from spin_llm.errors import SpinError
-from spin_llm.results.paper import Measures
+from spin_llm.results.paper import AtBandwidth, Measures
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 LEAST = 8  # pairs: half of them still have an unbiased estimate
 CHUNK = 4_000_000  # matrix entries gathered at a time: 32 MB
 FLAT = 1e-12  # a centred kernel this much smaller than the kernel is rounding noise of a constant
-MULTIPLIERS = Measures.multipliers
 
 
 def squared_distances(x: Floats) -> Floats:
@@ -170,16 +169,16 @@ def sensitivity(
     x_distances: Floats,
     y_distances: Floats,
     *,
-    multipliers: Sequence[float] = MULTIPLIERS,
+    multipliers: Sequence[float] = Measures.multipliers,
     permutations: int = 999,
     seed: int = 0,
-) -> list[dict[str, float | None]]:
+) -> list[AtBandwidth]:
     """Unbiased HSIC, debiased CKA and p at multiples of both median bandwidths, from squared distances (n, n)."""
-    rows: list[dict[str, float | None]] = []
+    rows = []
     for multiplier in multipliers:
         K, L = (gaussian_kernel(d, multiplier * median_bandwidth(d)) for d in (x_distances, y_distances))
         p = permutation_p(K, L, permutations=permutations, seed=seed)
-        rows.append({"multiplier": multiplier, "hsic": hsic_unbiased(K, L), "cka": cka(K, L), "p": p})
+        rows.append(AtBandwidth(multiplier, hsic_unbiased(K, L), cka(K, L), p))
     return rows
 
 

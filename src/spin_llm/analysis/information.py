@@ -17,16 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from spin_llm.analysis.dependence import Floats, Indices
 from spin_llm.errors import SpinError
-from spin_llm.results.paper import Measures
+from spin_llm.results.paper import Measures, Projected
 
-NEIGHBOURS = Measures.neighbours
-COMPONENTS = Measures.components
 SPREAD = 1e-9  # a component this much narrower than the sample's norm is rounding noise
 
 
@@ -62,7 +59,7 @@ def theorem_terms(covariance: Floats, sizes: Sequence[int]) -> dict[str, float]:
     }
 
 
-def principal_components(x: Floats, components: int = COMPONENTS) -> Floats:
+def principal_components(x: Floats, components: int = Measures.components) -> Floats:
     """(n, up to `components`) projections of the rows of x (n, d) on their leading principal components, each of unit
     variance; components without variance are left out."""
     wide = np.asarray(x, np.float64)
@@ -71,7 +68,7 @@ def principal_components(x: Floats, components: int = COMPONENTS) -> Floats:
     return np.asarray(U[:, :components][:, wide_enough] * np.sqrt(len(wide)), np.float64)
 
 
-def neighbour_information(x: Floats, y: Floats, *, neighbours: int = NEIGHBOURS, seed: int = 0) -> Floats:
+def neighbour_information(x: Floats, y: Floats, *, neighbours: int = Measures.neighbours, seed: int = 0) -> Floats:
     """(p, q) mutual information in nats of each column of x (n, p) with each of y (n, q), never below 0.
 
     The first estimator of Kraskov, Stoegbauer and Grassberger (2004), as scikit-learn has it
@@ -84,30 +81,23 @@ def neighbour_information(x: Floats, y: Floats, *, neighbours: int = NEIGHBOURS,
     return np.stack(columns, axis=1)
 
 
-def projected_information(
-    x: Floats,
-    y: Floats,
-    *,
-    components: int = COMPONENTS,
-    neighbours: int = NEIGHBOURS,
-    permutations: int = 39,
-    seed: int = 0,
-) -> dict[str, Any]:
+def projected_information(x: Floats, y: Floats, measures: Measures) -> Projected:
     """The second opinion on x (n, d) and y (n, e): `information`, the mean over all pairs of leading principal
     components, in nats; its mean over random pairings as `independent`; and a one-sided permutation `p`.
 
     None, None and 1 where a sample has no spread. It is no estimate of the vectors' mutual information: it sees pairs
     of directions only.
     """
-    left, right = principal_components(x, components), principal_components(y, components)
+    left, right = (principal_components(side, measures.components) for side in (x, y))
     if not left.shape[1] or not right.shape[1]:
-        return {"information": None, "independent": None, "p": 1.0}
+        return Projected(None, None, 1.0)
 
     def mean(order: Indices) -> float:
-        return float(neighbour_information(left, right[order], neighbours=neighbours, seed=seed).mean())
+        found = neighbour_information(left, right[order], neighbours=measures.neighbours, seed=measures.seed)
+        return float(found.mean())
 
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(measures.seed)
     observed = mean(np.arange(len(right)))
-    others = np.array([mean(draw.permutation(len(right))) for _ in range(permutations)])
-    p = (1 + int((others >= observed).sum())) / (1 + permutations)
-    return {"information": observed, "independent": float(others.mean()) if permutations else None, "p": p}
+    others = np.array([mean(draw.permutation(len(right))) for _ in range(measures.opinions)])
+    p = (1 + int((others >= observed).sum())) / (1 + len(others))
+    return Projected(observed, float(others.mean()) if len(others) else None, p)

@@ -1,7 +1,7 @@
 """Where chosen weights live: layers, matrices, dimensions that recur, how concentrated they are, and whether other
 seeds, data, ratios or rules choose the same.
 
-In: selections by name (from score files, without the model). Out: a dictionary for JSON. A matrix has output and input
+In: selections by name (from score files, without the model). Out: `LocationRecord`. A matrix has output and input
 dimensions: the rows and columns as torch's Linear stores it. The Gini coefficient of m counts is 0 where all are equal
 and 1 - 1/m where one holds everything; few weights over many dimensions have a high one by chance alone, so each stands
 beside the mean of as many weights put at random. Left out: drawing; why weights lie where they do.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import compress
 
 import numpy as np
 import torch
@@ -19,34 +19,27 @@ from numpy.typing import NDArray
 
 from spin_llm.errors import SpinError
 from spin_llm.results.edited import matrix_column
+from spin_llm.results.paper import Agreement, BesideChance, LocationRecord, Recurring, SelectionPlace, SideRecord
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, Scores, ScoreSet
 from spin_llm.scores.storage import Kept
 from spin_llm.selection import Selection, select
 
 Counts = NDArray[np.int64]
-SIDES = ("output", "input")
-LEVELS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {  # what two selections are compared by
-    "weights": lambda indices, columns: indices,
-    "output": lambda indices, columns: (indices // columns).unique(),
-    "input": lambda indices, columns: (indices % columns).unique(),
-}
 
 
 def location_report(
     selections: Mapping[str, Selection], *, draws: int = 50, most: int = 10, transposed: bool = False, seed: int = 0
-) -> dict[str, Any]:
+) -> LocationRecord:
     """Where each selection's weights are, and how far each two selections agree.
 
     `draws` random placements stand beside each Gini; `most` dimensions are named per matrix and side. `transposed`: the
     matrices are stored (in, out), as GPT-2's.
     """
-    return {
-        "selections": {
-            name: _location(selection, draws, most, transposed, seed) for name, selection in selections.items()
-        },
-        "agreement": agreement(selections, transposed=transposed),
-    }
+    return LocationRecord(
+        selections={name: _location(one, draws, most, transposed, seed) for name, one in selections.items()},
+        agreement=agreement(selections, transposed=transposed),
+    )
 
 
 def selection_grid(scores: ScoreSet, recipes: Iterable[Recipe]) -> dict[str, Selection]:
@@ -88,20 +81,23 @@ def gini(counts: Counts) -> float | None:
     return float((2 * ranks - m - 1) @ np.sort(counts) / (m * total))
 
 
-def agreement(selections: Mapping[str, Selection], *, transposed: bool = False) -> dict[str, Any]:
+def agreement(selections: Mapping[str, Selection], *, transposed: bool = False) -> Agreement:
     """Jaccard coefficients |A and B| / |A or B| of each two selections: of `weights`, and of the `output` and the
     `input` dimensions (of a matrix) that hold any; None for two empty ones.
 
     `chance`: of the weights, had each selection its number in each matrix at random (ratio of expected sizes).
     """
     chosen = list(selections.values())
-    result: dict[str, Any] = {"names": list(selections)}
-    for level in LEVELS:
-        stored = {"output": "input", "input": "output"}.get(level, level) if transposed else level
-        sets = [{name: LEVELS[stored](found, _columns(s, name)) for name, found in s.indices.items()} for s in chosen]
-        result[level] = [[_jaccard(a, b) for b in sets] for a in sets]
-    result["chance"] = [[None if a is b else _chance(a, b) for b in chosen] for a in chosen]
-    return result
+
+    def compared(of: Callable[[torch.Tensor, int], torch.Tensor]) -> list[list[float | None]]:
+        sets = [{name: of(found, s.places[name].shape[1]) for name, found in s.indices.items()} for s in chosen]
+        return [[_jaccard(a, b) for b in sets] for a in sets]
+
+    rows = compared(lambda indices, columns: (indices // columns).unique())
+    columns = compared(lambda indices, columns: (indices % columns).unique())
+    output, inputs = (columns, rows) if transposed else (rows, columns)
+    chance = [[None if a is b else _chance(a, b) for b in chosen] for a in chosen]
+    return Agreement(list(selections), compared(lambda indices, columns: indices), output, inputs, chance)
 
 
 def _jaccard(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> float | None:
@@ -119,41 +115,30 @@ def _chance(left: Selection, right: Selection) -> float | None:
     return shared / union if union else None
 
 
-def _columns(selection: Selection, name: str) -> int:
-    return selection.places[name].shape[1]
-
-
-def _location(selection: Selection, draws: int, most: int, transposed: bool, seed: int) -> dict[str, Any]:
+def _location(selection: Selection, draws: int, most: int, transposed: bool, seed: int) -> SelectionPlace:
     """One selection's part of the report."""
     draw = np.random.default_rng(seed)
     places = selection.places
-    names = list(places)
-    counts = np.array([len(selection.indices.get(name, ())) for name in names])
+    counts = np.array([len(selection.indices.get(name, ())) for name in places])
     sizes = np.array([place.size for place in places.values()])
     random = draw.multinomial(int(counts.sum()), sizes / sizes.sum(), size=draws)
     layer_of = np.array([place.layer for place in places.values()])
-    columns: dict[str, list[str]] = {}
-    for name, place in places.items():
-        columns.setdefault(matrix_column(name, place.layer), []).append(name)
-    layers = int(layer_of.max()) + 1
-    table = {
-        column: _sums(np.array([places[name].layer for name in members]), _of(counts, names, members), layers)
-        for column, members in columns.items()
-    }
-    return {
-        "weights": selection.weights,
-        "of": int(sizes.sum()),
-        "rule": selection.recipe.rule,
-        "ratio": selection.recipe.ratio,
-        "layers": _sums(layer_of, counts, layers).tolist(),
-        "matrices": {column: per_layer.tolist() for column, per_layer in table.items()},
-        "gini_layers": _beside_chance(*(_sums(layer_of, row, layers) for row in (counts, *random))),
-        "gini_matrices": _beside_chance(counts, *random),
-        "dimensions": {
-            column: _dimensions(selection, members, draw, draws, most, transposed)
-            for column, members in columns.items()
+    columns = np.array([matrix_column(name, place.layer) for name, place in places.items()])
+    layers, members = int(layer_of.max()) + 1, {column: columns == column for column in dict.fromkeys(columns.tolist())}
+    return SelectionPlace(
+        weights=selection.weights,
+        of=int(sizes.sum()),
+        rule=selection.recipe.rule,
+        ratio=selection.recipe.ratio,
+        layers=_sums(layer_of, counts, layers).tolist(),
+        matrices={column: _sums(layer_of[own], counts[own], layers).tolist() for column, own in members.items()},
+        gini_layers=_beside_chance(*(_sums(layer_of, row, layers) for row in (counts, *random))),
+        gini_matrices=_beside_chance(counts, *random),
+        dimensions={
+            column: _dimensions(selection, list(compress(places, own)), draw, draws, most, transposed)
+            for column, own in members.items()
         },
-    }
+    )
 
 
 def _dimensions(
@@ -163,7 +148,7 @@ def _dimensions(
     draws: int,
     most: int,
     transposed: bool,
-) -> dict[str, Any]:
+) -> dict[str, SideRecord]:
     """Of the matrices of one name over the layers, by side: size, dimensions in use, Gini of the weights per dimension,
     the most layers that share a dimension, and the dimensions `most` often shared. Chance: as many weights per matrix,
     at random."""
@@ -173,8 +158,8 @@ def _dimensions(
     for _ in range(draws):
         placed = {name: draw.integers(places[name].size, size=len(found)) for name, found in chosen.items()}
         tables.append(_tables(places, placed))
-    sides = ("input", "output") if transposed else SIDES
-    return {side: _side([pair[number] for pair in tables], most) for number, side in enumerate(sides)}
+    sides = ("input", "output") if transposed else ("output", "input")
+    return {side: _side(of_side, most) for side, of_side in zip(sides, zip(*tables, strict=True), strict=True)}
 
 
 def _tables(places: Mapping[str, MatrixScores], chosen: Mapping[str, Counts]) -> tuple[Counts, Counts]:
@@ -190,26 +175,24 @@ def _tables(places: Mapping[str, MatrixScores], chosen: Mapping[str, Counts]) ->
     return by_row, by_column
 
 
-def _side(tables: Sequence[Counts], most: int) -> dict[str, Any]:
+def _side(tables: Sequence[Counts], most: int) -> SideRecord:
     """From weights by (layer, dimension): the observed table first, random ones after it."""
     observed = tables[0]
     weights, layers = observed.sum(0), (observed > 0).sum(0)
     order = [place for place in np.lexsort((-weights, -layers))[:most] if weights[place]]
-    return {
-        "size": len(weights),
-        "used": int((weights > 0).sum()),
-        "gini": _beside_chance(*(table.sum(0) for table in tables)),
-        "layers_sharing": int(layers.max()),
-        "layers_sharing_by_chance": _mean([int((table > 0).sum(0).max()) for table in tables[1:]]),
-        "most": [
-            {"dimension": int(place), "layers": int(layers[place]), "weights": int(weights[place])} for place in order
-        ],
-    }
+    return SideRecord(
+        size=len(weights),
+        used=int((weights > 0).sum()),
+        gini=_beside_chance(*(table.sum(0) for table in tables)),
+        layers_sharing=int(layers.max()),
+        layers_sharing_by_chance=_mean([int((table > 0).sum(0).max()) for table in tables[1:]]),
+        most=[Recurring(int(place), int(layers[place]), int(weights[place])) for place in order],
+    )
 
 
-def _beside_chance(observed: Counts, *random: Counts) -> dict[str, float | None]:
+def _beside_chance(observed: Counts, *random: Counts) -> BesideChance:
     by_chance = [value for counts in random if (value := gini(counts)) is not None]
-    return {"value": gini(observed), "by_chance": _mean(by_chance)}
+    return BesideChance(gini(observed), _mean(by_chance))
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -219,8 +202,3 @@ def _mean(values: Sequence[float]) -> float | None:
 def _sums(groups: Counts, counts: Counts, size: int) -> Counts:
     """(size,): the counts of each group added up."""
     return np.bincount(groups, weights=counts, minlength=size).astype(np.int64)
-
-
-def _of(counts: Counts, names: Sequence[str], members: Sequence[str]) -> Counts:
-    kept = set(members)
-    return counts[[name in kept for name in names]]

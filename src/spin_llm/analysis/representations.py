@@ -1,7 +1,7 @@
 """Representations of two concepts: which examples make a pair, and the hidden states of a model for them.
 
-In: (prompt, response) pairs of two concepts, a loaded model, a selection to apply for the moment. Out: two lists of
-equal length whose i-th members are a pair; per layer, the hidden state at the last prompt token and the mean over the
+In: (prompt, response) pairs of two concepts, a loaded model. Out: two lists of equal length whose i-th members are a
+pair; per layer, the hidden state at the last prompt token and the mean over the
 response tokens. Layer 0 is the embedding, layer l the output of decoder layer l; of most models transformers gives the
 last one after the final norm. What each pairing can and cannot show is in docs/information.md. Left out: measuring
 dependence (dependence.py).
@@ -10,8 +10,7 @@ dependence (dependence.py).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,8 +19,6 @@ from spin_llm.data import Example, Pair, plain
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel
 from spin_llm.models.losses import length_sorted_batches
-from spin_llm.patch.patch import memory_patch
-from spin_llm.selection import Selection
 
 PLACES = ("last_prompt", "mean_response")
 FRAMINGS = {
@@ -123,13 +120,3 @@ def _two_places(states: torch.Tensor, last: torch.Tensor, weights: torch.Tensor)
     at_last = wide[torch.arange(len(last), device=wide.device), last.to(wide.device)]
     mean = torch.einsum("bt,btd->bd", weights.to(wide.device), wide)
     return torch.stack([at_last, mean]).cpu()
-
-
-@contextmanager
-def edited(loaded: LoadedModel, selection: Selection | None, *, scale: float = 0.0) -> Iterator[LoadedModel]:
-    """The model with the selected weights multiplied by `scale`, restored bit for bit on leaving; None: unedited."""
-    if selection is None:
-        yield loaded
-        return
-    with memory_patch(loaded, selection, scale=scale).applied(loaded):
-        yield loaded

@@ -122,7 +122,7 @@ def of_information(work: Work, arm: Arm, found: ArmRecord, places: Path) -> ArmR
         else:
             recipe, selection, scores = made
             if not file.is_file():
-                reports = dependence(work, arm, recipe, selection)
+                reports = dependence(work, arm, selection)
                 write_json(file, written(replace(found, about=AboutArm(selection.weights), information=reports)))
             write_json(places, written(location(work, arm, recipe, selection, scores)))
     found = read_typed(file, ArmRecord, change=ANEW)

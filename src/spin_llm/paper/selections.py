@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-import msgspec
-
 from spin_llm.analysis import information_report, location_report
 from spin_llm.data import rendering_of
 from spin_llm.models import editable_matrices
@@ -41,22 +39,18 @@ def located(arm: Arm, work: Work) -> list[Arm]:
     return [replace(arm, name=name, options={**arm.options, **change}) for name, change in changes.items()]
 
 
-def dependence(work: Work, arm: Arm, recipe: Recipe, selection: Selection) -> dict[str, DependenceRecord]:
+def dependence(work: Work, arm: Arm, selection: Selection) -> dict[str, DependenceRecord]:
     """`information_report`s by title: of the edit on both kinds of pairs, and of as many random weights."""
     control = random_like(selection, work.settings.seed)
     return {
-        f"{name}, {pairing} pairs": msgspec.convert(
-            information_report(
-                work.model,
-                dict(list(work.fitted.concepts.items())[:2]),
-                chosen,
-                pairing=pairing,
-                scale=recipe.scale,
-                template=rendering_of(work.settings),
-                measures=Measures(seed=work.settings.seed),
-                console=work.console,
-            ),
-            DependenceRecord,
+        f"{name}, {pairing} pairs": information_report(
+            work.model,
+            dict(list(work.fitted.concepts.items())[:2]),
+            chosen,
+            pairing=pairing,
+            template=rendering_of(work.settings),
+            measures=Measures(seed=work.settings.seed),
+            console=work.console,
         )
         for name, chosen, pairing in (
             (arm.name, selection, "shuffled"),
@@ -77,8 +71,7 @@ def location(work: Work, arm: Arm, recipe: Recipe, selection: Selection, scores:
     transposed = any(matrix.transposed for matrix in editable_matrices(work.model.model, recipe.target))
     report = location_report(selections, draws=0, transposed=transposed)
     own = location_report({arm.name: selection}, transposed=transposed, seed=work.settings.seed)  # chance is for SPIN's
-    report["selections"] |= own["selections"]
-    return msgspec.convert({"about": about, **report}, LocationRecord)
+    return replace(report, about=about, selections={**report.selections, **own.selections})
 
 
 def others(

@@ -208,7 +208,7 @@ def information_tables(results: Results) -> list[Part]:
 
 
 def layer_row(layer: LayerRecord) -> tuple[str, ...]:
-    both, change = (layer.before, layer.after), layer.change["cka"]
+    both, change = layer.both, layer.change["cka"]
     values = [small(getattr(part, measure)) for measure in ("hsic", "p", "cka") for part in both]
     band = f" ({small(change.band[0])} to {small(change.band[1])})" if change.band else ""
     opinions = (part.projected for part in both if part.projected)
@@ -221,7 +221,7 @@ def sensitivity_text(layers: Sequence[LayerRecord]) -> str:
     multipliers = [one.multiplier for one in layers[0].before.sensitivity]
     known = kept = 0
     for layer in layers:
-        pairs = zip(layer.before.sensitivity, layer.after.sensitivity, strict=True)
+        pairs = zip(*(one.sensitivity for one in layer.both), strict=True)
         values = [(before.cka, after.cka) for before, after in pairs]
         both = [(before, after) for before, after in values if before is not None and after is not None]
         if len(both) < len(values):

@@ -30,9 +30,8 @@ from spin_llm.results.edited import RatioTried
 from spin_llm.results.file import written
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import SearchRecord
-from spin_llm.scores import ScoreSet
+from spin_llm.scores import ScoreSet, Sides
 from spin_llm.search.find import find_edit
-from spin_llm.search.proxy import Contrast
 from spin_llm.search.ratio import choose_ratio
 from spin_llm.search.trials import Bench
 from spin_llm.selection import Selection, select
@@ -99,7 +98,7 @@ def bench_of(run: Run, scores: ScoreSet) -> Bench:
     """What edits are tried on."""
     settings, loaded = run.settings, run.model
     contrasts = {
-        name: Contrast(encode(settings, loaded, aware), encode(settings, loaded, unaware))
+        name: Sides(encode(settings, loaded, aware), encode(settings, loaded, unaware))
         for name, (aware, unaware) in run.inputs.contrasts.items()
     }
     general = encode(settings, loaded, run.inputs.choose[: 2 * settings.budget.pairs])

@@ -13,8 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from spin_llm.analysis.resampled import Job
-from spin_llm.analysis.stability import ScoredExamples, measure_stability
+from spin_llm.analysis.stability import Job, measure_stability
 from spin_llm.errors import SpinError
 from spin_llm.files import read_typed, write_json
 from spin_llm.models import checkpoint_of
@@ -28,7 +27,7 @@ from spin_llm.records import PATCH, RECORD, RESULTS, DataRecord, RunRecord, chec
 from spin_llm.report import write_report
 from spin_llm.results.edited import StabilityRecord
 from spin_llm.results.file import read_results, written
-from spin_llm.scores import parse_bytes
+from spin_llm.scores import Sides, parse_bytes
 from spin_llm.selection import KNOWN, select
 
 
@@ -45,7 +44,7 @@ def stability_stage(run: Run, resamples: int, seed: int, *, anew: bool = False) 
     spared = rule.spared(scores)
     unaware = data.unaware if "margin" in rule.needs else {}
     examples = {
-        name: ScoredExamples(encode(settings, run.model, pairs), encode(settings, run.model, unaware.get(name, ())))
+        name: Sides(encode(settings, run.model, pairs), encode(settings, run.model, unaware.get(name, ())))
         for name, pairs in {**data.concepts, **data.protect}.items()
         if name in spared.everything
     }

@@ -91,7 +91,7 @@ class Stability:
 
 @dataclass(frozen=True)
 class Edge:
-    """How near the resamples came to what is no candidate (analysis/resampled.py)."""
+    """How near the resamples came to what is no candidate (analysis/stability.py)."""
 
     threshold: Share
     outer: Share

@@ -64,10 +64,20 @@ class Shift:
 
 @dataclass(frozen=True)
 class LayerRecord:
+    """One layer before an edit, and after it where there is one."""
+
     layer: Layer
     before: Dependence
-    after: Dependence
-    change: dict[str, Shift]
+    after: Dependence | None = None
+    change: dict[str, Shift] = field(default_factory=dict)
+
+    always = ("after", "change")
+
+    @property
+    def both(self) -> tuple[Dependence, Dependence]:
+        """Before and after; there is an edit."""
+        assert self.after is not None
+        return self.before, self.after
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ In: a loaded model, the examples of one set, flat indices of candidate entries b
 and, where the rule looks at margins, the signed product of aware and unaware examples too; and scores of any weighting
 of the examples, such as a bootstrap resample, as if they had been scored. Only the candidates' gradients are formed, a
 sum over tokens each, so a pass costs little more than forwards and backwards. Left out: which entries are candidates,
-and what is selected from resampled scores (analysis/resampled.py).
+and what is selected from resampled scores (analysis/stability.py).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from msgspec import Meta
@@ -103,6 +103,13 @@ class Scores:
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         return {name: matrix.shape for name, matrix in self.matrices.items()}
+
+
+class Sides(NamedTuple):
+    """Encoded responses of one set, by kind."""
+
+    aware: Sequence[Example]
+    unaware: Sequence[Example] = ()
 
 
 @dataclass(frozen=True)

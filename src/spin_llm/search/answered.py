@@ -28,26 +28,23 @@ from spin_llm.search.ranking import MAX_INCOHERENCE, MAX_REFUSAL, MAX_SILENCE, s
 from spin_llm.search.trials import Bench
 from spin_llm.selection import select
 
-LIMITS = {  # axis: (the sign of what is worse, by how much it may be)
-    "over_refusal": (1, MAX_REFUSAL),
-    "coherence": (-1, MAX_INCOHERENCE),
-    ANSWERED: (-1, MAX_SILENCE),
+LIMITS = {  # axis: (its name, the sign of what is worse, by how much it may be)
+    "over_refusal": ("over-refusal", 1, MAX_REFUSAL),
+    "coherence": ("coherence", -1, MAX_INCOHERENCE),
+    ANSWERED: ("questions answered", -1, MAX_SILENCE),
 }
-
-
-LIMIT_NAMES = {"over_refusal": "over-refusal", "coherence": "coherence", ANSWERED: "questions answered"}
 
 
 @dataclass(frozen=True)
 class Answered:
-    """Rates of one survivor on the search questions by axis: n, base, edited; summed over the rungs that it reached.
+    """Rates of one survivor on the search questions by axis, over the rungs that it reached.
 
     `unread`: the axes on which missing verdicts were counted against it; `unmeasured`: those on which verdicts decide
     nothing, with the reason.
     """
 
     trial: Trial
-    rates: Mapping[str, tuple[int, float, float]]
+    rates: dict[str, Rates]
     unread: frozenset[str] = frozenset()
     unmeasured: Mapping[str, str] = field(default_factory=dict)
 
@@ -57,19 +54,25 @@ class Answered:
         return [axis for axis in self.rates if axis not in self.unmeasured]
 
     def gain(self, axis: str) -> float:
-        n, base, edited = self.rates[axis]
-        return edited - base if n else 0.0
+        rates = self.rates[axis]
+        return rates.edited - rates.base if rates.n else 0.0
 
     @property
     def excess(self) -> float:
         """By how much (a rate) it refuses, falls apart and is silent more than the pick may; 0 within the limits."""
-        beyond = (sign * self.gain(axis) - most for axis, (sign, most) in LIMITS.items() if axis in self.deciding)
+        beyond = (sign * self.gain(axis) - most for axis, (_, sign, most) in LIMITS.items() if axis in self.deciding)
         return sum(max(0.0, rate - 1e-9) for rate in beyond)
 
     @property
     def sound(self) -> bool:
         """Whether it refuses, falls apart and is silent no more than the pick may."""
         return self.excess == 0
+
+    def after(self, axes: Mapping[str, AxisResult]) -> Answered:
+        """With what it answered in one more rung, as results.json has it."""
+        unread = self.unread | {axis for axis, result in axes.items() if result.no_reading}
+        notes = {axis: result.note or "" for axis, result in axes.items() if not result.measurable}
+        return Answered(self.trial, added(self.rates, axes), unread, {**self.unmeasured, **notes})
 
     def point(self, concepts: Sequence[str]) -> tuple[float, ...]:
         """How good it is on every concept, on over-refusal and on perplexity."""
@@ -79,9 +82,8 @@ class Answered:
 
     def record(self, rows: Sequence[Answered], concepts: Sequence[str]) -> SurvivorRecord:
         """Beside the survivors of the last rung."""
-        rates = {axis: Rates(*row) for axis, row in self.rates.items()}
         front = unbeaten(self.point(concepts), [row.point(concepts) for row in rows])
-        return SurvivorRecord(self.trial.number, rates, self.sound, front, sorted(self.unread))
+        return SurvivorRecord(self.trial.number, self.rates, self.sound, front, sorted(self.unread))
 
 
 def answer(
@@ -113,43 +115,28 @@ def answer(
         console.say(f"search, rung {rung}: {len(rows)} edits answer {sum(map(len, asked.values()))} questions")
         measured = evaluate(views, part, judge, folder / f"rung-{rung}", coherence=coherence, console=console)
         tables = [measured.axes, *(control.axes for control in measured.controls.values())]
-        rows = [
-            Answered(row.trial, added(row.rates, axes), row.unread | unread_in(axes), {**row.unmeasured, **notes(axes)})
-            for row, axes in zip(rows, tables, strict=True)
-        ]
+        rows = [row.after(axes) for row, axes in zip(rows, tables, strict=True)]
     return rows, dropped
 
 
-def added(
-    rates: Mapping[str, tuple[int, float, float]], axes: Mapping[str, AxisResult]
-) -> dict[str, tuple[int, float, float]]:
+def added(rates: Mapping[str, Rates], axes: Mapping[str, AxisResult]) -> dict[str, Rates]:
     """The rates of two sets of questions taken together."""
     found = {}
     for axis, result in axes.items():
-        n, base, edited = rates.get(axis, (0, 0.0, 0.0))
-        new, *sides = least(result)
-        total = n + new
-        pooled = ((n * old + new * side) / total for old, side in zip((base, edited), sides, strict=True))
-        found[axis] = (total, *pooled)
-    return found  # type: ignore[return-value]
+        old, new = rates.get(axis, Rates(0, 0.0, 0.0)), least(result)
+        total = old.n + new.n
+        base, edited = ((old.n * a + new.n * b) / total for a, b in ((old.base, new.base), (old.edited, new.edited)))
+        found[axis] = Rates(total, base, edited)
+    return found
 
 
-def least(result: AxisResult) -> tuple[int, float, float]:
-    """(n, base, edited) of one axis of results.json; where it has no reading, with every missing verdict against the
-    edit: a model that falls silent gains nothing."""
+def least(result: AxisResult) -> Rates:
+    """The rates of one axis of results.json; where it has no reading, with every missing verdict against the edit: a
+    model that falls silent gains nothing."""
     if result.no_reading and result.bounds and result.asked:
         worst = (1, 0) if result.better == "higher" else (0, 1)
-        return result.asked, result.bounds.base[worst[0]], result.bounds.edited[worst[1]]
-    return result.n, result.base or 0.0, result.edited or 0.0
-
-
-def unread_in(axes: Mapping[str, AxisResult]) -> frozenset[str]:
-    return frozenset(axis for axis, result in axes.items() if result.no_reading)
-
-
-def notes(axes: Mapping[str, AxisResult]) -> dict[str, str]:
-    """Why the judge is not believed, by axis of results.json."""
-    return {axis: result.note or "" for axis, result in axes.items() if not result.measurable}
+        return Rates(result.asked, result.bounds.base[worst[0]], result.bounds.edited[worst[1]])
+    return Rates(result.n, result.base or 0.0, result.edited or 0.0)
 
 
 def unmeasured_in(rows: Sequence[Answered]) -> dict[str, str]:
@@ -169,7 +156,9 @@ def unmeasured_text(unmeasured: Mapping[str, str], concepts: Sequence[str]) -> s
 
 def within(rows: Sequence[Answered]) -> str:
     """`within the limits on over-refusal and coherence`: those that count for the rows."""
-    *first, last = [name for axis, name in LIMIT_NAMES.items() if any(axis in row.deciding for row in rows)] or ["cost"]
+    *first, last = [name for axis, (name, *_) in LIMITS.items() if any(axis in row.deciding for row in rows)] or [
+        "cost"
+    ]
     return f"within the limits on {', '.join(first)}{' and ' if first else ''}{last}"
 
 

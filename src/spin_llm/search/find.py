@@ -23,9 +23,8 @@ from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import SearchRecord, Trial
-from spin_llm.scores import ScoreSet
+from spin_llm.scores import ScoreSet, Sides
 from spin_llm.search.answered import Answered, answer, pick_answered, unmeasured_in
-from spin_llm.search.proxy import Contrast
 from spin_llm.search.ranking import front, is_found, ranked, survivors
 from spin_llm.search.study import settings_importance
 from spin_llm.search.trials import Bench, try_recipes
@@ -66,7 +65,7 @@ def search(
             change="score fewer examples of sources with aware and unaware responses; or give a Recipe.",
         )
     drawn = {
-        name: Contrast(*(sample(side, min(len(side), budget.pairs), seed) for side in sides))
+        name: Sides(*(sample(side, min(len(side), budget.pairs), seed) for side in sides))
         for name, sides in held.contrasts.items()
     }
     asked = None

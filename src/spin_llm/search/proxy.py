@@ -24,18 +24,11 @@ from spin_llm.evaluate.likelihood import divergences
 from spin_llm.models import LoadedModel
 from spin_llm.models.losses import length_sorted_batches, response_logits, response_losses
 from spin_llm.results.searched import Gain, Proxy
+from spin_llm.scores import Sides
 from spin_llm.stats.paired import Floats
 
 BATCH_TOKENS = 4096
 KL_PAIRS = 16  # of the general pairs: their logits are kept
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Encoded held-back responses of one concept."""
-
-    aware: Sequence[Example]
-    unaware: Sequence[Example]
 
 
 Losses = dict[str, tuple[Floats, Floats]]  # (aware, unaware) mean loss of each response, by concept
@@ -53,7 +46,7 @@ def response_means(loaded: LoadedModel, examples: Sequence[Example]) -> Floats:
     return found
 
 
-def contrast_losses(loaded: LoadedModel, contrasts: Mapping[str, Contrast]) -> Losses:
+def contrast_losses(loaded: LoadedModel, contrasts: Mapping[str, Sides]) -> Losses:
     """The losses of all held-back responses under the model as it is."""
     return {
         name: (response_means(loaded, part.aware), response_means(loaded, part.unaware))
@@ -81,7 +74,7 @@ class Reference:
     logits: Sequence[tuple[Sequence[Example], torch.Tensor]]
 
 
-def measure_reference(loaded: LoadedModel, contrasts: Mapping[str, Contrast], general: Sequence[Example]) -> Reference:
+def measure_reference(loaded: LoadedModel, contrasts: Mapping[str, Sides], general: Sequence[Example]) -> Reference:
     """One forward pass over everything; the logits kept are of at most `KL_PAIRS` pairs, in the model's dtype."""
     with torch.inference_mode():
         batches = length_sorted_batches(general[:KL_PAIRS], BATCH_TOKENS)
@@ -104,7 +97,7 @@ def relative_increase(edited: Floats, base: Floats, examples: Sequence[Example])
 
 
 def measure_proxy(
-    edited: LoadedModel, contrasts: Mapping[str, Contrast], general: Sequence[Example], reference: Reference
+    edited: LoadedModel, contrasts: Mapping[str, Sides], general: Sequence[Example], reference: Reference
 ) -> Proxy:
     """The proxy of the edit that is in the model `edited`; `reference` is of the same pairs without it."""
     gains = gains_of(reference.losses, contrast_losses(edited, contrasts))

@@ -21,9 +21,8 @@ from spin_llm.progress import SILENT, Console
 from spin_llm.results.file import written
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import JournalRow, Trial
-from spin_llm.scores import ScoreSet
+from spin_llm.scores import ScoreSet, Sides
 from spin_llm.search.proxy import (
-    Contrast,
     Reference,
     measure_proxy,
     measure_reference,
@@ -43,7 +42,7 @@ class Bench:
 
     loaded: LoadedModel
     scores: ScoreSet
-    contrasts: Mapping[str, Contrast]
+    contrasts: Mapping[str, Sides]
     general: Sequence[Example]
     max_increase: float
 
