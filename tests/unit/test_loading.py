@@ -212,7 +212,7 @@ def test_notes_of_a_load_are_in_the_doctor_s_report_and_in_the_record(copy: Path
     edit_tensors(copy / "model.safetensors", lambda tensors: tensors.update({"audio.proj": torch.ones(2)}))
     settings = RunSettings(str(copy), dtype="float32", concepts=(("fairness", "starter"), ("privacy", "starter")))
     assert any(line.startswith("! load") and "audio.proj" in line for line in lines(examine(settings)))
-    assert "audio.proj" in str(model_record(settings, load(str(copy), dtype="float32"))["notes"])
+    assert "audio.proj" in str(model_record(settings, load(str(copy), dtype="float32")).notes)
 
 
 def test_layers_that_the_configuration_leaves_out(copy: Path):

@@ -22,8 +22,8 @@ from torch import nn
 from spin_llm.data import Pair, render_prompt
 from spin_llm.errors import SpinError
 from spin_llm.models import EMBEDDED, cache_folder, editable_matrices, load, mlp_coverage, pick_dtype, resolve
-from spin_llm.models.disk.kinds import refuse_quantised
 from spin_llm.models.disk.resolve import converter
+from spin_llm.models.said import refuse_quantised
 
 LLAMA_ATTENTION = {f"self_attn.{part}_proj.weight" for part in "qkvo"}
 LLAMA_MLP = {f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")}

@@ -19,27 +19,8 @@ from spin_llm.data.sources import (
 )
 from spin_llm.data.turns import Turn, plain
 
-__all__ = [
-    "Example",
-    "Pair",
-    "PairSet",
-    "Question",
-    "QuestionSet",
-    "Rendering",
-    "Turn",
-    "as_messages",
-    "as_text",
-    "encode",
-    "encode_all",
-    "load_pairs",
-    "load_prompts",
-    "load_questions",
-    "plain",
-    "render_messages",
-    "render_prompt",
-    "rendering_of",
-    "resolve_template",
-    "rows_sha256",
-    "sample",
-    "split_sample",
-]
+__all__ = ["Rendering", "rendering_of", "resolve_template"]
+__all__ += ["Example", "as_messages", "as_text", "encode", "encode_all", "render_messages", "render_prompt"]
+__all__ += ["Pair", "PairSet", "Question", "QuestionSet", "load_pairs", "load_prompts", "load_questions"]
+__all__ += ["rows_sha256", "sample", "split_sample"]
+__all__ += ["Turn", "plain"]

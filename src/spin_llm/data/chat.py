@@ -121,10 +121,8 @@ def named_templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str | Rendering) -> str:
-    """The text of chat messages with the generation prompt.
-
-    Raises SpinError when the tokenizer has no such template, it fails, or its text does not hold the messages'.
-    """
+    """The text of chat messages with the generation prompt. Raises SpinError when the tokenizer has no such template,
+    it fails, or its text does not hold the messages'."""
     rendering = as_rendering(template)
     chat = chat_template(tokenizer, rendering)
     before = [{"role": "system", "content": NO_THINK}] if chat.by_system and not rendering.thinking else []
@@ -228,8 +226,10 @@ def run_template(
         options: dict[str, object] = {"chat_template": chat.source, "add_generation_prompt": True, "tokenize": False}
         text = str(render(content, **options, **chat.values))
     except Exception as error:  # noqa: BLE001 - a program of the model's makers: whatever it raises, it fails
+        words, kind = " ".join(str(error).split())[:300], type(error).__name__
+        said = words if kind == "TemplateError" else f"{kind}: {words}".rstrip(": ")
         raise SpinError(
-            f"The model's chat template fails on messages of these roles: {roles}: {failure(error)}",
+            f"The model's chat template fails on messages of these roles: {roles}: {said}",
             cause="a template that asks for other roles or extra values, or one with a fault.",
             change=f"{RAW}, or --template-option NAME=VALUE for a value that it asks for.",
         ) from None
@@ -238,12 +238,6 @@ def run_template(
     if len(text) > MOST_TEXT + 2 * sum(len(message["content"]) for message in messages):
         raise runaway()
     return text
-
-
-def failure(error: Exception) -> str:
-    """An exception of a template in a line."""
-    words = " ".join(str(error).split())[:300]
-    return words if type(error).__name__ == "TemplateError" else f"{type(error).__name__}: {words}".rstrip(": ")
 
 
 def holds(text: str | None, part: str) -> bool:

@@ -70,11 +70,9 @@ class Columns(NamedTuple):
 
 
 def read_pairs(rows: Iterable[Row], origin: str, wanted: Wanted) -> tuple[list[Pair], list[str]]:
-    """(pairs, what was left out and why) of all rows; the response is "" where prompts alone are wanted.
-
-    Raises SpinError naming `origin`: columns not found or not clear; rows without a prompt or response (which, and how
-    many); labels that do not say what they mean; nothing left.
-    """
+    """(pairs, what was left out and why) of all rows; the response is "" where prompts alone are wanted. Raises
+    SpinError naming `origin`: columns not found or not clear; rows without a prompt or response (which, and how many);
+    labels that do not say what they mean; nothing left."""
     pairs: list[Pair] = []
     bad: list[str] = []
     columns: Columns | None = None

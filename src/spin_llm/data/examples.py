@@ -50,10 +50,8 @@ def encode_all(
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, pair: Pair, *, template: str | Rendering, max_length: int) -> Example:
-    """Tokens of one pair, at most `max_length`: the prompt is cut at its left, the response never.
-
-    Raises SpinError: a prompt or response without tokens, or a response longer than max_length - 1 tokens.
-    """
+    """Tokens of one pair, at most `max_length`: the prompt is cut at its left, the response never. Raises SpinError: a
+    prompt or response without tokens, or a response longer than max_length - 1 tokens."""
     name = resolve_template(tokenizer, template)
     prompt = render_prompt(tokenizer, pair.asked, template)
     if closing := closing_of(_text(tokenizer, prompt[-TAIL:])) if name not in ("raw", "released") else "":
@@ -86,11 +84,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, pair: Pair, *, template: str | Re
 def render_prompt(
     tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Turn], template: str | Rendering
 ) -> list[int]:
-    """Token ids of a prompt up to where the response starts; the same for scoring and for generation.
-
-    The chat template gets all turns of a conversation; without one it is its plain text (turns.py), and the name of
-    whose turn it is.
-    """
+    """Token ids of a prompt up to where the response starts; the same for scoring and for generation. The chat template
+    gets all turns of a conversation; without one it is its plain text (turns.py), and the name of whose turn it is."""
     name = resolve_template(tokenizer, template)
     if name not in ("raw", "released"):
         return render_messages(tokenizer, as_messages(prompt), template)
@@ -120,11 +115,8 @@ def as_text(prompt: str | Sequence[Turn]) -> str:
 def render_messages(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str | Rendering = "chat"
 ) -> list[int]:
-    """Token ids of chat messages ({"role", "content"}) with the generation prompt.
-
-    Raises SpinError when the tokenizer has no chat template, it fails on these messages, or their text is not in what
-    it makes, or not in the tokens.
-    """
+    """Token ids of chat messages ({"role", "content"}) with the generation prompt. Raises SpinError when the tokenizer
+    has no chat template, it fails on these messages, or their text is not in what it makes, or not in the tokens."""
     ids = _token_ids(tokenizer, chat_text(tokenizer, messages, template), special=False)
     text = _text(tokenizer, ids)
     for message in messages:
@@ -186,10 +178,8 @@ class Long:
 def too_long(
     tokenizer: PreTrainedTokenizerBase, items: Iterable[Pair | Question], *, template: str | Rendering, room: int
 ) -> list[Long]:
-    """The pairs whose response, and the questions whose prompt, takes more than `room` tokens.
-
-    Raises SpinError, which names the row, for what cannot be rendered.
-    """
+    """The pairs whose response, and the questions whose prompt, takes more than `room` tokens. Raises SpinError, which
+    names the row, for what cannot be rendered."""
     longs = []
     for item in items:
         try:

@@ -79,10 +79,8 @@ def load_pairs(
     response_column: str | None = None,
     rows: ReadRows = read_rows,
 ) -> PairSet:
-    """Load (prompt, response) pairs; `responses` is "aware" or "unaware" where the source has both.
-
-    Raises SpinError for a source that is unknown, absent, unreachable, malformed, empty, or lacks columns or texts.
-    """
+    """Load (prompt, response) pairs; `responses` is "aware" or "unaware" where the source has both. Raises SpinError
+    for a source that is unknown, absent, unreachable, malformed, empty, or lacks columns or texts."""
     if responses not in ("aware", "unaware"):
         raise SpinError(f"responses is {responses!r}.", change="give aware or unaware.")
     wanted = Wanted(responses, concept, prompt_column, response_column)

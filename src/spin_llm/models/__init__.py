@@ -9,19 +9,6 @@ from spin_llm.models.disk.resolve import cache_folder, resolve
 from spin_llm.models.loading import LoadedModel, checkpoint_of, load, pick_dtype
 from spin_llm.models.structure import Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
 
-__all__ = [
-    "EMBEDDED",
-    "Checkpoint",
-    "LoadedModel",
-    "Matrix",
-    "StoredTensor",
-    "cache_folder",
-    "checkpoint_of",
-    "editable_matrices",
-    "load",
-    "mlp_coverage",
-    "pick_dtype",
-    "resolve",
-    "unknown_modules",
-    "unknown_text",
-]
+__all__ = ["EMBEDDED", "Checkpoint", "StoredTensor", "cache_folder", "resolve"]
+__all__ += ["LoadedModel", "checkpoint_of", "load", "pick_dtype"]
+__all__ += ["Matrix", "editable_matrices", "mlp_coverage", "unknown_modules", "unknown_text"]

@@ -9,6 +9,7 @@ adapters, and pickled ones (`adapter_model.bin`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,8 @@ class PeftConfig:
 
 def adapter_base(folder: Path) -> str | None:
     """The base model that an adapter folder names; None for a folder that is no adapter (a checkpoint has config.json).
-
-    A relative path is looked for in the adapter's folder first, then in the current one. SpinError when it names none.
-    """
+    A relative path is looked for in the adapter's folder first, then in the current one. SpinError when it names
+    none."""
     config = adapter_config(folder)
     if config is None:
         return None
@@ -93,10 +93,9 @@ def _merged(model: Any, folder: Path, base: Path) -> tuple[Any, tuple[str, ...]]
     peft = import_peft()
     known = read_typed(folder / PEFT_CONFIG, PeftConfig)
     if known.peft_type != "LORA" or not (folder / PEFT_WEIGHTS).is_file():
-        kind = known.peft_type
-        pickled = (
-            " but a pickled adapter_model.bin, which is never read" if (folder / "adapter_model.bin").is_file() else ""
-        )
+        kind, pickled = known.peft_type, ""
+        if (folder / "adapter_model.bin").is_file():
+            pickled = " but a pickled adapter_model.bin, which is never read"
         raise SpinError(
             f"{folder} is not a LoRA or DoRA adapter in safetensors.",
             cause=f"peft_type is {kind!r}." if kind != "LORA" else f"it has no {PEFT_WEIGHTS}{pickled}.",
@@ -104,8 +103,9 @@ def _merged(model: Any, folder: Path, base: Path) -> tuple[Any, tuple[str, ...]]
         )
     tensors = _read_tensors(folder, known)
     _resize(model, tensors)
-    misfit = SpinError(
-        f"The adapter {folder} does not fit its base model {base}",
+    what = f"The adapter {folder} does not fit its base model {base}"
+    misfit = partial(
+        SpinError,
         cause="another base model than the one it was trained on, another PEFT version, or a damaged adapter.",
         change="name the base model that it was trained on under 'base_model_name_or_path', or merge it with PEFT.",
     )
@@ -117,15 +117,13 @@ def _merged(model: Any, folder: Path, base: Path) -> tuple[Any, tuple[str, ...]]
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, NotImplementedError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         shapes = [line for line in lines if line.startswith("size mismatch")]
-        raise SpinError(f"{misfit.what}: {(shapes or lines)[0]}", cause=misfit.cause, change=misfit.change) from error
+        raise misfit(f"{what}: {(shapes or lines)[0]}") from error
     lost, extra = list(result.missing_keys), list(result.unexpected_keys)
     if lost or extra:
         shown = [*(f"{name} has no place" for name in extra[:2]), *(f"{name} is missing" for name in lost[:2])]
-        raise SpinError(
-            f"{misfit.what}: {len(tensors) - len(extra)} of its {len(tensors)} tensors have a place in it, and "
-            f"{len(lost)} that it should have are missing ({'; '.join(shown)}).",
-            cause=misfit.cause,
-            change=misfit.change,
+        raise misfit(
+            f"{what}: {len(tensors) - len(extra)} of its {len(tensors)} tensors have a place in it, and "
+            f"{len(lost)} that it should have are missing ({'; '.join(shown)})."
         )
     return wrapped.merge_and_unload(), _without_effect(folder, tensors)
 

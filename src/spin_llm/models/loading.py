@@ -3,7 +3,7 @@
 In: a local folder, a dtype, a device. Out: the transformers model in eval mode with no parameter asking for a gradient,
 its tokenizer, where both came from, and what transformers warned of. Every weight of it is the checkpoint's: missing,
 mismatched and not finite tensors are refused. An adapter folder (adapters.py) is loaded as its base model with the
-adapter in it. Left out: fetching (disk/resolve.py), what else a folder may be (disk/kinds.py), which matrices can be
+adapter in it. Left out: fetching (disk/resolve.py), what else a folder may be (said.py), which matrices can be
 edited (structure.py).
 """
 
@@ -21,11 +21,10 @@ from safetensors import SafetensorError
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_typed
+from spin_llm.models import said
 from spin_llm.models.adapters import adapter_base, put_on
-from spin_llm.models.disk import kinds
 from spin_llm.models.disk.checkpoint import Checkpoint
 from spin_llm.models.disk.resolve import resolve
-from spin_llm.models.said import quiet_transformers, refuse_misfits, refuse_not_finite
 from spin_llm.progress import Say
 
 DTYPE_CHOICES = ("auto", "float32", "bfloat16")
@@ -33,11 +32,8 @@ DTYPE_CHOICES = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory.
-
-    `name` is what the user typed, `checkpoint` the folder it was read from, `notes` what was found odd or warned of
-    while it was loaded, a line each.
-    """
+    """A model in memory. `name` is what the user typed, `checkpoint` the folder it was read from, `notes` what was
+    found odd or warned of while it was loaded, a line each."""
 
     name: str
     model: Any
@@ -74,10 +70,7 @@ def pick_dtype(dtype: str = "auto", device: torch.device | None = None) -> torch
 
 def native_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 itself: every CUDA card from Ampere (AMD's by what ROCm says), CPUs with
-    AVX512-BF16 or AMX.
-
-    PyTorch computes it on older ones too, by way of float32, and by default calls that support.
-    """
+    AVX512-BF16 or AMX. PyTorch computes it on older ones too, by way of float32, and by default calls that support."""
     if device.type == "cuda":
         cards = [device.index] if device.index is not None else range(max(1, torch.cuda.device_count()))
         new = torch.version.hip is not None or all(torch.cuda.get_device_capability(card)[0] >= 8 for card in cards)
@@ -101,19 +94,17 @@ def load(
     checkpoint: Checkpoint | None = None,
     say: Say = lambda message: None,
 ) -> LoadedModel:
-    """Resolve and load `model`; `checkpoint` is what it was resolved to, where that is known.
-
-    Raises SpinError when it is unknown, quantised, incomplete, or not a causal language model.
-    """
+    """Resolve and load `model`; `checkpoint` is what it was resolved to, where that is known. Raises SpinError when it
+    is unknown, quantised, incomplete, or not a causal language model."""
     checkpoint = checkpoint or checkpoint_of(model, trust_remote_code=trust_remote_code, say=say)
     given, folder = checkpoint.folder, checkpoint.base or checkpoint.folder
-    with quiet_transformers() as heard:
+    with said.quiet_transformers() as heard:
         tokenizer = _read_tokenizer(given, folder, trust_remote_code)
         loaded, notes = _read_model(folder, pick_dtype(dtype), device_map, trust_remote_code)
         if checkpoint.base:
             loaded, more = put_on(loaded, given, folder)
             notes += more
-    refuse_not_finite(str(given), loaded)
+    said.refuse_not_finite(str(given), loaded)
     _refuse_unknown_tokens(given, loaded, tokenizer)
     loaded.requires_grad_(False).eval()
     notes = tuple(dict.fromkeys((*notes, *heard)))
@@ -132,16 +123,16 @@ def _read_model(
         return kind.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True, **options)
 
     placing = {"device_map": device_map} if device_map else {}
-    kinds.refuse_foreign_config(folder, trust_remote_code=trust_remote_code)
+    said.refuse_foreign_config(folder, trust_remote_code=trust_remote_code)
     with _said_by(folder):
         config = read(AutoConfig)
-    kinds.refuse_other_kinds(config, folder, trust_remote_code=trust_remote_code)
+    said.refuse_other_kinds(config, folder, trust_remote_code=trust_remote_code)
     _refuse_much_larger(config, folder, trust_remote_code)
     with _said_by(folder):
         loaded, loading = read(
             AutoModelForCausalLM, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **placing
         )
-    notes = refuse_misfits(str(folder), loaded, loading)
+    notes = said.refuse_misfits(str(folder), loaded, loading)
     return (loaded if device_map else loaded.to(pick_device())), notes
 
 
@@ -150,8 +141,8 @@ def _read_tokenizer(given: Path, folder: Path, trust_remote_code: bool) -> Any:
     template goes before the base's."""
     from transformers import AutoTokenizer
 
-    own = given if kinds.has_vocabulary(given) else folder
-    kinds.refuse_without_tokenizer(own)
+    own = given if said.has_vocabulary(given) else folder
+    said.refuse_without_tokenizer(own)
     with _said_by(own):
         tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=trust_remote_code, local_files_only=True)
         seen = list(tokenizer("The sky is blue.")["input_ids"])
@@ -184,16 +175,14 @@ def _said_by(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, ImportError, RuntimeError, TypeError, AttributeError) as error:
-        raise kinds.unreadable(folder, error) from error
+        raise said.unreadable(folder, error) from error
     except (SafetensorError, AssertionError, NotImplementedError) as error:
-        raise kinds.unreadable(folder, error) from error
+        raise said.unreadable(folder, error) from error
 
 
 def _refuse_much_larger(config: Any, folder: Path, trust_remote_code: bool) -> None:
-    """SpinError for a configuration of many more weights than the folder holds.
-
-    transformers would fill the rest with random numbers until memory ends, and tell of it afterwards.
-    """
+    """SpinError for a configuration of many more weights than the folder holds. transformers would fill the rest with
+    random numbers until memory ends, and tell of it afterwards."""
     from transformers import AutoModelForCausalLM
 
     stored = Checkpoint(folder).tensors
@@ -211,10 +200,8 @@ def _refuse_much_larger(config: Any, folder: Path, trust_remote_code: bool) -> N
 
 
 def _refuse_unknown_tokens(folder: Path, model: Any, tokenizer: Any) -> None:
-    """SpinError when the tokenizer makes tokens that the embedding has no row for.
-
-    Added tokens that neither the tokenizer nor its template uses may be such (Gemma's for images, in its text models).
-    """
+    """SpinError when the tokenizer makes tokens that the embedding has no row for. Added tokens that neither the
+    tokenizer nor its template uses may be such (Gemma's for images, in its text models)."""
     rows = model.get_input_embeddings().weight.shape[0]
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
     template = str(getattr(tokenizer, "chat_template", None) or "")

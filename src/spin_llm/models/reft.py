@@ -74,11 +74,9 @@ class Reft(nn.Module):
         self.places: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def find_places(self, width: int, mask: torch.Tensor | None) -> None:
-        """Set `places` for the batch that comes: (rows, columns) of the prefix and of the suffix tokens.
-
-        The prompts are `lengths` where they are told, else, when generation starts, all that the mask shows. SpinError
-        when neither says where a prompt ends.
-        """
+        """Set `places` for the batch that comes: (rows, columns) of the prefix and of the suffix tokens. The prompts
+        are `lengths` where they are told, else, when generation starts, all that the mask shows. SpinError when neither
+        says where a prompt ends."""
         self.places = {}
         if self.lengths is not None:
             spans = [(0, length) for length in self.lengths]

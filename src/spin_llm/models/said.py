@@ -1,8 +1,10 @@
-"""What transformers says while it loads: its warnings as lines, tensors that do not fit as errors.
+"""What transformers says of a checkpoint folder, in words of our own.
 
-In: a loaded model and what transformers told of the loading. Out: a context in which it prints nothing and its warnings
-are kept; SpinError where a weight is missing, unexpected, of another shape or not finite, and so not the checkpoint's
-own. Left out: loading (loading.py).
+In: a folder, the configuration that transformers read from it, its exceptions, its warnings, and what it told of the
+loaded model. Out: nothing for a causal language model with a tokenizer whose tensors are all the checkpoint's own, and
+a SpinError for all else: another kind of model (told before its weights are read), a folder that cannot be read, a
+weight that is missing, unexpected, of another shape or not finite; warnings as lines. Left out: loading (loading.py),
+folders that are no checkpoint at all (disk/resolve.py).
 """
 
 from __future__ import annotations
@@ -11,22 +13,143 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 
 from spin_llm.errors import SpinError
+from spin_llm.files import read_typed
 from spin_llm.models.structure import decoder_layers
 
+VOCABULARIES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken", "*.spm", "spiece.model"),
+    *("tekken.json", "*.vocab", "sentencepiece*.model"),
+)
+SENSES = ("vision_config", "audio_config", "visual", "vision_tower", "mm_vision_tower", "speech_config", "vit_config")
+TASKS = {  # endings of the class that a configuration names, and what such a model does
+    "ForSequenceClassification": "classifies texts (a reward model or classifier)",
+    "RewardModel": "scores texts (a reward model)",
+    "ForTokenClassification": "labels tokens",
+    "ForQuestionAnswering": "marks answers in a text",
+    "ForMaskedLM": "fills in masked tokens (an encoder)",
+    "ForMultipleChoice": "chooses between texts",
+    "ForImageClassification": "classifies images",
+}
 UNHEARD = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning)
+
+
+def refuse_other_kinds(config: Any, folder: Path, *, trust_remote_code: bool) -> None:
+    """SpinError unless `config` is of a causal language model that can be loaded, edited and asked."""
+    from transformers.models.auto import modeling_auto
+
+    refuse_quantised(config, folder)
+    kind = getattr(config, "model_type", "?")
+    named = [name for name in getattr(config, "architectures", None) or [] if isinstance(name, str)]
+    chat = "give a chat model of text alone."
+    for ending, does in TASKS.items():
+        if any(name.endswith(ending) for name in named):
+            raise SpinError(f"{folder} is a model that {does} ({named[0]}), and writes no answers.", change=chat)
+    if getattr(config, "is_encoder_decoder", False):
+        what = f"{folder} is an encoder-decoder model ({kind}), not a causal language model."
+        raise SpinError(what, change="give a decoder-only chat model.")
+    own = getattr(config, "auto_map", None) or {}
+    if kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (trust_remote_code and "AutoModelForCausalLM" in own):
+        return
+    several = kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    if several or any(getattr(config, sense, None) is not None for sense in SENSES):
+        raise SpinError(
+            f"{folder} is a multimodal model (images, sound or video beside text: {kind}), which transformers has not "
+            "as a causal language model.",
+            cause="its language model lies inside a larger one, which this version does not take apart.",
+            change="give a text model of the same family, or save the language model alone with transformers "
+            "(model.language_model, with its head) and give that folder.",
+        )
+    if own:
+        raise _needs_code(folder)
+    raise SpinError(
+        f"{folder} could not be loaded as a causal language model: {', '.join(named) or kind} is none.",
+        cause="an encoder, or a model of images or sound.",
+        change="give a chat model.",
+    )
+
+
+def refuse_quantised(config: Any, folder: Path) -> None:
+    """SpinError for quantised checkpoints: their stored numbers are not the weights that the method scores."""
+    quantisation = getattr(config, "quantization_config", None)
+    if quantisation:
+        method = quantisation.get("quant_method", "?") if isinstance(quantisation, dict) else quantisation
+        raise SpinError(
+            f"{folder} is quantised ({method}); its weights cannot be scored or edited.",
+            change="load the float16, bfloat16 or float32 model that it was made from, and quantise after the edit.",
+        )
+
+
+def unreadable(folder: Path, error: Exception) -> SpinError:
+    """The error for a configuration, tokenizer or weights that transformers refuses, by its cause."""
+    text = str(error).strip()
+    first = (text.splitlines() or [type(error).__name__])[0]
+    if "trust_remote_code" in text or "custom code" in text:
+        return _needs_code(folder)
+    if isinstance(error, ImportError):
+        return SpinError(
+            f"{folder} needs a package that is not installed: {first}",
+            cause="its tokenizer or its own code is built on it.",
+            change="install that package in this environment.",
+        )
+    cause = "a damaged or incomplete folder, or an architecture that this transformers version does not know."
+    return SpinError(f"{folder} could not be loaded as a causal language model: {first}", cause=cause)
+
+
+def _needs_code(folder: Path) -> SpinError:
+    return SpinError(
+        f"{folder} is a model with Python code of its own, which is not run unless it is trusted.",
+        change="read its *.py files, then give --trust-remote-code; or give a model that transformers knows.",
+    )
+
+
+def refuse_foreign_config(folder: Path, *, trust_remote_code: bool) -> None:
+    """SpinError for a config.json that transformers would fail on with another reason than the true one."""
+    raw = read_typed(folder / "config.json", dict[str, Any])
+    kind = raw.get("model_type")
+    if raw.get("auto_map") and trust_remote_code:
+        missing = [
+            f"{module}.py"
+            for target in (raw["auto_map"].values() if isinstance(raw["auto_map"], dict) else ())
+            if isinstance(target, str) and "--" not in target
+            for module in [target.rpartition(".")[0]]
+            if not (folder / f"{module}.py").is_file()
+        ]
+        if missing:
+            what = f"{folder} is a model with Python code of its own, and lacks {', '.join(sorted(set(missing)))}."
+            raise SpinError(what, change="copy these files of the original model into the folder.")
+    if not isinstance(kind, str) and not raw.get("auto_map"):
+        raise SpinError(
+            f"{folder / 'config.json'} could not be loaded as a causal language model: it names no model_type.",
+            cause="the configuration of another program, or a damaged file.",
+            change="give the folder that save_pretrained wrote.",
+        )
+
+
+def has_vocabulary(folder: Path) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in VOCABULARIES)
+
+
+def refuse_without_tokenizer(folder: Path) -> None:
+    """SpinError for a folder without the files of a tokenizer, from which transformers might make an empty one."""
+    if not has_vocabulary(folder) and not (folder / "tokenizer_config.json").is_file():  # that of code or of bytes
+        raise SpinError(
+            f"{folder} has no tokenizer.",
+            cause="the model was saved without it.",
+            change="copy the tokenizer's files (tokenizer.json, tokenizer_config.json) of the model that it was made "
+            "from into the folder.",
+        )
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[list[str]]:
     """No progress bars, warnings or advice inside: this command prints its own. Yields the warnings, filled at the end.
-
-    Left out: what is for programmers (deprecations), and the report of a load's keys, which `refuse_misfits` words.
-    """
+    Left out: what is for programmers (deprecations), and the report of a load's keys, which `refuse_misfits` words."""
     from transformers.utils import logging as theirs
 
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()

@@ -58,25 +58,21 @@ class Matrix:
 
 
 def editable_matrices(model: Any, target: str = "mlp") -> list[Matrix]:
-    """The targeted matrices, in layer order.
-
-    Raises SpinError for an unknown target, or a model that has no such matrix.
-    """
+    """The targeted matrices, in layer order. Raises SpinError for an unknown target, or a model that has no such
+    matrix."""
     if target not in TARGETS:
         raise SpinError(f"Unknown target {target!r}.", change=f"--target takes one of {', '.join(TARGETS)}.")
     matrices = [matrix for matrix in _all_matrices(model) if target in ("all", matrix.kind)]
     if not matrices:
-        unknown = unknown_modules(model)
         what = f"{type(model).__name__} has no {target} matrix that can be edited."
-        others = sorted({matrix.kind for matrix in _all_matrices(model)})
-        other = f"give --target {others[0]}: its {others[0]} matrices can be edited." if others else ""
-        if unknown:
-            raise SpinError(
-                f"{what} {unknown_text(unknown)}",
-                cause="a layout that this version does not know (a state-space or recurrent block, for instance).",
-                change=other or "report the architecture; nothing was edited.",
-            )
-        raise SpinError(what, cause="experts fused in a form that this version does not take apart.", change=other)
+        cause, change = "experts fused in a form that this version does not take apart.", ""
+        if unknown := unknown_modules(model):
+            what = f"{what} {unknown_text(unknown)}"
+            cause = "a layout that this version does not know (a state-space or recurrent block, for instance)."
+            change = "report the architecture; nothing was edited."
+        if other := min((matrix.kind for matrix in _all_matrices(model)), default=""):
+            change = f"give --target {other}: its {other} matrices can be edited."
+        raise SpinError(what, cause=cause, change=change)
     return matrices
 
 
@@ -166,11 +162,8 @@ def _is_repeated(layer: nn.Module, path: str) -> bool:
 
 def _kind(layer: nn.Module, path: str) -> str:
     """`attention`, `mlp`, `router` or `unknown`, from the names and classes on the way from the layer down to the
-    module.
-
-    The outermost word decides: an `mlp` inside `self_attn` would be attention's. A module called just `gate` beside
-    experts is a router.
-    """
+    module. The outermost word decides: an `mlp` inside `self_attn` would be attention's. A module called just `gate`
+    beside experts is a router."""
     parent = module = layer
     names: list[str] = []
     for part in path.split("."):

@@ -92,13 +92,10 @@ def _sample_digest(tensor: StoredTensor) -> str:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that transformers loads from a model folder, in its order; of an adapter's folder, the
-    adapter's.
-
-    The rule of transformers: the file or index that config.json names as `transformers_weights`, else
+    adapter's. The rule of transformers: the file or index that config.json names as `transformers_weights`, else
     model.safetensors, else all files of model.safetensors.index.json. SpinError when there is none of these, when files
     are absent or lie outside the folder, and when there are two: no matter which is loaded here, another program, or
-    another version of this one, may load the other.
-    """
+    another version of this one, may load the other."""
     if (adapter := adapter_file(folder)) is not None:
         if not adapter.is_file():
             raise _no_weights(folder)
@@ -181,10 +178,8 @@ def _refuse_outside(folder: Path, name: Any, source: str) -> None:
 
 
 def adapter_file(folder: Path) -> Path | None:
-    """The weights of a folder that is an adapter and no model.
-
-    A configuration of the base model may lie beside them, as some trainers write it, but none of its weights.
-    """
+    """The weights of a folder that is an adapter and no model. A configuration of the base model may lie beside them,
+    as some trainers write it, but none of its weights."""
     names = {"adapter_config.json": "adapter_model.safetensors", "reft_config.json": "reft.safetensors"}
     found = next((folder / file for config, file in names.items() if (folder / config).is_file()), None)
     if found is None or not (folder / "config.json").is_file():

@@ -51,17 +51,15 @@ def model_files(folder: Path) -> ModelFiles:
         elif entry.is_dir() and not any(path.parts[0] == name for path in weights):
             left_out.append(f"{name}/")
         elif not entry.is_dir() and Path(name) not in kept:
-            if not _belongs(name):
-                left_out.append(name)
-            elif entry.is_file():
+            if _belongs(name) and entry.is_file():
                 kept.add(Path(name))
-            elif entry.is_symlink():
+            elif _belongs(name) and entry.is_symlink():
                 raise SpinError(
                     f"{entry} is a link that leads nowhere.",
                     cause="an incomplete download, or a folder copied without what it links to.",
                     change="fetch the model again, or delete the link if the model does not need it.",
                 )
-            else:  # a pipe, a socket, a device
+            else:  # not the model's; or a pipe, a socket, a device
                 left_out.append(name)
     return ModelFiles(tuple(sorted(kept)), tuple(left_out))
 
@@ -85,18 +83,17 @@ def copy_model(folder: Path, files: ModelFiles, target: Path) -> None:
 
 
 def check_model_output(output: str | Path, folder: Path, files: ModelFiles, *, overwrite: bool) -> Path:
-    """The place of a copy of the model in `folder`, absolute and with links followed.
-
-    SpinError in words when it cannot be made there, or when something is there that is not to be replaced: with
-    `overwrite` a model's folder is, unless it holds more than a model, this model, or the working directory.
-    """
+    """The place of a copy of the model in `folder`, absolute and with links followed. SpinError in words when it cannot
+    be made there, or when something is there that is not to be replaced: with `overwrite` a model's folder is, unless
+    it holds more than a model, this model, or the working directory."""
     place = check_output(output)
     here, change = folder.resolve(), "choose another --output."
     if place == here:
         raise SpinError("The output is the model's own folder.", change=change)
     if place.is_dir() and (Path.cwd().is_relative_to(place) or place.is_mount()):
         what = "a mounted folder" if place.is_mount() else "the folder that you are in"
-        raise SpinError(f"The output {output} is {what}, which cannot be put in place whole.", change=INSIDE)
+        inside = "give the name of a folder in it that does not exist yet."
+        raise SpinError(f"The output {output} is {what}, which cannot be put in place whole.", change=inside)
     if place.is_dir() and any(place.iterdir()):
         if not (overwrite and (place / "config.json").is_file()):
             what = f"The output {output} exists."
@@ -110,32 +107,24 @@ def check_model_output(output: str | Path, folder: Path, files: ModelFiles, *, o
     return place
 
 
-INSIDE = "give the name of a folder in it that does not exist yet."
-
-
 def _more_than_a_model(folder: Path) -> list[str]:
     """Entries of a model's folder that no copy of a model would have, and that are not its weights."""
-    return [
-        entry.name
-        for entry in sorted(folder.iterdir())
-        if not (_is_weights(entry) or _belongs(entry.name) if entry.is_file() else _holds_weights(entry))
-    ]
 
+    def is_weights(path: Path) -> bool:
+        return path.name.startswith("model") and path.name.endswith((".safetensors", ".safetensors.index.json"))
 
-def _is_weights(path: Path) -> bool:
-    return path.name.startswith("model") and path.name.endswith((".safetensors", ".safetensors.index.json"))
+    def of_a_model(entry: Path) -> bool:
+        if entry.is_file():
+            return is_weights(entry) or _belongs(entry.name)
+        return entry.name == TEMPLATES or (entry.is_dir() and all(map(is_weights, entry.iterdir())))
 
-
-def _holds_weights(folder: Path) -> bool:
-    return folder.name == TEMPLATES or (folder.is_dir() and all(_is_weights(path) for path in folder.iterdir()))
+    return [entry.name for entry in sorted(folder.iterdir()) if not of_a_model(entry)]
 
 
 def as_loaded(folder: Path) -> Callable[[str], torch.Tensor]:
-    """What reads a tensor by its name as transformers does when it loads the model in `folder`: from the files that
-    its loader resolves, and where several hold the name, from the last.
-
-    Raises SpinError when this version of transformers cannot be asked which files it loads.
-    """
+    """What reads a tensor by its name as transformers does when it loads the model in `folder`: from the files that its
+    loader resolves, and where several hold the name, from the last. Raises SpinError when this version of transformers
+    cannot be asked which files it loads."""
     try:
         from transformers.modeling_utils import _get_resolved_checkpoint_files as resolved
 

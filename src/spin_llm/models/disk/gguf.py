@@ -90,11 +90,9 @@ def _check_blocks(header: GgufHeader, path: Path) -> None:
 
 
 def convert(path: Path, folder: Path) -> None:
-    """De-quantise a GGUF file into the folder `folder`: a float32 safetensors checkpoint with its tokenizer.
-
-    Raises SpinError when the file is not a whole chat model that transformers can read, when it lacks tensors, or when
-    it holds some that would be dropped.
-    """
+    """De-quantise a GGUF file into the folder `folder`: a float32 safetensors checkpoint with its tokenizer. Raises
+    SpinError when the file is not a whole chat model that transformers can read, when it lacks tensors, or when it
+    holds some that would be dropped."""
     header = read_gguf_header(path)
     refuse_other_kinds(header, path)
     with quiet_transformers(), redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar of its own
@@ -147,11 +145,9 @@ def held_tensors(header: GgufHeader) -> dict[str, StoredTensor]:
 
 
 def _check_tensors(header: GgufHeader, config: Any, path: Path) -> None:
-    """SpinError unless the weights of the model that `config` describes are as many as the file's.
-
-    Only names known to the gguf package can be compared, and transformers drops, without a word, what it has no place
-    for; numbers of weights leave nothing out.
-    """
+    """SpinError unless the weights of the model that `config` describes are as many as the file's. Only names known to
+    the gguf package can be compared, and transformers drops, without a word, what it has no place for; numbers of
+    weights leave nothing out."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
     from transformers import AutoModelForCausalLM
 
@@ -187,10 +183,8 @@ def _check_tensors(header: GgufHeader, config: Any, path: Path) -> None:
 
 
 def _set_rope(config: Any, header: GgufHeader, path: Path) -> None:
-    """Put the rotary scaling of a GGUF file, which transformers does not read, into the configuration.
-
-    llama.cpp stores the scaling of Llama 3 as a factor for each frequency. SpinError for factors of another scaling.
-    """
+    """Put the rotary scaling of a GGUF file, which transformers does not read, into the configuration. llama.cpp stores
+    the scaling of Llama 3 as a factor for each frequency. SpinError for factors of another scaling."""
     if ROPE_FACTORS not in header.tensors:
         return
     factors = header.tensors[ROPE_FACTORS]  # in float32, by llama.cpp

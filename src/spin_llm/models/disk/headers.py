@@ -73,10 +73,6 @@ class StoredTensor:
             )
         return DTYPES[self.dtype]
 
-    def fingerprint(self, sha256: str) -> dict[str, object]:
-        """Shape, dtype and the digest of the stored bytes, as a patch records them."""
-        return {"shape": list(self.shape), "dtype": self.dtype, "sha256": sha256}
-
 
 @dataclass(frozen=True)
 class _Entry:

@@ -31,11 +31,9 @@ CONVERTER = 2  # raised when gguf.py makes another folder of the same file
 
 
 def resolve(model: str, *, trust_remote_code: bool = False, say: Say = lambda message: None) -> Path:
-    """The local checkpoint folder of `model` (hub id, folder, `.gguf` file or embedded name).
-
-    Of a hub repository its Python code is fetched only with `trust_remote_code`. Raises SpinError when the name is
-    unknown, the folder holds no model, or a download fails its check.
-    """
+    """The local checkpoint folder of `model` (hub id, folder, `.gguf` file or embedded name). Of a hub repository its
+    Python code is fetched only with `trust_remote_code`. Raises SpinError when the name is unknown, the folder holds no
+    model, or a download fails its check."""
     path = _expanded(model)
     for message in clear_stale(path.parent) if not path.exists() else ():  # what an interrupted command set aside
         say(message)
@@ -107,10 +105,8 @@ def _no_such_name(model: str, path: Path) -> SpinError:
 
 
 def _check_folder(folder: Path, repository: str | None = None) -> Path:
-    """The folder itself when it is a checkpoint or an adapter; SpinError that says what it is otherwise.
-
-    `repository` is what the user named when the folder is its snapshot.
-    """
+    """The folder itself when it is a checkpoint or an adapter; SpinError that says what it is otherwise. `repository`
+    is what the user named when the folder is its snapshot."""
     name = repository or str(folder)
     if (folder / "modules.json").is_file() or (folder / "config_sentence_transformers.json").is_file():
         what = f"{name} is a sentence-transformers model: it turns texts into vectors and writes no answers."
@@ -181,10 +177,8 @@ def gguf_folder(path: Path, *, say: Say = lambda message: None) -> Path:
 
 
 def _cached(name: str, make: Callable[[Path], None]) -> Path:
-    """The cache's folder for `name` and this converter, filled by `make` where it is not there.
-
-    One process at a time makes it, under a name that is its own, and it appears complete.
-    """
+    """The cache's folder for `name` and this converter, filled by `make` where it is not there. One process at a time
+    makes it, under a name that is its own, and it appears complete."""
     folder = cache_folder() / f"{name}-{converter()}"
     if (folder / "config.json").is_file():
         return folder
