@@ -8,7 +8,7 @@ MUTANTS ?= 10000
 # Processes that share the tests out, on one thread each; 1.5 GB of memory for each.
 WORKERS ?= 2
 
-.PHONY: setup check format test wheel demo docs fuzz kills bench bench-precision bench-judge clean
+.PHONY: setup check format test wheel demo docs fuzz kills bench bench-precision bench-judge gpu clean
 
 setup: $(VENV)/.ready
 
@@ -56,6 +56,10 @@ kills: setup
 bench: setup
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/generation.py
+
+# On a machine with a GPU, with the torch and transformers that PYTHON has; eight minutes at most.
+gpu:
+	$(PYTHON) benchmarks/gpu.py
 
 bench-precision: setup
 	$(BIN)/python benchmarks/precision.py

@@ -170,6 +170,18 @@ def test_triton_sums_are_the_oracles():
     assert result.stdout.split() == ["agreed", str(2 * len(SHAPES))]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_triton_sums_on_a_gpu_are_the_oracles(shape: tuple[int, ...], dtype: torch.dtype):
+    from spin_llm.scores.triton_kernel import by_triton
+
+    left, right, tokens = drawn(shape, dtype)
+    totals = {kind: torch.zeros(shape[2], shape[3], device="cuda") for kind in KINDS}
+    by_triton(totals, left.cuda(), right.cuda(), tokens, SHARE)
+    agree({kind: total.cpu() for kind, total in totals.items()}, left, right, tokens, FLOAT32)
+
+
 def in_the_interpreter() -> None:
     from spin_llm.scores.triton_kernel import by_triton
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,3 +251,31 @@ def test_the_comparison_needs_data_or_its_results(benchmarks: dict[str, Any], ca
     with pytest.raises(SystemExit):
         benchmarks["beyond"].main(["--seeds", "0"])
     assert "--data-dir and --work are needed, or --table" in capsys.readouterr().err
+
+
+def test_the_script_for_a_gpu_runs_where_only_torch_and_transformers_are(tmp_path: Path):
+    """On the CPU, at a tiny size; modules that neither of the two needs are hidden."""
+    hidden = "import sys, importlib.util as u; find = u.find_spec; sys.argv = sys.argv[1:]\n"
+    hidden += "u.find_spec = lambda name, *p: None if name in ('msgspec', 'psutil') else find(name, *p)\n"
+    hidden += "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
+    output = tmp_path / "gpu.json"
+    script, only = str(FOLDER / "gpu.py"), "kernel,scoring,answers,patch"
+    options = ["--device", "cpu", "--models", "tiny", "--only", only, "--output", str(output)]
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER)}
+    command = [sys.executable, "-c", hidden, script, *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads(output.read_text())
+    assert found["about"]["stood_in"] == ["msgspec", "psutil"]
+    assert found["kernel tiny"]["float32"]["compiled"]["error"] < 1e-5
+    assert found["scoring tiny"]["compiled"]["seconds"] > 0
+    assert found["answers tiny"]["answers"] == 16
+    assert found["patch tiny"]["reverted_bit_for_bit"]
+
+
+def test_the_script_for_a_gpu_says_that_there_is_none(tmp_path: Path):
+    if torch.cuda.is_available():
+        pytest.skip("this is about a machine without a GPU")
+    result = subprocess.run([sys.executable, str(FOLDER / "gpu.py")], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "No CUDA device is here" in result.stderr
