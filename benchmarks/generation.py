@@ -60,7 +60,7 @@ def naive(loaded: LoadedModel, prompts: Sequence[list[int]], new_tokens: int, si
     ends = end_tokens(loaded)
     tokens = 0
     for start in range(0, len(prompts), size):
-        ids, mask = decoding.left_padded(prompts[start : start + size], loaded.device)
+        ids, mask = decoding.padded(prompts[start : start + size], loaded.device)
         with torch.inference_mode():
             output = loaded.model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=ends[0]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from spin_llm.data import render_prompt
 from spin_llm.errors import SpinError
 from spin_llm.generation import batches as generation
+from spin_llm.generation import decoding
 from spin_llm.generation.batches import Answer, end_tokens, generate, plan_batches
 from spin_llm.generation.decoding import plain_generation
 from spin_llm.models import LoadedModel
@@ -57,6 +58,29 @@ def test_batched_answers_equal_those_made_one_by_one(name: str, tiny_model):
         assert batched[index] == Answer(index, text, len(tokens), ended)
     assert len({answer.answer for answer in batched.values()}) > 1
     assert batched[0].answer == batched[5].answer
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_neox", "gpt2", "qwen3_moe", "mistral", "gemma3", "mamba"])
+def test_kept_states_change_no_answer(name: str, tiny_model, monkeypatch: pytest.MonkeyPatch):
+    """A shared beginning, prompts filled in twos, and who is done leaving the batch: as in one call of `generate`."""
+    loaded = tiny_model(name)
+    monkeypatch.setattr(decoding, "PREFILL", 2)
+    monkeypatch.setattr(decoding, "STRIDE", 3)
+    prompts = tuple(f"Please keep this private: {prompt}" for prompt in PROMPTS)
+    row = greedy_by_hand(loaded, prompts[1], 12)
+    loaded.model.generation_config.eos_token_id = row[4]  # who is done leaves
+    kept = answers(loaded, prompts)
+    assert decoding.keeps_states(loaded.model, 99) == (name in ("llama", "qwen2", "gpt_neox", "gpt2", "qwen3_moe"))
+    assert len({answer.tokens for answer in kept.values()}) > 1
+    monkeypatch.setattr(decoding, "keeps_states", lambda model, tokens: False)
+    assert kept == answers(loaded, prompts)
+
+
+def test_states_are_kept_within_the_window_and_not_with_reft(tiny_model):
+    model = tiny_model("mistral").model  # a window of 8 tokens
+    assert [decoding.keeps_states(model, tokens) for tokens in (8, 9)] == [True, False]
+    model.reft = torch.nn.Identity()
+    assert not decoding.keeps_states(model, 8)
 
 
 def test_an_end_token_cuts_the_answer(tiny_model):

@@ -1,21 +1,27 @@
 """Greedy decoding of one batch by transformers' `generate`.
 
 In: a loaded model, prompts as token ids. Out: for each prompt the new tokens, and the likeliest alternatives of the
-first. Left out: sampling; which prompts share a batch (batches.py); a decoding loop of our own, which measured no
-faster in the same batches (LOG.md, 2026-11-24).
+first. What prompts begin with in common is computed once, and who is done leaves the batch. Left out: sampling; which
+prompts share a batch (batches.py); packed weights, compiled steps, static caches (LOG.md, 2026-11-28: speed).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from spin_llm.models import LoadedModel
 from spin_llm.models.reft import generating
+
+STRIDE = 8  # new tokens between two looks at which answers are done
+PREFILL = 24  # prompts whose states are computed together
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,10 @@ class Row:
 def decode(
     loaded: LoadedModel, prompts: Sequence[list[int]], new_tokens: int, ends: Sequence[int], alternatives: int = 0
 ) -> list[Row]:
-    """Greedy continuations of the batch `prompts`, each of `new_tokens` tokens, or fewer where one of `ends` comes."""
+    """Greedy continuations of the batch `prompts`, each of `new_tokens` tokens, or fewer where one of `ends` comes.
+
+    Where the model's states can be kept between calls, prompts that are done leave the batch every STRIDE tokens.
+    """
     from transformers import GenerationConfig
 
     first: list[list[tuple[int, float]]] = []
@@ -40,29 +49,89 @@ def decode(
             first.extend(likeliest(logits, alternatives))
         return logits
 
-    ids, mask = left_padded(prompts, loaded.device)
-    greedy = GenerationConfig(
-        do_sample=False, max_new_tokens=new_tokens, pad_token_id=0, eos_token_id=list(ends) or None
+    model, going = loaded.model, list(range(len(prompts)))
+    made: list[list[int]] = [[] for _ in prompts]
+    with torch.inference_mode(), contiguous_head(model), plain_generation(model), generating(model):
+        keeps = min(map(len, prompts)) > 1 and keeps_states(model, max(map(len, prompts)) + new_tokens)
+        ids, mask, kept = prefilled(model, prompts) if keeps else (*padded(prompts, loaded.device), {})
+        while going:
+            stride = min(STRIDE if keeps else new_tokens, new_tokens - len(made[going[0]]))
+            greedy = GenerationConfig(
+                do_sample=False, max_new_tokens=stride, pad_token_id=0, eos_token_id=list(ends) or None
+            )
+            ids = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=greedy, logits_processor=[see_first], **kept
+            )
+            for row, tokens in zip(going, ids[:, mask.shape[1] :].tolist(), strict=True):
+                stop = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+                made[row] += tokens[: stop + 1]
+            mask = pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+            stay = [n for n, row in enumerate(going) if made[row][-1] not in ends and len(made[row]) < new_tokens]
+            if 0 < len(stay) < len(going):
+                ids, mask = ids[stay], mask[stay]
+                for cache in kept.values():
+                    cache.batch_select_indices(torch.tensor(stay, device=ids.device))
+            going = [going[n] for n in stay]
+    return [Row(tokens, best) for tokens, best in zip(made, first, strict=True)]
+
+
+def keeps_states(model: Any, tokens: int) -> bool:
+    """Whether what the model keeps of `tokens` is keys and values alone, of positions that it is told: then padding
+    may stand anywhere among them."""
+    config = model.config.get_text_config()
+    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size")]
+    return (
+        config is model.config
+        and set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
+        and all(window is None or (isinstance(window, int) and tokens <= window) for window in windows)
+        and "position_ids" in inspect.signature(model.forward).parameters
+        and model._supports_default_dynamic_cache()
+        and not hasattr(model, "reft")  # its places are those of whole prompts
     )
-    with (
-        torch.inference_mode(),
-        contiguous_head(loaded.model),
-        plain_generation(loaded.model),
-        generating(loaded.model),
-    ):
-        rows = loaded.model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=greedy, logits_processor=[see_first]
-        )[:, ids.shape[1] :].tolist()
-    stops = [next((place for place, token in enumerate(row) if token in ends), len(row)) for row in rows]
-    return [Row(row[: stop + 1], best) for row, stop, best in zip(rows, stops, first, strict=True)]
 
 
-def left_padded(prompts: Sequence[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(token ids, mask), both (prompts, longest): padding is 0, at the left, and masked."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    return ids, mask
+def prefilled(model: Any, prompts: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """(token ids, mask), both (prompts, longest), and the states of all but the last token of each of them, by the
+    model's name for these: of their common beginning computed once, of the rest for PREFILL prompts at a time."""
+    from transformers import DynamicCache
+
+    word = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    width, shared, device = max(map(len, prompts)), alike(prompts), next(model.parameters()).device
+
+    def add(cache: Any, ids: torch.Tensor, mask: torch.Tensor) -> None:
+        if ids.shape[1]:
+            places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            model.base_model(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True, **{word: cache})
+
+    parts, states, beginning = [], [], DynamicCache()
+    add(beginning, *padded([prompts[0][:shared]], device))
+    for start in range(0, len(prompts), PREFILL):
+        some = prompts[start : start + PREFILL]
+        ids, mask = padded(some, device, shared)
+        cache: Any = deepcopy(beginning)
+        cache.batch_repeat_interleave(len(some))
+        add(cache, ids[:, shared:-1], mask[:, :-1])
+        gap = width - ids.shape[1]
+        parts.append((pad(ids, (gap, 0)), pad(mask, (gap, 0))))
+        states.append([[pad(kept, (0, 0, gap, 0)) for kept in (layer.keys, layer.values)] for layer in cache.layers])
+    for layer, every in zip(cache.layers, zip(*states, strict=True), strict=True):
+        layer.keys, layer.values = (torch.cat(kept) for kept in zip(*every, strict=True))
+    ids, mask = (torch.cat(part) for part in zip(*parts, strict=True))
+    return ids, mask, {word: cache}
+
+
+def alike(prompts: Sequence[list[int]]) -> int:
+    """How many tokens all prompts begin with in common, not counting the last of any."""
+    places = enumerate(zip(*prompts, strict=False))
+    return min(next((n for n, tokens in places if len(set(tokens)) > 1), 2**62), min(map(len, prompts)) - 1)
+
+
+def padded(prompts: Sequence[list[int]], device: torch.device, shared: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """(token ids, mask), both (prompts, longest): padding is 0, masked, and comes after the first `shared` tokens."""
+    gaps = [[0] * (max(map(len, prompts)) - len(prompt)) for prompt in prompts]
+    ids = [prompt[:shared] + gap + prompt[shared:] for prompt, gap in zip(prompts, gaps, strict=True)]
+    mask = [[1] * shared + gap + [1] * (len(ids[0]) - shared - len(gap)) for gap in gaps]
+    return torch.tensor(ids, device=device, dtype=torch.long), torch.tensor(mask, device=device)
 
 
 def likeliest(logits: torch.Tensor, alternatives: int) -> list[list[tuple[int, float]]]:
