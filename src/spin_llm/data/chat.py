@@ -80,9 +80,8 @@ class ChatTemplate:
 def resolve_template(tokenizer: PreTrainedTokenizerBase, template: str | Rendering) -> str:
     """ "chat", "raw", "released", or the name of one of several chat templates; "auto" is chat where the tokenizer has
     a chat template, else raw. SpinError for another name, and where none of several is the default."""
-    name = as_rendering(template).name
-    named = named_templates(tokenizer)
-    if name in ("raw", "released"):
+    name, named = as_rendering(template).name, named_templates(tokenizer)
+    if name in ("raw", "released", *named):
         return name
     if name == "auto" and not named:
         return "raw"
@@ -92,8 +91,6 @@ def resolve_template(tokenizer: PreTrainedTokenizerBase, template: str | Renderi
             cause="a base model, or a model folder without its chat template.",
             change="give --template raw or auto.",
         )
-    if name in named:
-        return name
     if name in ("auto", "chat"):
         if DEFAULT in named or len(named) == 1:
             return "chat"

@@ -98,7 +98,10 @@ def render_prompt(
     ids = _token_ids(tokenizer, prompt, special=True)
     if name == "released":
         return ids
-    return _one_bos(tokenizer, ids[:-1] if ids and _appends_eos(tokenizer) else ids)
+    eos = tokenizer.eos_token_id  # which some tokenizers append: also to a text that cannot end with it itself
+    if ids and eos is not None and _token_ids(tokenizer, "a", special=True)[-1:] == [eos]:
+        ids = ids[:-1]
+    return _one_bos(tokenizer, ids)
 
 
 def as_messages(prompt: str | Sequence[Turn]) -> list[dict[str, str]]:
@@ -143,12 +146,6 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return str(tokenizer.decode(ids))
-
-
-def _appends_eos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer ends a text with EOS of its own; asked of a text that cannot end with EOS itself."""
-    eos = tokenizer.eos_token_id
-    return eos is not None and _token_ids(tokenizer, "a", special=True)[-1:] == [eos]
 
 
 def _one_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:

@@ -12,7 +12,7 @@ safety items from Alpaca-cleaned, which is not published as a rule.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,9 +26,6 @@ ELSEWHERE = (
     "download its files where the hub can be reached and give the path of a file as the source (for beavertails, salad "
     "and alpaca-cleaned: the folder, with --data-dir), or use the source starter."
 )
-Select = Callable[[Iterable[Row], str, str], Iterable[Pair]]
-BEAVERTAILS_CATEGORY = {"fairness": "discrimination,stereotype,injustice", "privacy": "privacy_violation"}
-SALAD_CATEGORY = {"fairness": "unfair representation", "privacy": "privacy infringement"}
 SALAD_COLUMNS = ("1-category", "2-category", "3-category")
 
 
@@ -69,8 +66,7 @@ def download(repository: str, patterns: list[str], required: bool = True) -> lis
     return found
 
 
-def beavertails(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Pair]:
-    category = BEAVERTAILS_CATEGORY[concept]
+def beavertails(rows: Iterable[Row], category: str, responses: str) -> Iterable[Pair]:
     flagged: set[str] = set()
     kept: list[Pair] = []
     for where, values in rows:
@@ -83,16 +79,16 @@ def beavertails(rows: Iterable[Row], concept: str, responses: str) -> Iterable[P
     return (pair for pair in kept if pair.prompt in flagged)
 
 
-def salad(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Pair]:
+def salad(rows: Iterable[Row], category: str, responses: str) -> Iterable[Pair]:
     del responses  # questions alone
     for where, values in rows:
         levels = [str(values[column]) for column in SALAD_COLUMNS]
-        if any(SALAD_CATEGORY[concept] in level.lower() for level in levels):
+        if any(category in level.lower() for level in levels):
             yield Pair(text_of(values["question"]), "", levels[-1], where=where)
 
 
-def alpaca_cleaned(rows: Iterable[Row], concept: str, responses: str) -> Iterable[Pair]:
-    del concept, responses
+def alpaca_cleaned(rows: Iterable[Row], category: str, responses: str) -> Iterable[Pair]:
+    del category, responses
     for where, values in rows:
         instruction = text_of(values["instruction"])
         prompt = instruction and join_input(instruction, values["input"])
@@ -105,8 +101,8 @@ class Known:
     hub_file: str  # pattern inside the repository
     prepared: str  # pattern of prepared tables, CONCEPT and LABEL (safe, unsafe) filled in
     columns: tuple[str, ...]  # of the hub's file
-    concepts: tuple[str, ...]  # () when the set has none
-    select: Select
+    concepts: Mapping[str, str]  # what the set calls the category of each; {} when it has none
+    select: Callable[[Iterable[Row], str, str], Iterable[Pair]]  # the pairs of a category, aware or unaware
     has_responses: bool = True
 
 
@@ -116,7 +112,7 @@ KNOWN = {
         "round0/330k/train.jsonl.gz",
         "beaver*_CONCEPT_LABEL*",
         ("prompt", "response", "category", "is_safe"),
-        tuple(BEAVERTAILS_CATEGORY),
+        {"fairness": "discrimination,stereotype,injustice", "privacy": "privacy_violation"},
         beavertails,
     ),
     "salad": Known(
@@ -124,7 +120,7 @@ KNOWN = {
         "*base_set*.json*",
         "salad_CONCEPT*",
         ("question", *SALAD_COLUMNS),
-        tuple(SALAD_CATEGORY),
+        {"fairness": "unfair representation", "privacy": "privacy infringement"},
         salad,
         has_responses=False,
     ),
@@ -133,7 +129,7 @@ KNOWN = {
         "alpaca_data_cleaned.json",
         "alpaca_cleaned*",
         ("instruction", "input", "output"),
-        (),
+        {},
         alpaca_cleaned,
     ),
 }
@@ -193,9 +189,8 @@ def _hub_file(name: str, known: Known, folder: Path | None) -> Path:
     if nested.is_file():
         return nested
     seen = _data_files(folder)
-    for path in seen:
-        if fnmatch(path.name, known.hub_file.rsplit("/", 1)[-1]):
-            return path
+    if found := [path for path in seen if fnmatch(path.name, known.hub_file.rsplit("/", 1)[-1])]:
+        return found[0]
     raise SpinError(
         f"No file in {folder} is {name}: none is named {known.prepared} (with a suffix that is read), or is "
         f"{known.hub_file} of {known.repository}.",
@@ -225,7 +220,7 @@ def _select(known: Known, path: Path, concept: str, label: str) -> tuple[list[Pa
             yield Row(f"{path}, {row.where}", row.values)
 
     rows = checked(read_rows(path))
-    selected = list(known.select(rows, concept, label))
+    selected = list(known.select(rows, known.concepts.get(concept, ""), label))
     whole = [pair for pair in selected if pair.prompt and (pair.response or not known.has_responses)]
     if not whole:
         raise SpinError(

@@ -11,11 +11,12 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from spin_llm.errors import SpinError
 
@@ -74,11 +75,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
     """Who reads a file; SpinError when nobody does."""
-    try:
-        there = path.exists()
-    except (OSError, ValueError):  # a name too long, or with a zero byte
-        there = False
-    if not there:
+    if not os.path.exists(path):  # noqa: PTH110 - which raises nothing for a name too long, or with a zero byte
         raise SpinError(
             f"There is no data file {str(path)[:200]}.",
             cause=f"a mistyped path, or one relative to another folder than {Path.cwd()}.",
@@ -109,7 +106,7 @@ def _text_lines(path: Path, longest: int | None = None) -> Iterator[str]:
     """Decode line by line, so that a bad byte is named by its offset and large files are not held in memory."""
     offset = number = 0
     try:
-        with _opened(path) as file:
+        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
             longest = longest or LONGEST_ROW
             while line := file.readline(longest + 1):
                 number += 1
@@ -134,10 +131,6 @@ def _text_lines(path: Path, longest: int | None = None) -> Iterator[str]:
         raise SpinError(f"No permission to read {path}.", change="change its permissions or give a copy.") from None
     except OSError as error:
         raise SpinError(f"{path} could not be read: {error.strerror or error}.", change="give a copy.") from None
-
-
-def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
 def _too_long(path: Path, where: str, most: int, change: str) -> SpinError:
