@@ -106,7 +106,7 @@ def _pair(values: Mapping[str, object], columns: Columns, column: str | None, wh
         before, response = ((), text_of(values.get(column))) if turns is None else with_answer(turns)
     if not any(turn.role == "user" for turn in before) or (columns.named and columns.prompt != column):
         asked = _prompt(values, columns, column)
-        before = (*asked, *before[bool(columns.named) * len(before) :])
+        before = asked if columns.named else (*asked, *before)
     if column is not None and not is_text(response):
         raise ValueError(_lacks("response", column, values))
     before = _with_system((*earlier(values.get("history")), *before), values)
@@ -172,17 +172,13 @@ def _responses(first: Mapping[str, object], names: Collection[str], responses: s
         flags = pair == KINDS[2] and any(flag(first.get(kind)) is not None for kind in pair)
         if set(pair) <= set(names) and not flags:
             return (pair[place],)
-    kinds = [kind for pair in KINDS[:2] for kind in pair if kind in names]
-    usual = [name for name in RESPONSE_COLUMNS if name in names]
+    found = [name for name in (*KINDS[0], *KINDS[1], *RESPONSE_COLUMNS) if name in names]
     numbered = tuple(name for name in names if re.fullmatch(r"response_\d+", name) and f"is_{name}_safe" in names)
-    if numbered and not kinds and not usual:
+    if numbered and not found:
         return numbered
-    if len(kinds) + len(usual) > 1:
-        raise _unclear(names, [*kinds, *usual], origin, "response")
-    fitting = [name for name in (*usual, *kinds) if name not in [pair[1 - place] for pair in KINDS]]
-    if not fitting:
-        raise _not_found(names, (*RESPONSE_COLUMNS, *(pair[place] for pair in KINDS)), origin, "response")
-    return (fitting[0],)
+    if len(found) == 1 and found[0] in [pair[1 - place] for pair in KINDS]:  # those of the other kind
+        found = []
+    return (_only(found, names, (*RESPONSE_COLUMNS, *(pair[place] for pair in KINDS)), origin, "response"),)
 
 
 def _prompt_column(first: Mapping[str, object], responses: tuple[str, ...], origin: str) -> str:
@@ -191,13 +187,8 @@ def _prompt_column(first: Mapping[str, object], responses: tuple[str, ...], orig
     conversations = [name for name in (*CONVERSATIONS, "chosen", "aware") if name in names]
     if not responses and (holding := [name for name in conversations if _is_conversation(first[name])]):
         return holding[0]
-    found = [name for name in PROMPT_COLUMNS if name in names]
-    found = [name for name in found if name != "input" or "instruction" not in found]
-    if len(found) > 1:
-        raise _unclear(names, found, origin, "prompt")
-    if not found:
-        raise _not_found(list(first), (*PROMPT_COLUMNS, *CONVERSATIONS), origin, "prompt")
-    return found[0]
+    found = [name for name in PROMPT_COLUMNS if name in names and (name != "input" or "instruction" not in names)]
+    return _only(found, list(first), (*PROMPT_COLUMNS, *CONVERSATIONS), origin, "prompt")
 
 
 def _is_conversation(cell: Any) -> bool:
@@ -217,20 +208,21 @@ def _named(names: list[str], wanted: str, origin: str, role: str) -> str:
     return wanted.lower()
 
 
-def _unclear(names: Iterable[str], found: list[str], origin: str, role: str) -> SpinError:
-    return SpinError(
-        f"{origin} has several columns that could be the {role}: {', '.join(found)}.",
-        cause="only pairs of columns (aware and unaware, chosen and rejected) say by their names which is which.",
-        change=f"name one with --{role}-column, or remove the others.",
-    )
-
-
-def _not_found(names: Collection[str], usual: Iterable[str], origin: str, role: str) -> SpinError:
+def _only(found: list[str], names: Collection[str], usual: Iterable[str], origin: str, role: str) -> str:
+    """The column found; SpinError where there are several or none, which tells of those of the file and the usual."""
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SpinError(
+            f"{origin} has several columns that could be the {role}: {', '.join(found)}.",
+            cause="only pairs of columns (aware and unaware, chosen and rejected) say by their names which is which.",
+            change=f"name one with --{role}-column, or remove the others.",
+        )
     what = f"{origin} has no column for the {role}; its columns are: {shown(names)}."
     if len(names) == 1 and any(mark in next(iter(names)) for mark in ";\t|,"):
         change = "save the file with commas between the fields, or tabs in a .tsv file."
-        return SpinError(what, cause="the fields are not separated as the suffix says.", change=change)
-    return SpinError(what, cause=f"none is named {', '.join(usual)}.", change=f"name it with --{role}-column.")
+        raise SpinError(what, cause="the fields are not separated as the suffix says.", change=change)
+    raise SpinError(what, cause=f"none is named {', '.join(usual)}.", change=f"name it with --{role}-column.")
 
 
 def _lower(row: Row, origin: str) -> dict[str, object]:

@@ -126,7 +126,5 @@ class Labels:
 
 def flag(value: Any) -> bool | None:
     """True or false as files write it; None for anything else."""
-    if isinstance(value, bool):
-        return value
     text = str(value).strip().lower() if isinstance(value, str | int | float) else ""
     return True if text in YES else False if text in NO else None

@@ -67,9 +67,8 @@ def adapter_base(folder: Path) -> str | None:
 
 def adapter_config(folder: Path) -> Path | None:
     """The file that makes a folder an adapter; None for a folder that is none."""
-    if adapter_file(folder) is None:
-        return None
-    return next((folder / name for name in (PEFT_CONFIG, reft.CONFIG) if (folder / name).is_file()), None)
+    names = (PEFT_CONFIG, reft.CONFIG) if adapter_file(folder) else ()
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def put_on(model: Any, folder: Path, base: Path) -> tuple[Any, tuple[str, ...]]:

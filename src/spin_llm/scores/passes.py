@@ -26,8 +26,8 @@ from torch.overrides import TorchFunctionMode
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix
-from spin_llm.models.experts import eager_experts
 from spin_llm.models.losses import fast_attention, length_sorted_batches, response_losses
+from spin_llm.models.structure import eager_experts
 from spin_llm.scores.accumulate import Accumulate, Totals, accumulation
 from spin_llm.scores.importance import Counts, add_inputs, finish, new_totals
 

@@ -10,7 +10,6 @@ The safetensors layout: 8 bytes little-endian header length N, N bytes of JSON, 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ from typing import Any
 from spin_llm.errors import SpinError
 from spin_llm.files import read_json, read_typed, sha256_json
 from spin_llm.models.disk.headers import StoredTensor, read_header
-from spin_llm.models.disk.identity import Identity, identity_of
+from spin_llm.models.disk.identity import Identity, identity_of, tensor_sha256
 
 INDEX = "model.safetensors.index.json"
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
@@ -67,7 +66,7 @@ class Checkpoint:
         """What version 0.1.0 called the fingerprint: names, shapes and dtypes of all tensors, and 4 KiB from the middle
         of each. Judge files and older records carry it; a light edit of a model mostly has the same, which is how a
         judge is told to be the model under edit."""
-        return sha256_json({name: [t.dtype, list(t.shape), _sample_digest(t)] for name, t in self.tensors.items()})
+        return sha256_json({name: [t.dtype, list(t.shape), tensor_sha256(t, 4096)] for name, t in self.tensors.items()})
 
     def stored_name(self, name: str) -> str:
         """The name under which the file stores a loaded model's parameter `name` (base-model prefixes may differ)."""
@@ -83,26 +82,19 @@ class Checkpoint:
         return matches[0]
 
 
-def _sample_digest(tensor: StoredTensor) -> str:
-    span = min(4096, tensor.length)
-    with tensor.file.open("rb") as file:
-        file.seek(tensor.start + (tensor.length - span) // 2)
-        return hashlib.sha256(file.read(span)).hexdigest()
-
-
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that transformers loads from a model folder, in its order; of an adapter's folder, the
     adapter's. The rule of transformers: the file or index that config.json names as `transformers_weights`, else
     model.safetensors, else all files of model.safetensors.index.json. SpinError when there is none of these, when files
     are absent or lie outside the folder, and when there are two: no matter which is loaded here, another program, or
     another version of this one, may load the other."""
-    if (adapter := adapter_file(folder)) is not None:
-        if not adapter.is_file():
-            raise _no_weights(folder)
+    adapter = adapter_file(folder)
+    if adapter and adapter.is_file():
         return [adapter]
-    first, *others = _roots(folder) or [""]
-    if not first:
+    roots = [] if adapter else _roots(folder)
+    if not roots:
         raise _no_weights(folder)
+    first, *others = roots
     files = _files_of(folder, first)
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise SpinError(
