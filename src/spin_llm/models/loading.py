@@ -10,14 +10,11 @@ edited (structure.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_typed
@@ -124,11 +121,11 @@ def _read_model(
 
     placing = {"device_map": device_map} if device_map else {}
     said.refuse_foreign_config(folder, trust_remote_code=trust_remote_code)
-    with _said_by(folder):
+    with said.reading(folder):
         config = read(AutoConfig)
     said.refuse_other_kinds(config, folder, trust_remote_code=trust_remote_code)
     _refuse_much_larger(config, folder, trust_remote_code)
-    with _said_by(folder):
+    with said.reading(folder):
         loaded, loading = read(
             AutoModelForCausalLM, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **placing
         )
@@ -143,7 +140,7 @@ def _read_tokenizer(given: Path, folder: Path, trust_remote_code: bool) -> Any:
 
     own = given if said.has_vocabulary(given) else folder
     said.refuse_without_tokenizer(own)
-    with _said_by(own):
+    with said.reading(own):
         tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=trust_remote_code, local_files_only=True)
         seen = list(tokenizer("The sky is blue.")["input_ids"])
     if len(set(seen)) < 2:
@@ -169,17 +166,6 @@ def _own_template(folder: Path) -> str | None:
     return read_typed(folder / "tokenizer_config.json", _TokenizerConfig).chat_template
 
 
-@contextmanager
-def _said_by(folder: Path) -> Iterator[None]:
-    """What transformers raises while it reads `folder`, as one SpinError."""
-    try:
-        yield
-    except (OSError, ValueError, LookupError, ImportError, RuntimeError, TypeError, AttributeError) as error:
-        raise said.unreadable(folder, error) from error
-    except (SafetensorError, AssertionError, NotImplementedError) as error:
-        raise said.unreadable(folder, error) from error
-
-
 def _refuse_much_larger(config: Any, folder: Path, trust_remote_code: bool) -> None:
     """SpinError for a configuration of many more weights than the folder holds. transformers would fill the rest with
     random numbers until memory ends, and tell of it afterwards."""
@@ -192,7 +178,7 @@ def _refuse_much_larger(config: Any, folder: Path, trust_remote_code: bool) -> N
     cause = "config.json is another model's, or most of the weight files were left out."
     if isinstance(layers, int) and layers > len(stored):
         raise SpinError(f"{what} {layers:,} layers, and {len(stored):,} tensors are there.", cause=cause)
-    with _said_by(folder), torch.device("meta"):
+    with said.reading(folder), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     wanted = sum(parameter.numel() for parameter in model.parameters())
     if wanted > 2 * held + 1_000_000:

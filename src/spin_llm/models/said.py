@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from safetensors import SafetensorError
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_typed
@@ -27,6 +28,7 @@ VOCABULARIES = (
     *("tekken.json", "*.vocab", "sentencepiece*.model"),
 )
 SENSES = ("vision_config", "audio_config", "visual", "vision_tower", "mm_vision_tower", "speech_config", "vit_config")
+FAILURES = (OSError, ValueError, LookupError, ImportError, RuntimeError, TypeError, AttributeError, AssertionError)
 TASKS = {  # endings of the class that a configuration names, and what such a model does
     "ForSequenceClassification": "classifies texts (a reward model or classifier)",
     "RewardModel": "scores texts (a reward model)",
@@ -85,20 +87,24 @@ def refuse_quantised(config: Any, folder: Path) -> None:
         )
 
 
-def unreadable(folder: Path, error: Exception) -> SpinError:
-    """The error for a configuration, tokenizer or weights that transformers refuses, by its cause."""
-    text = str(error).strip()
-    first = (text.splitlines() or [type(error).__name__])[0]
-    if "trust_remote_code" in text or "custom code" in text:
-        return _needs_code(folder)
-    if isinstance(error, ImportError):
-        return SpinError(
-            f"{folder} needs a package that is not installed: {first}",
-            cause="its tokenizer or its own code is built on it.",
-            change="install that package in this environment.",
-        )
-    cause = "a damaged or incomplete folder, or an architecture that this transformers version does not know."
-    return SpinError(f"{folder} could not be loaded as a causal language model: {first}", cause=cause)
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Inside, what transformers raises while it reads `folder` becomes one SpinError, by its cause."""
+    try:
+        yield
+    except (*FAILURES, SafetensorError) as error:
+        text = str(error).strip()
+        first = (text.splitlines() or [type(error).__name__])[0]
+        if "trust_remote_code" in text or "custom code" in text:
+            raise _needs_code(folder) from error
+        if isinstance(error, ImportError):
+            raise SpinError(
+                f"{folder} needs a package that is not installed: {first}",
+                cause="its tokenizer or its own code is built on it.",
+                change="install that package in this environment.",
+            ) from error
+        cause = "a damaged or incomplete folder, or an architecture that this transformers version does not know."
+        raise SpinError(f"{folder} could not be loaded as a causal language model: {first}", cause=cause) from error
 
 
 def _needs_code(folder: Path) -> SpinError:
