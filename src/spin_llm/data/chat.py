@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -264,10 +265,9 @@ def refuse_lost(text: str, messages: Sequence[Message]) -> None:
 
 def option_value(text: str) -> Any:
     """The value of a --template-option: JSON (true, 3, "x", a list), else the text itself."""
-    try:
+    with suppress(ValueError, RecursionError):
         return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    return text
 
 
 def runaway() -> SpinError:

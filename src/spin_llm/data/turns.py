@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 ROLES = {
@@ -18,6 +19,7 @@ ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatbot", "chatgpt"), "assistant"),
 }
+UNWRITTEN = re.compile("[\0\ud800-\udfff]")  # NUL, and half of a surrogate pair, which JSON may escape
 SPOKEN = re.compile(r"(?:\A\s*|\r?\n\s*\r?\n)(Human|Assistant):")
 
 
@@ -86,13 +88,10 @@ def joined(content: Any) -> str:
         content = [content]
     if not isinstance(content, list):
         raise ValueError(f"a turn whose content is of type {type(content).__name__}")
-    texts = [
-        part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None for part in content
-    ]
-    kinds = [part.get("type", "text") for part in content if isinstance(part, dict)]
-    if not all(isinstance(text, str) for text in texts) or any(kind not in ("text", "input_text") for kind in kinds):
+    parts = [part if isinstance(part, dict) else {"text": part} for part in content]
+    if not all(isinstance(p.get("text"), str) and p.get("type", "text") in ("text", "input_text") for p in parts):
         raise ValueError("a turn with a part that is no text")
-    return "\n".join(str(text) for text in texts)
+    return "\n".join(part["text"] for part in parts)
 
 
 def earlier(history: Any) -> Turns:
@@ -101,10 +100,8 @@ def earlier(history: Any) -> Turns:
     if turns is not None:
         return turns
     if isinstance(history, str):
-        try:
+        with suppress(ValueError, RecursionError):
             history = json.loads(history)
-        except (ValueError, RecursionError):
-            history = None
     pairs: list[Any] = history if isinstance(history, list) else [None]
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 and all(map(is_text, pair)) for pair in pairs):
         raise ValueError("a history that is no list of (question, answer) pairs")
@@ -113,13 +110,7 @@ def earlier(history: Any) -> Turns:
 
 def is_text(value: Any) -> bool:
     """Whether a value is text that says something, can be encoded and has no NUL."""
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        return False
-    try:
-        value.encode("utf-8")  # JSON may escape half of a surrogate pair
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(value, str) and bool(value.strip()) and not UNWRITTEN.search(value)
 
 
 def with_answer(turns: Turns) -> tuple[Turns, str]:

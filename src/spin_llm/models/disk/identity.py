@@ -152,12 +152,10 @@ def file_sha256(file: Path) -> str:
 
 def json_of(file: Path) -> Any:
     """The content of a JSON file; None where there is none, or where it is not JSON (its bytes count then)."""
-    if not file.is_file():
-        return None
-    try:
-        return json.loads(read_bytes(file))
-    except (ValueError, RecursionError):
-        return None
+    if file.is_file():
+        with suppress(ValueError, RecursionError):
+            return json.loads(read_bytes(file))
+    return None
 
 
 def part_of(file: Path, keys: Iterable[str]) -> dict[str, object]:
