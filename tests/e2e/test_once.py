@@ -42,7 +42,7 @@ def counts(command: Command, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     monkeypatch.setattr(context, "checkpoint_of", counted(context.checkpoint_of, "checkpoint"))
     monkeypatch.setattr(context, "load_judge", counted(lambda name, **options: judge, "judge"))
     monkeypatch.setattr(context, "load_coherence_judge", counted(lambda name: judge, "judge"))
-    monkeypatch.setattr(rows, "_reader", counted(rows._reader, "file"))
+    monkeypatch.setattr(rows, "_text_lines", counted(rows._text_lines, "file"))
     return found
 
 

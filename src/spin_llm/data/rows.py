@@ -55,26 +55,6 @@ def repeated(names: Iterable[str]) -> list[str]:
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of one data file. Raises SpinError: absent, a folder, unknown suffix, not UTF-8, malformed, empty, or
     larger than memory."""
-    reader = _reader(path)
-    empty = True
-    try:
-        for row in reader(path):
-            empty = False
-            yield row
-    except MemoryError:
-        raise SpinError(
-            f"{path} does not fit in memory.", change="give a part of it, or a machine with more."
-        ) from None
-    if empty:
-        raise SpinError(
-            f"{path} holds no rows.",
-            cause="the file is empty or has only a header.",
-            change="give a file with at least one row of data.",
-        )
-
-
-def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
-    """Who reads a file; SpinError when nobody does."""
     if not os.path.exists(path):  # noqa: PTH110 - which raises nothing for a name too long, or with a zero byte
         raise SpinError(
             f"There is no data file {str(path)[:200]}.",
@@ -99,7 +79,21 @@ def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
             cause="the format of a data file is told by its suffix.",
             change=f"save the data as one of {', '.join(SUFFIXES)}.",
         )
-    return reader
+    empty = True
+    try:
+        for row in reader(path):
+            empty = False
+            yield row
+    except MemoryError:
+        raise SpinError(
+            f"{path} does not fit in memory.", change="give a part of it, or a machine with more."
+        ) from None
+    if empty:
+        raise SpinError(
+            f"{path} holds no rows.",
+            cause="the file is empty or has only a header.",
+            change="give a file with at least one row of data.",
+        )
 
 
 def _text_lines(path: Path, longest: int | None = None) -> Iterator[str]:
