@@ -2,7 +2,7 @@
 
 In: what the hub's client raised, with the errors that it was raised from. Out: one SpinError that names the cause
 (gated, missing, refused, too many requests, offline, no network, a proxy, a full disk, a cut download) and the way out.
-Left out: fetching (models/disk/fetching.py, data/hub.py).
+Left out: fetching (models/disk/resolve.py, data/hub.py).
 """
 
 from __future__ import annotations

@@ -31,8 +31,7 @@ from spin_llm.generation.completion import Completion
 from spin_llm.generation.server import ServerCompleter, server_completer
 from spin_llm.judges import rubric
 from spin_llm.judges.named import load_judge
-from spin_llm.models.disk.fetching import fetch_gguf
-from spin_llm.models.disk.resolve import resolve
+from spin_llm.models.disk.resolve import fetch_gguf, resolve
 from spin_llm.progress import Console
 
 pytest_plugins = ("harness",)

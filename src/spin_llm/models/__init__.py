@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from spin_llm.models.disk.checkpoint import Checkpoint
-from spin_llm.models.disk.fetching import EMBEDDED
 from spin_llm.models.disk.headers import StoredTensor
-from spin_llm.models.disk.resolve import cache_folder, resolve
+from spin_llm.models.disk.resolve import EMBEDDED, cache_folder, resolve
 from spin_llm.models.loading import LoadedModel, checkpoint_of, load, pick_dtype
 from spin_llm.models.structure import Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
 
