@@ -238,12 +238,11 @@ def _lower(row: Row, origin: str) -> dict[str, object]:
 
 def _lacks(role: str, column: str, values: Mapping[str, object]) -> str:
     value = values.get(column)
+    found = f"found {type(value).__name__}"
     if value is None or (isinstance(value, str) and not value.strip()):
         found = "empty"
-    elif isinstance(value, str | int | float | bool):
-        found = f"found {type(value).__name__} {str(value)[:40]!a}"
-    else:  # its text may be as deep and as long as the file
-        found = f"found {type(value).__name__}"
+    elif isinstance(value, str | int | float | bool):  # of others the text may be as deep and as long as the file
+        found = f"{found} {str(value)[:40]!a}"
     return f"no {role} in column {column!r} ({found})"
 
 

@@ -37,8 +37,8 @@ class Labels:
         self.origin, self.responses, self.concept = origin, responses, concept
         self.dropped: Counter[str] = Counter()
         self.silent: set[str] = set()  # worded columns with a word that says nothing of safety
-        self.telling: dict[str, str] = {}  # columns that told safe from unsafe -> where first
-        self.missing: str = ""  # the first row without any label
+        self.telling = ""  # the first column that told safe from unsafe
+        self.missing = ""  # the first row without any label
         self.other: Counter[str] = Counter()  # rows by the concept that they name
 
     def keep(self, values: Mapping[str, object], response: str | None, where: str) -> bool:
@@ -51,7 +51,7 @@ class Labels:
             return True
         if named.strip().lower() not in {*SHIPPED, "over_refusal"} - {self.concept.lower()}:
             return True
-        self.other[named.strip().lower()] += 1
+        self.other[f"about {named.strip().lower()}"] += 1
         return False
 
     def _of_kind(self, values: Mapping[str, object], response: str, where: str) -> bool:
@@ -59,11 +59,11 @@ class Labels:
         column, safe = self._safe(values, response, where)
         if column is None:
             self.missing = self.missing or where
-        else:
-            self.telling.setdefault(column, where)
-        if column is None or safe == (self.responses == "aware"):
             return True
-        self.dropped[f"{column} calls {'safe' if safe else 'unsafe'}"] += 1
+        self.telling = self.telling or column
+        if safe == (self.responses == "aware"):
+            return True
+        self.dropped[f"that {column} calls {'safe' if safe else 'unsafe'}"] += 1
         return False
 
     def _safe(self, values: Mapping[str, object], response: str, where: str) -> tuple[str | None, bool]:
@@ -76,11 +76,9 @@ class Labels:
             if (said := flag(values[name])) is None:
                 raise self._unclear(name, values[name], where)
             told[name] = said == flags[name]
-        for name in WORDED if flags is FLAGS else ():
-            value = values.get(name)
+        for name in [name for name in WORDED if flags is FLAGS and name in values and name != response]:
+            value = values[name]
             word = re.sub(r"[\s_-]", "", value.lower()) if isinstance(value, str) else None
-            if name not in values or name == response:
-                continue
             if word in SAFE or word in UNSAFE:
                 told[name] = word in SAFE
             elif word is None or word in (*YES, *NO, ""):
@@ -105,14 +103,12 @@ class Labels:
         """What was left out, as texts; `some`: whether anything is left. Raises SpinError when nothing is, and when
         labels say it of some rows only."""
         if self.telling and self.missing:
-            column = next(iter(self.telling))
             raise SpinError(
-                f"{self.origin}: the column {column!r} says of some rows whether they are safe, and not of "
+                f"{self.origin}: the column {self.telling!r} says of some rows whether they are safe, and not of "
                 f"{self.missing}.",
-                change=f"fill in the column {column!r} in every row, or remove it.",
+                change=f"fill in the column {self.telling!r} in every row, or remove it.",
             )
-        counts = {f"that {why}": count for why, count in self.dropped.items()}
-        counts |= {f"about {name}": count for name, count in self.other.items()}
+        counts = {**self.dropped, **self.other}
         texts = [f"{count} {'row' if count == 1 else 'rows'} {why}" for why, count in counts.items()]
         if not some and texts:
             raise SpinError(

@@ -42,9 +42,8 @@ def data_suffix(path: str | Path) -> str:
 def shown(names: Iterable[str], most: int = 20) -> str:
     """Names for a message: the first ones, each cut to 40 characters."""
     names = list(names)
-    return ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most]) + (
-        f", ... ({len(names)} in all)" if len(names) > most else ""
-    )
+    first = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most])
+    return first if len(names) <= most else f"{first}, ... ({len(names)} in all)"
 
 
 def repeated(names: Iterable[str]) -> list[str]:

@@ -119,15 +119,11 @@ def refuse_foreign_config(folder: Path, *, trust_remote_code: bool) -> None:
     raw = read_typed(folder / "config.json", dict[str, Any])
     kind = raw.get("model_type")
     if raw.get("auto_map") and trust_remote_code:
-        missing = [
-            f"{module}.py"
-            for target in (raw["auto_map"].values() if isinstance(raw["auto_map"], dict) else ())
-            if isinstance(target, str) and "--" not in target
-            for module in [target.rpartition(".")[0]]
-            if not (folder / f"{module}.py").is_file()
-        ]
-        if missing:
-            what = f"{folder} is a model with Python code of its own, and lacks {', '.join(sorted(set(missing)))}."
+        targets = raw["auto_map"].values() if isinstance(raw["auto_map"], dict) else ()
+        own = [target for target in targets if isinstance(target, str) and "--" not in target]
+        files = {f"{target.rpartition('.')[0]}.py" for target in own}
+        if missing := sorted(name for name in files if not (folder / name).is_file()):
+            what = f"{folder} is a model with Python code of its own, and lacks {', '.join(missing)}."
             raise SpinError(what, change="copy these files of the original model into the folder.")
     if not isinstance(kind, str) and not raw.get("auto_map"):
         raise SpinError(

@@ -11,7 +11,7 @@ The safetensors layout: 8 bytes little-endian header length N, N bytes of JSON, 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Checkpoint:
     @property
     def fingerprint(self) -> str:
         """One digest of the identity."""
-        return self.identity.digest
+        return sha256_json(asdict(self.identity))
 
     @cached_property
     def sampled_fingerprint(self) -> str:

@@ -25,12 +25,7 @@ from safetensors import SafetensorError, safe_open
 from spin_llm.errors import SpinError
 from spin_llm.files import decoded
 
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 MOST_ELEMENTS = 3_000_000  # of all arrays: the largest vocabularies with merges, scores and types have 1.5 million
 MOST_BYTES = 2**28  # of all strings
 MOST_TENSORS = 100_000

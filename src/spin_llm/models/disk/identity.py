@@ -55,11 +55,6 @@ class Identity:
     template: str
     generation: str
 
-    @property
-    def digest(self) -> str:
-        """One hash of all parts."""
-        return sha256_json(asdict(self))
-
     def changed(self, before: Mapping[str, str]) -> list[str]:
         """The parts, in words, that differ from those recorded `before`; a part that was not recorded does not."""
         now = asdict(self)

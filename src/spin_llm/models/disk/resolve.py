@@ -37,7 +37,6 @@ from spin_llm.progress import Say
 CONVERTER = 2  # raised when gguf.py makes another folder of the same file
 SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.vocab", "*.bpe", "*.spm")
 BELOW = ("additional_chat_templates/*.jinja",)  # of subfolders nothing else is needed: they hold other formats
-CODE = ("*.py",)
 ELSEWHERE = "give a local folder, a .gguf file, or 'smollm2-135m'."
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "reft.safetensors")  # where there is no index
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -245,7 +244,7 @@ def fetch_model(repository: str, *, trust_remote_code: bool = False) -> Path:
     ignored = [f"*/{pattern}" for pattern in SMALL]
     try:
         folder = Path(snapshot_download(repository, allow_patterns=list(SMALL), ignore_patterns=ignored))
-        wanted = [*_weights_named(folder), *BELOW, *(CODE if trust_remote_code and _needs_code(folder) else ())]
+        wanted = [*_weights_named(folder), *BELOW, *(("*.py",) if trust_remote_code and _needs_code(folder) else ())]
         commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else None  # of the files fetched so far
         return Path(snapshot_download(repository, revision=commit, allow_patterns=wanted))
     except SpinError:
