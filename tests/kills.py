@@ -109,8 +109,7 @@ def kill_rewriting(verb: str, folder: Path, kills: int, seed: int) -> Figures:
     """`apply` or `revert`, to a new folder and over an old one in turn."""
     from spin_llm.models import Checkpoint
     from spin_llm.outputs import clear_stale
-    from spin_llm.patch.checkpoint import apply_checkpoint
-    from spin_llm.patch.file import make_patch, save_patch
+    from spin_llm.patch.file import apply_checkpoint, make_patch, save_patch
 
     model = tiny.save("llama", folder / "model", max_shard_size="20KB")
     (model / "NOTICE").write_bytes(b"x" * PADDING)

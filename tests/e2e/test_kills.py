@@ -14,8 +14,7 @@ import tiny
 
 from spin_llm.models import Checkpoint
 from spin_llm.outputs import clear_stale, is_temporary
-from spin_llm.patch.checkpoint import apply_checkpoint
-from spin_llm.patch.file import make_patch, save_patch
+from spin_llm.patch.file import apply_checkpoint, make_patch, save_patch
 
 
 @pytest.mark.parametrize("verb", ["apply", "revert"])

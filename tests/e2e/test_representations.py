@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from spin_llm.analysis.representations import PLACES, framed_pairs, representations, shuffled_pairs
+from spin_llm.analysis.layers import PLACES, framed_pairs, representations, shuffled_pairs
 from spin_llm.data import Pair
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel

@@ -19,8 +19,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, load, mlp_coverage
-from spin_llm.patch.checkpoint import apply_checkpoint, revert_checkpoint
-from spin_llm.patch.file import make_patch
+from spin_llm.patch.file import apply_checkpoint, make_patch, revert_checkpoint
 from spin_llm.pipeline import score
 from spin_llm.progress import Console
 from spin_llm.scores import importance, top_entries

@@ -18,8 +18,15 @@ from spin_llm.patch.patch import memory_patch
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import ScoreSet, Sides
 from spin_llm.scores.margins import candidate_entries
-from spin_llm.search.proxy import contrast_losses, gains_of, measure_proxy, measure_reference, response_means
-from spin_llm.search.trials import Bench, attempt
+from spin_llm.search.trials import (
+    Bench,
+    attempt,
+    contrast_losses,
+    gains_of,
+    measure_proxy,
+    measure_reference,
+    response_means,
+)
 from spin_llm.selection import select
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spin_llm.analysis.information import (
+from spin_llm.analysis.dependence import (
     gaussian_information,
     neighbour_information,
     principal_components,

@@ -19,8 +19,7 @@ from torch import nn
 
 from spin_llm.errors import SpinError
 from spin_llm.models import Checkpoint
-from spin_llm.patch.checkpoint import apply_checkpoint, patch_state, revert_checkpoint
-from spin_llm.patch.file import load_patch, make_patch, save_patch
+from spin_llm.patch.file import apply_checkpoint, load_patch, make_patch, patch_state, revert_checkpoint, save_patch
 from spin_llm.patch.patch import Patch
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores

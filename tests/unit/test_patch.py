@@ -24,8 +24,7 @@ from spin_llm.models.disk.copying import model_files
 from spin_llm.outputs import temporary
 from spin_llm.patch import checkpoint as rewriting
 from spin_llm.patch import file as patch_file
-from spin_llm.patch.checkpoint import apply_checkpoint, patch_state, revert_checkpoint
-from spin_llm.patch.file import load_patch, make_patch, save_patch
+from spin_llm.patch.file import apply_checkpoint, load_patch, make_patch, patch_state, revert_checkpoint, save_patch
 from spin_llm.patch.patch import Patch, TensorEdit, loaded_weights
 
 EVERY = [*tiny.DENSE, *tiny.MOE]

@@ -92,8 +92,7 @@ def _rewrite(verb: str, model: str, patch_file: Path, output: Path | None, overw
 def verify(model: Model, patch: PatchFile, /, *, as_json: Json = False) -> None:
     """Say whether a checkpoint is the patch's base, or the edited model; exit code 2 when it is another model."""
     from spin_llm.models import Checkpoint, resolve
-    from spin_llm.patch.checkpoint import patch_state
-    from spin_llm.patch.file import load_patch
+    from spin_llm.patch.file import load_patch, patch_state
 
     state = patch_state(Checkpoint(resolve(model)), load_patch(patch))
     show({"state": state}, [state], as_json=as_json)

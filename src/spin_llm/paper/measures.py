@@ -24,7 +24,7 @@ from spin_llm.results.file import written
 from spin_llm.results.paper import AboutArm, Arm, ArmRecord, LocationRecord
 from spin_llm.results.rows import VerdictRow, read_rows
 from spin_llm.scores import ScoreSet
-from spin_llm.search.proxy import measure_proxy, measure_reference
+from spin_llm.search.trials import measure_proxy, measure_reference
 
 ANEW = "delete that file: what it holds is made again."
 SUFFIXES = {"answers": "", "tasks": "-tasks", "margins": "-margins", "information": "-location"}

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from spin_llm.patch.checkpoint import apply_checkpoint, patch_state, revert_checkpoint
-from spin_llm.patch.file import find_patch, load_patch, make_patch, save_patch
+from spin_llm.patch.file import (
+    apply_checkpoint,
+    find_patch,
+    load_patch,
+    make_patch,
+    patch_state,
+    revert_checkpoint,
+    save_patch,
+)
 from spin_llm.patch.patch import Patch, PatchInfo, TensorEdit, memory_patch
 
 __all__ = [

@@ -1,8 +1,8 @@
 """A patch: which stored numbers change, from what to what; on a loaded model and off again.
 
 In: edits of tensors by name (flat indices, old and new values), a loaded model. Out: a context manager that edits the
-model and restores it bit for bit. Left out: how the weights were chosen (selection/), files (file.py), checkpoints
-(checkpoint.py).
+model and restores it bit for bit. Left out: how the weights were chosen (selection/), files and checkpoints
+(file.py).
 """
 
 from __future__ import annotations

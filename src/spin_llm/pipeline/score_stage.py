@@ -33,7 +33,7 @@ from spin_llm.records import RECORD, read_record
 from spin_llm.scores import Passes, Plan, Ranks, Scoring, candidate_entries, load_scores, save_scores
 from spin_llm.scores import ranks as joined_ranks
 from spin_llm.scores.sets import Entries, Sides, plan_sets, score_sets
-from spin_llm.search.proxy import KL_PAIRS
+from spin_llm.search.trials import KL_PAIRS
 from spin_llm.settings import RunSettings
 
 ALONE = Ranks()

@@ -4,7 +4,7 @@ In: a checkpoint folder. Out: which of its files make the model, a copy of these
 that nothing outside the copy is written through one), and any tensor as transformers' loader finds it. A model is the
 weights that are loaded, their index, every other file of the folder itself that is neither hidden, nor weights, nor the
 state of a training, and the folder of chat templates. Left out: everything else, by name, for the user to be told; and
-which bytes are changed (patch/checkpoint.py).
+which bytes are changed (patch/file.py).
 """
 
 from __future__ import annotations
