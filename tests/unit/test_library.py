@@ -66,8 +66,8 @@ def test_pairs_are_scored_as_they_are_and_cannot_be_searched(tiny_model: TinyMod
 def test_a_verb_is_the_verb_whatever_was_imported_before():
     import spin_llm
     import spin_llm.search.find
-    from spin_llm.search import ranking
+    from spin_llm.search import answered
 
     assert spin_llm.search is search
     assert spin_llm.score is score
-    assert ranking.front([], []) == []
+    assert answered.front([], []) == []

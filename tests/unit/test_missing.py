@@ -28,8 +28,7 @@ from spin_llm.results.older import with_bounds
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.rows import Answer
 from spin_llm.results.searched import Trial
-from spin_llm.search.answered import Answered, better_half, pick_answered
-from spin_llm.search.ranking import MAX_SILENCE
+from spin_llm.search.answered import MAX_SILENCE, Answered, better_half, pick_answered
 from spin_llm.stats.paired import paired_rates
 
 CLAIMS = {"improved", "worse", "changed", "unchanged"}

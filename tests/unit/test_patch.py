@@ -22,7 +22,6 @@ from spin_llm.errors import SpinError
 from spin_llm.models import Checkpoint, LoadedModel, load
 from spin_llm.models.disk.copying import model_files
 from spin_llm.outputs import temporary
-from spin_llm.patch import checkpoint as rewriting
 from spin_llm.patch import file as patch_file
 from spin_llm.patch.file import apply_checkpoint, load_patch, make_patch, patch_state, revert_checkpoint, save_patch
 from spin_llm.patch.patch import Patch, TensorEdit, loaded_weights
@@ -516,7 +515,7 @@ def test_a_half_edited_copy_is_mixed_and_can_be_finished_or_reverted(copy: Path,
     loaded = load(str(copy), dtype="float32")
     patch, before = make_patch(loaded.checkpoint, selecting([2, 3, 5], loaded)), tiny.folder_bytes(copy)
     half = Path(shutil.copytree(copy, tmp_path / "half"))
-    rewriting._rewrite(Checkpoint(half).tensors[UP], torch.tensor([3]), torch.zeros(1))
+    patch_file._rewrite(Checkpoint(half).tensors[UP], torch.tensor([3]), torch.zeros(1))
     assert patch_state(Checkpoint(half), patch) == "mixed"
     assert patch_state(Checkpoint(apply_checkpoint(Checkpoint(half), patch, tmp_path / "edited")), patch) == "edited"
     assert tiny.folder_bytes(revert_checkpoint(Checkpoint(half), patch, tmp_path / "back")) == before
@@ -525,7 +524,7 @@ def test_a_half_edited_copy_is_mixed_and_can_be_finished_or_reverted(copy: Path,
 def test_touched_weights_with_a_third_value_are_refused(copy: Path, tmp_path: Path):
     loaded = load(str(copy), dtype="float32")
     patch = make_patch(loaded.checkpoint, selecting([2, 3, 5], loaded))
-    rewriting._rewrite(Checkpoint(copy).tensors[UP], torch.tensor([3]), torch.tensor([0.125]))
+    patch_file._rewrite(Checkpoint(copy).tensors[UP], torch.tensor([3]), torch.tensor([0.125]))
     for action in (apply_checkpoint, revert_checkpoint):
         with pytest.raises(SpinError, match="does not fit this model"):
             action(Checkpoint(copy), patch, tmp_path / "out")
@@ -537,7 +536,7 @@ def test_touched_weights_with_a_third_value_are_refused(copy: Path, tmp_path: Pa
 def test_a_weight_beside_the_touched_ones_that_differs_is_refused(copy: Path):
     loaded = load(str(copy), dtype="float32")
     patch = make_patch(loaded.checkpoint, selecting([2, 3, 5], loaded))
-    rewriting._rewrite(Checkpoint(copy).tensors[UP], torch.tensor([4]), torch.tensor([0.125]))
+    patch_file._rewrite(Checkpoint(copy).tensors[UP], torch.tensor([4]), torch.tensor([0.125]))
     with pytest.raises(SpinError, match="its bytes are not those of the patch's base"):
         patch_state(Checkpoint(copy), patch)
 
@@ -769,8 +768,8 @@ def half_then_no_space(source: str, target: str, **options: Any) -> None:
 
 @pytest.mark.parametrize(
     ("where", "name", "failure"),
-    [(shutil, "copyfile", half_then_no_space), (rewriting, "_rewrite", no_space)],
-    ids=["while copying", "while rewriting"],
+    [(shutil, "copyfile", half_then_no_space), (patch_file, "_rewrite", no_space)],
+    ids=["while copying", "while patch_file"],
 )
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_full_disk_leaves_nothing_and_takes_nothing(
@@ -798,7 +797,7 @@ def test_an_interrupt_leaves_nothing(tiny_model: TinyModel, tmp_path: Path, monk
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rewriting, "_rewrite", interrupt)
+    monkeypatch.setattr(patch_file, "_rewrite", interrupt)
     with pytest.raises(KeyboardInterrupt):
         apply_checkpoint(base, patch, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -17,11 +17,11 @@ from spin_llm.results.measured import AxisResult
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import Gain, Proxy, Rates, Trial
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo
-from spin_llm.search import ranking, study
+from spin_llm.search import answered as ranking
+from spin_llm.search import study
 from spin_llm.search import trials as searching
-from spin_llm.search.answered import Answered, added, better_half, pick_answered
+from spin_llm.search.answered import Answered, added, better_half, pick_answered, ranked, survivors
 from spin_llm.search.find import split_questions
-from spin_llm.search.ranking import ranked, survivors
 from spin_llm.search.study import Space, opening
 from spin_llm.search.trials import Bench
 from spin_llm.search.trials import try_recipes as search

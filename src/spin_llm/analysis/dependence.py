@@ -193,12 +193,6 @@ def sensitivity(
     return rows
 
 
-def check_pairs(n: int) -> None:
-    """SpinError when n pairs are too few for the unbiased estimator on half of them."""
-    if n < LEAST:
-        raise SpinError(f"{n} pairs are too few to measure dependence.", change=f"give {LEAST} or more.")
-
-
 def _taken(K: Floats, places: Indices) -> Floats:
     """(count, m, m): K at the same places (count, m) of rows and columns."""
     return K[places[:, :, None], places[:, None, :]]

@@ -76,8 +76,8 @@ def information_report(
     the other. Raises SpinError for another number of concepts, an unknown pairing, and too few pairs.
     """
     sides = _sides(pairs, pairing, framings, measures.seed)
-    n = len(sides[0])
-    dependence.check_pairs(n)
+    if (n := len(sides[0])) < (least := dependence.LEAST):
+        raise SpinError(f"{n} pairs are too few to measure dependence.", change=f"give {least} or more.")
     length = DataSettings.max_length
     examples = [encode_all(loaded.tokenizer, side, template=template, max_length=length) for side in sides]
     edit = memory_patch(loaded, selection) if selection else None

@@ -22,9 +22,9 @@ from spin_llm.results.edited import RatioTried
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import ScoreSet
 from spin_llm.selection import Selection, select
+from spin_llm.settings.edit import EditSettings
 
 GRID = tuple(float(f"{step}e-{power}") for power in range(7, 1, -1) for step in (1, 2, 5))
-MAX_PERPLEXITY_INCREASE = 0.01
 SCREEN_PAIRS = 8  # a ratio that is hopeless on the first pairs is not measured on all of them
 HOPELESS, HOPELESS_MARGIN = 5.0, 0.05  # hopeless: an increase of more than 5 times the allowed one, and 5% on top
 
@@ -35,7 +35,7 @@ def choose_ratio(
     examples: Sequence[Example],
     *,
     recipe: Recipe,
-    max_increase: float = MAX_PERPLEXITY_INCREASE,
+    max_increase: float = EditSettings.max_perplexity_increase,
     console: Console = SILENT,
 ) -> tuple[float, list[RatioTried]]:
     """(the largest allowed ratio of `recipe`, whose own is not looked at; the table by rising ratio).

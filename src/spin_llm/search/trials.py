@@ -10,7 +10,7 @@ concept the change of the margin, in nats per response token,
 
 with an interval over the responses. What the unedited model does is taken once. A cheap stand-in for awareness, to
 search with: that a model thinks more of aware responses is not yet that it gives them. Left out: the answers
-(answered.py), and which trial is picked (ranking.py, find.py).
+and which trial is picked (answered.py).
 """
 
 from __future__ import annotations

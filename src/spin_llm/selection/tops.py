@@ -46,20 +46,18 @@ def top_sets(
     matrices of a layer together, or of the whole model; n counts the entries of that unit. Raises SpinError when the
     kept entries do not decide it, unless `decided` is False: then it is the top of the kept entries.
     """
-    if granularity in ("matrix", "row"):
-        of_matrix = _top_of_matrix if granularity == "matrix" else _top_of_rows
-        return {name: of_matrix(scores.matrices[name], ratio) for name in names}
+    matrices = {name: scores.matrices[name] for name in names}
+    if granularity == "matrix":
+        return {name: matrix.indices[: count(ratio, matrix.size)] for name, matrix in matrices.items()}
+    if granularity == "row":
+        return {name: _top_of_rows(matrix, ratio) for name, matrix in matrices.items()}
     units: dict[int, list[str]] = {}
-    for name in names:
-        units.setdefault(scores.matrices[name].layer if granularity == "layer" else 0, []).append(name)
+    for name, matrix in matrices.items():
+        units.setdefault(matrix.layer if granularity == "layer" else 0, []).append(name)
     tops: Tops = {}
     for unit in units.values():
-        tops.update(_top_together({name: scores.matrices[name] for name in unit}, ratio, decided))
+        tops |= _top_together({name: matrices[name] for name in unit}, ratio, decided)
     return {name: tops[name] for name in names}
-
-
-def _top_of_matrix(matrix: MatrixScores, ratio: float) -> torch.Tensor:
-    return matrix.indices[: count(ratio, matrix.size)]
 
 
 def _top_of_rows(matrix: MatrixScores, ratio: float) -> torch.Tensor:
