@@ -479,10 +479,10 @@ def test_rows_that_are_left_out_are_left_out_again(setting: Setting, command: Co
 def test_a_full_disk_is_told_before_the_model_is_loaded(
     setting: Setting, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from spin_llm.pipeline import checking
+    from spin_llm.pipeline import folder
 
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(checking.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     outcome = command("run", *setting.run, *FIXED, "-o", tmp_path / "o")
     assert outcome.code == 2
     assert "score files need" in outcome.err

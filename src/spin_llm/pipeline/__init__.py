@@ -6,10 +6,9 @@ stay, `checking` what is looked at before any work; `score_stage`, `select_stage
 only from those before.
 """
 
-from spin_llm.pipeline.checking import check_capabilities, check_settings
 from spin_llm.pipeline.compare_stage import evaluate_models
 from spin_llm.pipeline.evaluate_stage import capability_results, control_patches, patched_view
-from spin_llm.pipeline.folder import replay_command
+from spin_llm.pipeline.folder import check_capabilities, check_settings, replay_command
 from spin_llm.pipeline.inputs import RunData, read_data
 from spin_llm.pipeline.resuming import usual_recipe
 from spin_llm.pipeline.run import run, sweep

@@ -29,7 +29,6 @@ from spin_llm.outputs import writing
 from spin_llm.ownership import is_vacant, owned
 from spin_llm.patch.file import find_patch, load_patch, save_patch
 from spin_llm.patch.patch import Patch
-from spin_llm.pipeline.checking import check_settings, check_template
 from spin_llm.pipeline.context import Run, asking, say_untuned
 from spin_llm.pipeline.evaluate_stage import (
     capability_results,
@@ -37,7 +36,14 @@ from spin_llm.pipeline.evaluate_stage import (
     evaluate_judged,
     patched_view,
 )
-from spin_llm.pipeline.folder import located, model_record, whole_path, write_run_results
+from spin_llm.pipeline.folder import (
+    check_settings,
+    check_template,
+    located,
+    model_record,
+    whole_path,
+    write_run_results,
+)
 from spin_llm.pipeline.resuming import Opened, open_folder, with_date
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, Compared, ModelRecord, OtherModel

@@ -23,6 +23,7 @@ from spin_llm.errors import SpinError
 from spin_llm.judges.quality.reading import family_of
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, mlp_coverage, unknown_modules, unknown_text
 from spin_llm.pipeline.context import Run, Shelf
+from spin_llm.pipeline.folder import KEPT_BYTES
 from spin_llm.pipeline.inputs import fitting, read_data, with_rule
 from spin_llm.pipeline.score_stage import encoded_sets, scoring_of
 from spin_llm.progress import SILENT, Console
@@ -39,7 +40,6 @@ TOP = 1e-3  # the ratio at which top sets are compared
 # sums in another order; bfloat16 rounds activations and gradients to 2**-9, and another batch shape rounds differently.
 # Measured on SmolLM2: 2e-6 and all of it; 8e-3 and 99.6%.
 BOUNDS = {torch.float32: (1e-5, 0.99), torch.bfloat16: (0.1, 0.9)}
-KEPT_BYTES = 12  # an int64 index and a float32 value
 MARK, OTHER_MARK = "Xq7", "Yz3"
 PROBE = "Xq7 <b>&amp; 'Yz3' \"two\"</b> {{ it }} {% if %} \\n [INST] #1\n\n  *three* " * 20
 

@@ -9,11 +9,13 @@ and is then made again; a run that finished no scores binds nothing. Left out: m
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from spin_llm import records
 from spin_llm.errors import SpinError
 from spin_llm.files import write_json
 from spin_llm.models import Checkpoint
@@ -21,28 +23,9 @@ from spin_llm.models.disk.identity import NAMES
 from spin_llm.ownership import is_vacant
 from spin_llm.patch.file import load_patch
 from spin_llm.patch.patch import Patch
-from spin_llm.pipeline.folder import (
-    NOTHING,
-    SOURCES,
-    delete_artefacts,
-    files_of,
-    located,
-    made_after,
-    new_record,
-    there,
-)
+from spin_llm.pipeline.folder import NOTHING, SOURCES, files_of, located, new_record, there
 from spin_llm.progress import SILENT, Console
-from spin_llm.records import (
-    PATCH,
-    RECORD,
-    Compared,
-    DataRecord,
-    ModelRecord,
-    OtherModel,
-    RunRecord,
-    is_run,
-    read_record,
-)
+from spin_llm.records import PATCH, RECORD, RESULTS, Compared, DataRecord, ModelRecord, OtherModel, RunRecord
 from spin_llm.results.file import written
 from spin_llm.results.recipe import Recipe
 from spin_llm.settings import SEARCHED, STAGES, RunSettings, flag_of, scope_of
@@ -50,7 +33,30 @@ from spin_llm.settings import SEARCHED, STAGES, RunSettings, flag_of, scope_of
 NOT_COMPARED = ("model", "data_dir", "prompt_column", "response_column")  # by what they lead to: hashes
 OWN_DECIDED = ("questions", "max_questions", "new_tokens", "judge", "effort", "survivors", "trials")
 ROLES = {"concept": "all", "protect": "all", "own answers": "all", "questions": "answers", "perplexity": "verdicts"}
-BINDING = ("scores/*.safetensors", "own/answers.jsonl", PATCH, "generations.jsonl", "results.json")
+BINDING = ("scores/*.safetensors", "own/answers.jsonl", PATCH, "generations.jsonl", RESULTS)
+SCORED = ("own", "scores", "progress")
+MADE: dict[str, tuple[str, ...]] = {  # by stage: what has to be made again when it, or one before it, changes
+    "edit": (PATCH, "search.json", "search", "stability.json", "progress/stability"),
+    "answers": ("generations.jsonl", "progress/answers-*"),
+    "verdicts": ("verdicts.jsonl",),
+    "extras": ("capabilities.jsonl", "progress/capabilities-*", "report.html", "report.md", "figures", RESULTS),
+}
+
+
+def made_after(stage: str) -> tuple[str, ...]:
+    """What a stage and those after it made, the last first."""
+    return tuple(name for later in reversed(STAGES[STAGES.index(stage) :]) for name in MADE[later])
+
+
+def delete_artefacts(folder: Path, stage: str = "all") -> None:
+    """Delete what a run wrote from `stage` on, and nothing else. The last goes first; the record of everything goes at
+    the end, so that the folder stays a run until then."""
+    everything = (*made_after(STAGES[0]), *SCORED, RECORD)
+    for path in there(folder, everything if stage == "all" else made_after(stage)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def open_folder(
 
     `model` is a checkpoint, or what a server says of itself; `data` as `RunData.record` gives them.
     """
-    if not is_run(folder):
+    if not records.is_run(folder):
         if not is_vacant(folder):
             raise SpinError(
                 f"The output {folder} exists and is not a run.", change="choose another folder with --output."
@@ -120,7 +126,7 @@ def open_folder(
         return Opened(folder, with_date(settings), None, "", True, data, compared)
     if overwrite:
         return Opened(folder, with_date(settings), None, "all", True, data, compared)
-    before = read_record(folder)
+    before = records.read_record(folder)
     told = before.told(folder / RECORD)
     settings = replace(settings, date=settings.date or told.date)  # a run of 0.1.0 has none: that of the day
     later = [name for name in RunSettings.__dataclass_fields__ if scope_of(name) in set(STAGES) - set(stages)]

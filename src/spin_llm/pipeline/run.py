@@ -16,10 +16,9 @@ from spin_llm.errors import SpinError
 from spin_llm.files import read_typed
 from spin_llm.models import mlp_coverage
 from spin_llm.ownership import owned
-from spin_llm.pipeline.checking import check_model, check_settings
 from spin_llm.pipeline.context import Run
 from spin_llm.pipeline.evaluate_stage import evaluate_stage
-from spin_llm.pipeline.folder import located, model_record
+from spin_llm.pipeline.folder import check_model, check_settings, located, model_record
 from spin_llm.pipeline.resuming import Opened, open_folder
 from spin_llm.pipeline.score_stage import score_stage
 from spin_llm.pipeline.select_stage import select_stage

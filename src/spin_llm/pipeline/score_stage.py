@@ -23,9 +23,8 @@ from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, editable_matrices, mlp_coverage, unknown_modules, unknown_text
 from spin_llm.models.losses import response_losses
 from spin_llm.ownership import owned
-from spin_llm.pipeline.checking import check_model, check_settings, free_space
 from spin_llm.pipeline.context import Run, encode, score_file
-from spin_llm.pipeline.folder import located, model_record
+from spin_llm.pipeline.folder import check_model, check_settings, free_space, located, model_record
 from spin_llm.pipeline.inputs import RunData
 from spin_llm.pipeline.resuming import open_folder
 from spin_llm.progress import SILENT, Console, Forecast

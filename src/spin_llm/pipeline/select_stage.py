@@ -22,8 +22,8 @@ from spin_llm.ownership import owned
 from spin_llm.patch.file import check_same_shapes, make_patch, save_patch
 from spin_llm.patch.patch import Patch
 from spin_llm.pipeline.context import Run, asking, encode, stored_scores
-from spin_llm.pipeline.folder import delete_artefacts, made_after, there
-from spin_llm.pipeline.resuming import model_changes, usual_recipe
+from spin_llm.pipeline.folder import there
+from spin_llm.pipeline.resuming import delete_artefacts, made_after, model_changes, usual_recipe
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RunRecord, read_record
 from spin_llm.results.edited import RatioTried

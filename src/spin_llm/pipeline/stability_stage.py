@@ -8,7 +8,6 @@ itself (analysis/stability.py).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from spin_llm.pipeline.folder import write_run_results
 from spin_llm.pipeline.resuming import data_changes, refuse_bound
 from spin_llm.pipeline.select_stage import recorded_checkpoint
 from spin_llm.progress import SILENT, Console
-from spin_llm.records import PATCH, RECORD, RESULTS, DataRecord, RunRecord, check_belongs, is_run, read_record
+from spin_llm.records import PATCH, RECORD, RESULTS, check_belongs, is_run, read_record
 from spin_llm.report import write_report
 from spin_llm.results.edited import StabilityRecord
 from spin_llm.results.file import read_results, written
@@ -86,7 +85,13 @@ def stability(
         record = read_record(folder)
         settings = record.told(folder / RECORD)
         seed = settings.seed if seed is None else seed
-        refuse_other_resamples(folder / "stability.json", resamples, seed, overwrite=overwrite)
+        path = folder / "stability.json"
+        before = read_typed(path, StabilityRecord) if path.is_file() and not overwrite else None
+        if before and (before.resamples, before.seed) != (resamples, seed):
+            raise SpinError(
+                f"{path} has {before.resamples} resamples, seed {before.seed}.",
+                change="give --overwrite to replace it.",
+            )
         results = read_results(folder) if (folder / RESULTS).is_file() else None
         if results is not None:
             check_belongs(folder, results.made_from, results.files)
@@ -97,28 +102,11 @@ def stability(
             settings = replace(settings, questions=())
         run = Run(settings, folder, console)
         _ = run.patch  # an error now where another command wrote it
-        refuse_other_data(record, run.read.record(settings), folder)
+        scored = [row for row in run.read.record(settings) if row.role in ("concept", "protect")]
+        was = replace(record, data=[row for row in record.data if row.role in ("concept", "protect")])
+        refuse_bound(folder, data_changes(was, scored, settings))
         result = stability_stage(run, resamples, seed, anew=overwrite)
         if results is not None:
             write_run_results(folder, replace(results, stability=result.summary))
             write_report(folder)
     return result
-
-
-def refuse_other_resamples(path: Path, resamples: int, seed: int, *, overwrite: bool) -> None:
-    """SpinError when a stability.json is there that was made with other numbers."""
-    if not path.is_file() or overwrite:
-        return
-    before = read_typed(path, StabilityRecord)
-    if (before.resamples, before.seed) != (resamples, seed):
-        raise SpinError(
-            f"{path} has {before.resamples} resamples, seed {before.seed}.",
-            change="give --overwrite to replace it.",
-        )
-
-
-def refuse_other_data(record: RunRecord, data: Sequence[DataRecord], folder: Path) -> None:
-    """SpinError when what was scored is not what is read now."""
-    scored = [row for row in data if row.role in ("concept", "protect")]
-    was = replace(record, data=[row for row in record.data if row.role in ("concept", "protect")])
-    refuse_bound(folder, data_changes(was, scored, record.told(folder / RECORD)))
