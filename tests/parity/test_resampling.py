@@ -20,7 +20,8 @@ from spin_llm.analysis.stability import Job, all_examples, fitting_candidates, m
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
-from spin_llm.pipeline import control_patches, patch_of, usual_recipe
+from spin_llm.pipeline import patch_of, usual_recipe
+from spin_llm.pipeline.evaluate_stage import control_patches
 from spin_llm.progress import Console
 from spin_llm.results.recipe import PENALTY, Recipe
 from spin_llm.scores import CANDIDATES, Scores, ScoreSet, Sides, gather, reweighted

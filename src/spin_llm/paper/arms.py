@@ -85,7 +85,7 @@ def make_view(work: Work, arm: Arm) -> tuple[View | None, AboutArm]:
         return None, patch
     info = patch.info
     about = AboutArm(patch.weights, None, info.rule, info.ratio, info.granularity, info.penalty, info.scale)
-    return pipeline.patched_view(work.model, patch), about
+    return partial(patch.applied, work.model), about
 
 
 def unless_empty(make: Callable[[Work, Arm], Made], work: Work, arm: Arm) -> Made | AboutArm:

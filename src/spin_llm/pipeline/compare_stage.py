@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -20,31 +21,29 @@ from spin_llm.evaluate import BASE, EDITED
 from spin_llm.evaluate.answers import Served
 from spin_llm.evaluate.likelihood import View
 from spin_llm.files import sha256_file
-from spin_llm.generation.server import ServerCompleter, served, server_completer
+from spin_llm.generation.server import served, server_completer
 from spin_llm.judges.named import refuse_fingerprint
 from spin_llm.judges.quality.reading import asked_of
 from spin_llm.judges.verdict import Judge
-from spin_llm.models import Checkpoint, LoadedModel, checkpoint_of, load
+from spin_llm.models import LoadedModel
 from spin_llm.outputs import writing
 from spin_llm.ownership import is_vacant, owned
 from spin_llm.patch.file import find_patch, load_patch, save_patch
 from spin_llm.patch.patch import Patch
-from spin_llm.pipeline.context import Run, asking, say_untuned
+from spin_llm.pipeline.context import Run, asking
 from spin_llm.pipeline.evaluate_stage import (
     capability_results,
     edit_summary,
     evaluate_judged,
-    patched_view,
 )
 from spin_llm.pipeline.folder import (
     check_settings,
     check_template,
     located,
-    model_record,
     whole_path,
     write_run_results,
 )
-from spin_llm.pipeline.resuming import Opened, open_folder, with_date
+from spin_llm.pipeline.resuming import Opened, with_date
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, Compared, ModelRecord, OtherModel
 from spin_llm.report.page import write_report as report_of
@@ -79,22 +78,18 @@ def evaluate_models(
         patch = load_patch(patch_file) if patch_file else None
         run = Run(replace(settings, concepts=()), folder, console)  # nothing is scored
         check_settings(run.settings, [settings.model, *([baseline] if baseline else [])])
-        rows = run.read.record(located(run.settings))
+        _ = run.read  # an error now
         check_template(run.settings, run.checkpoint.base or run.checkpoint.folder)
-        other = None
         if patch_file:
             compared = Compared(patch=whole_path(str(patch_file)), patch_sha256=sha256_file(patch_file))
         else:
-            other = checkpoint_of(str(baseline), trust_remote_code=settings.trust_remote_code, say=console.say)
-            about = OtherModel(other.fingerprint, asdict(other.identity))
+            other = run.told(replace(run.settings, model=str(baseline), device_map=None))
+            about = OtherModel(other.checkpoint.fingerprint, asdict(other.checkpoint.identity))
             compared = Compared(baseline=whole_path(str(baseline)), baseline_model=about)
-        opened = open_folder(
-            run.settings, folder, run.checkpoint, rows, overwrite=overwrite, compared=compared, console=console
-        )
-        run.settings = opened.settings
+        opened = run.opened(run.checkpoint, overwrite=overwrite, compared=compared)
         _ = run.model
-        if other:
-            run.others = (baseline_model(run, str(baseline), other),)
+        if not patch_file:
+            run.others = (other.model,)
         results = compare_loaded(run, opened, patch)
         report_of(folder)
         return results
@@ -170,25 +165,13 @@ def write_report(results: Evaluated, folder: str | Path, *, overwrite: bool = Fa
         return report_of(folder)
 
 
-def baseline_model(run: Run, name: str, checkpoint: Checkpoint) -> LoadedModel:
-    """The other model of a comparison, loaded as the first one is."""
-    told = run.settings
-    loaded = load(
-        name, dtype=told.dtype, checkpoint=checkpoint, trust_remote_code=told.trust_remote_code, say=run.console.say
-    )
-    if name != told.model:
-        say_untuned(loaded, run.console)
-    return loaded
-
-
 def compare_loaded(run: Run, opened: Opened, patch: Patch | None) -> Results:
     """Both models, or the one with and without the patch: answers, verdicts and results.json."""
     edited, base = run.model, (run.others or (run.model,))[0]
     with patch.applied(edited.model) if patch else nullcontext():
         pass  # a patch of another model is told now, and not when the base has answered
-    about = model_record(run.settings, edited)
-    opened.write(about, run.fitted.record(located(run.settings)), run.console)
-    view = patched_view(edited, patch) if patch else lambda: nullcontext(edited)
+    run.begin(opened)
+    view: View = partial(patch.applied, edited) if patch else lambda: nullcontext(edited)
     views: dict[str, View] = {BASE: lambda: nullcontext(base), EDITED: view}
     measured = evaluate_judged(run, views, run.evaluation)
     results = replace(measured, capabilities=capability_results(run.settings, views, run.folder, run.console))
@@ -218,25 +201,18 @@ def evaluate_served(
         )
     run = Run(replace(settings, concepts=()), folder, console)
     check_settings(run.settings, [edited[0], base[0]])
-    completers = {name: server_completer(url, model) for name, (model, url) in ((BASE, base), (EDITED, edited))}
-    data = replace(run.read, choose=(), final=())
+    other, completer = (server_completer(url, model) for model, url in (base, edited))
+    run.read = replace(run.read, choose=(), final=())
     template = "raw" if settings.template == "raw" else "chat"
-    completer = completers[EDITED]
     about = dict(completer.about)
     model = ModelRecord(completer.model, url=completer.server.url, served=about, template=template)
-    compared = Compared(baseline=baseline, baseline_served=completers[BASE].record())
-    rows = data.record(located(run.settings))
-    opened = open_folder(run.settings, folder, model, rows, overwrite=overwrite, compared=compared, console=console)
-    run.settings = opened.settings
+    compared = Compared(baseline=baseline, baseline_served=other.record())
+    opened = run.opened(model, overwrite=overwrite, compared=compared)
     opened.write(model, opened.data, console)
     console.say("perplexity and kl are left out: a server gives no likelihoods of given texts")
-    views = {name: answering(completer) for name, completer in completers.items()}
+    views: dict[str, Served] = {BASE: lambda: nullcontext(other), EDITED: lambda: nullcontext(completer)}
     asked = asked_of((), settings.questions)
-    evaluation = asking(replace(run.settings, template=template), data.questions, asked=asked)
+    evaluation = asking(replace(run.settings, template=template), run.read.questions, asked=asked)
     results = write_run_results(folder, evaluate_judged(run, views, evaluation))
     report_of(folder)
     return results
-
-
-def answering(completer: ServerCompleter) -> Served:
-    return lambda: nullcontext(completer)

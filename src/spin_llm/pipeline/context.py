@@ -29,12 +29,13 @@ from spin_llm.judges.verdict import Judge
 from spin_llm.models import Checkpoint, LoadedModel, checkpoint_of, load
 from spin_llm.patch.file import load_patch
 from spin_llm.patch.patch import Patch
+from spin_llm.pipeline.folder import NOTHING, located, model_record
 from spin_llm.pipeline.inputs import RunData, fitting, read_data, with_rule
-from spin_llm.pipeline.resuming import foreign_patch, made_by
+from spin_llm.pipeline.resuming import Opened, foreign_patch, made_by, open_folder
 from spin_llm.progress import SILENT, Console
-from spin_llm.records import PATCH
+from spin_llm.records import PATCH, Compared, ModelRecord
 from spin_llm.scores import ScoreSet, load_scores
-from spin_llm.settings import OWN, RunSettings
+from spin_llm.settings import OWN, STAGES, RunSettings
 
 Made = TypeVar("Made")
 Told = ParamSpec("Told")
@@ -56,6 +57,10 @@ class Shelf:
             self._made[key] = make(*args, **options)
         found: Made = self._made[key]
         return found
+
+    def forget(self, *makers: Callable[..., object]) -> None:
+        """Let go of what these made."""
+        self._made = {key: made for key, made in self._made.items() if key[0] not in makers}
 
     def rows(self, path: Path) -> tuple[Row, ...]:
         """The rows of a data file."""
@@ -87,6 +92,32 @@ class Run:
     def told(self, settings: RunSettings, folder: Path | None = None) -> Self:
         """A run with other settings; what both have in common is not made again."""
         return replace(self, settings=settings, folder=folder or self.folder)
+
+    def opened(
+        self,
+        model: Checkpoint | ModelRecord,
+        *,
+        stages: Sequence[str] = STAGES,
+        overwrite: bool = False,
+        compared: Compared = NOTHING,
+    ) -> Opened:
+        """What may be done with the folder (`open_folder`), and with which settings, which are final then."""
+        opened = open_folder(
+            self.settings,
+            self.folder,
+            model,
+            self.read.record(located(self.settings)),
+            stages=stages,
+            overwrite=overwrite,
+            compared=compared,
+            console=self.console,
+        )
+        self.settings = opened.settings
+        return opened
+
+    def begin(self, opened: Opened) -> None:
+        """Load the model, delete what has to be made again, and write run.json."""
+        opened.write(model_record(self.settings, self.model), self.fitted.record(located(self.settings)), self.console)
 
     def settle_rule(self) -> None:
         """Put the paper's rule in the place of `auto` where the data allow no search (inputs.py: `with_rule`)."""
@@ -174,6 +205,12 @@ class Run:
     def coherence(self) -> Judge:
         """Who says whether an answer is readable."""
         return self.shelf.once(load_coherence_judge)
+
+    def dismiss_judges(self) -> None:
+        """Let go of the judges, which may be models, after their last use."""
+        for name in ("judge", "divider", "coherence"):
+            vars(self).pop(name, None)
+        self.shelf.forget(load_judge, load_coherence_judge)
 
     @cached_property
     def evaluation(self) -> Evaluation:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +21,7 @@ from spin_llm.evaluate.answers import Served
 from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.tasks import measure_capabilities, named_tasks
 from spin_llm.files import read_typed, write_jsonl
-from spin_llm.models import Checkpoint, LoadedModel
+from spin_llm.models import Checkpoint
 from spin_llm.patch.patch import Patch
 from spin_llm.pipeline.context import UNMEASURED, Run
 from spin_llm.pipeline.folder import write_run_results
@@ -46,8 +46,9 @@ def evaluate_stage(run: Run) -> Results:
     controls, left_out = control_patches(settings, run.model.checkpoint, scores, selection, patch, run.console)
     patches = {EDITED: patch, **controls}
     views: dict[str, View] = {BASE: lambda: nullcontext(run.model)}
-    views |= {name: patched_view(run.model, other) for name, other in patches.items()}
+    views |= {name: partial(other.applied, run.model) for name, other in patches.items()}
     measured = evaluate_judged(run, views, run.evaluation)
+    run.dismiss_judges()  # what follows needs none
     others = {
         name: replace(control, weights=patches[name].weights, shared=weights_in_common(patches[name], patch))
         for name, control in measured.controls.items()
@@ -122,17 +123,6 @@ def weights_in_common(one: Patch, other: Patch) -> int:
         for name, edit in one.edits.items()
         if name in other.edits
     )
-
-
-def patched_view(loaded: LoadedModel, patch: Patch) -> View:
-    """A view of the loaded model with the patch in it while it is looked at."""
-
-    @contextmanager
-    def view() -> Any:
-        with patch.applied(loaded.model):
-            yield loaded
-
-    return view
 
 
 def evaluate_judged(run: Run, views: Mapping[str, View | Served], evaluation: Evaluation) -> Results:

@@ -18,8 +18,8 @@ from spin_llm.models import mlp_coverage
 from spin_llm.ownership import owned
 from spin_llm.pipeline.context import Run
 from spin_llm.pipeline.evaluate_stage import evaluate_stage
-from spin_llm.pipeline.folder import check_model, check_settings, located, model_record
-from spin_llm.pipeline.resuming import Opened, open_folder
+from spin_llm.pipeline.folder import check_model, check_settings
+from spin_llm.pipeline.resuming import Opened
 from spin_llm.pipeline.score_stage import score_stage
 from spin_llm.pipeline.select_stage import select_stage
 from spin_llm.pipeline.stability_stage import stability_stage
@@ -81,13 +81,9 @@ def opened_folder(work: Run, *, stages: Sequence[str], overwrite: bool) -> Opene
     is written."""
     check_settings(work.settings, [work.settings.model])
     work.settle_rule()
-    rows = work.read.record(located(work.settings))
+    _ = work.read  # an error now
     check_model(work.settings, work.scored_checkpoint, work.folder)
-    opened = open_folder(
-        work.settings, work.folder, work.checkpoint, rows, stages=stages, overwrite=overwrite, console=work.console
-    )
-    work.settings = opened.settings
-    return opened
+    return work.opened(work.checkpoint, stages=stages, overwrite=overwrite)
 
 
 def edit_stages(work: Run, opened: Opened) -> None:
@@ -99,6 +95,6 @@ def edit_stages(work: Run, opened: Opened) -> None:
         f"{str(loaded.dtype).removeprefix('torch.')} on {loaded.device}, template {template}; "
         f"{mlp_coverage(loaded.model):.0%} of the MLP weights can be edited"
     )
-    opened.write(model_record(settings, loaded), work.fitted.record(located(settings)), work.console)
+    work.begin(opened)
     score_stage(work)
     select_stage(work)

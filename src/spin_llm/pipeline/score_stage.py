@@ -24,9 +24,8 @@ from spin_llm.models import LoadedModel, editable_matrices, mlp_coverage, unknow
 from spin_llm.models.losses import response_losses
 from spin_llm.ownership import owned
 from spin_llm.pipeline.context import Run, encode, score_file
-from spin_llm.pipeline.folder import check_model, check_settings, free_space, located, model_record
+from spin_llm.pipeline.folder import check_model, check_settings, free_space
 from spin_llm.pipeline.inputs import RunData
-from spin_llm.pipeline.resuming import open_folder
 from spin_llm.progress import SILENT, Console, Forecast
 from spin_llm.records import RECORD, read_record
 from spin_llm.scores import Passes, Plan, Ranks, Scoring, candidate_entries, load_scores, save_scores
@@ -54,17 +53,14 @@ def score(
         run.scores_alone = True
         check_settings(run.settings, [run.settings.model])
         run.settle_rule()
-        rows = run.read.record(located(run.settings))
+        _ = run.read  # an error now
         if ranks.first:
             check_model(run.settings, run.scored_checkpoint, folder)
-        opened = open_folder(
-            run.settings, folder, run.scored_checkpoint, rows, stages=(), overwrite=overwrite, console=run.console
-        )
-        run.settings = opened.settings
-        record = run.fitted.record(located(run.settings))
+        opened = run.opened(run.scored_checkpoint, stages=(), overwrite=overwrite)
+        _ = run.fitted
         ranks.wait()
         if ranks.first:
-            opened.write(model_record(run.settings, run.model), record, run.console)
+            run.begin(opened)
             _ = run.inputs  # own answers too: the others read what the first one wrote
         ranks.wait()
         if not ranks.first:  # midnight may lie between them
