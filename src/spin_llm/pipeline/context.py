@@ -102,15 +102,9 @@ class Run:
         compared: Compared = NOTHING,
     ) -> Opened:
         """What may be done with the folder (`open_folder`), and with which settings, which are final then."""
+        data = self.read.record(located(self.settings))
         opened = open_folder(
-            self.settings,
-            self.folder,
-            model,
-            self.read.record(located(self.settings)),
-            stages=stages,
-            overwrite=overwrite,
-            compared=compared,
-            console=self.console,
+            self.settings, self.folder, model, data, stages, compared, overwrite=overwrite, console=self.console
         )
         self.settings = opened.settings
         return opened

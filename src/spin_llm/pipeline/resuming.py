@@ -23,7 +23,7 @@ from spin_llm.models.disk.identity import NAMES
 from spin_llm.ownership import is_vacant
 from spin_llm.patch.file import load_patch
 from spin_llm.patch.patch import Patch
-from spin_llm.pipeline.folder import NOTHING, SOURCES, files_of, located, new_record, there
+from spin_llm.pipeline.folder import SOURCES, files_of, located, new_record, there
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RESULTS, Compared, DataRecord, ModelRecord, OtherModel, RunRecord
 from spin_llm.results.file import written
@@ -108,11 +108,11 @@ def open_folder(
     folder: Path,
     model: Checkpoint | ModelRecord,
     data: Sequence[DataRecord],
+    stages: Sequence[str],
+    compared: Compared,
     *,
-    stages: Sequence[str] = STAGES,
-    overwrite: bool = False,
-    compared: Compared = NOTHING,
-    console: Console = SILENT,
+    overwrite: bool,
+    console: Console,
 ) -> Opened:
     """What may be done with a folder, by a command that has a say in `stages`; settings of the others are the run's.
 

@@ -18,7 +18,6 @@ from spin_llm.settings.words import (
     SEARCHED,
     SELECTORS,
     SHIPPED,
-    SIGNED,
     STAGES,
     STATISTICS,
     Effort,
@@ -26,7 +25,7 @@ from spin_llm.settings.words import (
 )
 
 __all__ = ["BY_MARGIN", "CONCEPTS", "EFFORTS", "GROUPS", "OWN", "RULES", "SEARCHED", "SELECTORS", "SHIPPED"]
-__all__ += ["SIGNED", "STAGES", "STATISTICS", "AnswerSettings", "DataSettings", "EditSettings", "Effort"]
+__all__ += ["STAGES", "STATISTICS", "AnswerSettings", "DataSettings", "EditSettings", "Effort"]
 __all__ += ["ExtraSettings", "JudgeSettings", "MachineSettings", "ModelSettings", "RunSettings", "ScoreSettings"]
 __all__ += ["SearchSettings", "Sources", "default_axes", "default_sources", "flag_of", "parse_options", "scope_of"]
 __all__ += ["sources"]

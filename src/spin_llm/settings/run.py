@@ -13,7 +13,7 @@ from spin_llm.settings.checks import invalid, no_choice, put
 from spin_llm.settings.data import DataSettings, MachineSettings, ModelSettings, ScoreSettings
 from spin_llm.settings.edit import AnswerSettings, EditSettings, ExtraSettings, JudgeSettings, SearchSettings
 from spin_llm.settings.sources import as_pairs, default_sources, questions_of
-from spin_llm.settings.words import BY_MARGIN, CONTROLS, EFFORTS, MEASURES, RULES, SEARCHED, SHIPPED, SIGNED
+from spin_llm.settings.words import BY_MARGIN, CONTROLS, EFFORTS, MEASURES, RULES, SEARCHED, SHIPPED
 
 THINKING_TOKENS = 1024
 # the first stage of a run that depends on a group: `all` for the scores themselves, one of STAGES for what comes after
@@ -87,7 +87,7 @@ class RunSettings(
         rules = {self.rule, *self.controls}
         if self.responses == "unaware":
             rules -= {SEARCHED}  # there is no margin to search by: the paper's rule takes its place
-        needed = ("margin",) if rules & {SEARCHED, SIGNED, BY_MARGIN} else ()
+        needed = ("margin",) if rules & {SEARCHED, *BY_MARGIN} else ()
         return tuple(dict.fromkeys((self.selector, *self.statistics, *needed)))
 
     @property

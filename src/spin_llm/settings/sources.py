@@ -22,14 +22,20 @@ def parse_options(given: Any) -> Any:
     """(name, value) pairs of what was given for a chat template: NAME=VALUE texts, pairs, or a dict of any values."""
     if isinstance(given, Mapping):
         return tuple((name, value if isinstance(value, str) else json.dumps(value)) for name, value in given.items())
-    texts = several(given)
-    if not isinstance(texts, tuple) or not all(isinstance(text, str) for text in texts):
+    if (texts := texts_of(given)) is None:
         return as_pairs(given) if as_pairs(given) is not None else given
     for text in texts:
         if "=" not in text:
             change = "give for example --template-option enable_thinking=false."
             raise SpinError(f"--template-option {text!r} is not NAME=VALUE.", change=change)
     return tuple((name.strip(), value) for name, _, value in (text.partition("=") for text in texts))
+
+
+def texts_of(given: Any) -> tuple[str, ...] | None:
+    """What was given as one text, several or none; None for anything else."""
+    texts = several(given)
+    is_texts = isinstance(texts, tuple) and all(isinstance(text, str | Path) for text in texts)
+    return tuple(map(str, texts)) if is_texts else None
 
 
 def as_pairs(given: Any) -> Sources | None:
@@ -42,12 +48,10 @@ def as_pairs(given: Any) -> Sources | None:
 
 def pairs_of(name: str, given: Any, names: Sequence[str], default: str, beside: Sequence[str] = ()) -> Any:
     """(name, source) pairs of what was given: None, texts as the command takes them, pairs, or a dict."""
-    texts, pairs = several(given), as_pairs(given)
-    if pairs is not None:
-        return pairs
-    if not isinstance(texts, tuple) or not all(isinstance(text, str | Path) for text in texts):
-        return given  # for `check_types` to refuse
-    return sources(flag_of(name), [str(text) for text in texts], names, default, beside)
+    texts, pairs = texts_of(given), as_pairs(given)
+    if pairs is not None or texts is None:
+        return given if pairs is None else pairs  # for `check` to refuse
+    return sources(flag_of(name), texts, names, default, beside)
 
 
 def questions_of(given: Any, concepts: Any, default: str) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from spin_llm.errors import SpinError
 from spin_llm.settings.checks import check, flag_of, invalid, put, several
-from spin_llm.settings.sources import parse_options
+from spin_llm.settings.sources import parse_options, texts_of
 from spin_llm.settings.words import METHODS, Dtype, Sources, Target
 
 MOST_EXAMPLES = 1000
@@ -171,9 +171,8 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
 
 def parse_mix(given: Any) -> Any:
     """`NAME=SHARE` texts as pairs; anything else as it is."""
-    texts = several(given)
-    if not isinstance(texts, tuple) or not all(isinstance(text, str) for text in texts):
-        return texts
+    if (texts := texts_of(given)) is None:
+        return several(given)
     mix = []
     for text in texts:
         name, _, share = text.partition("=")
@@ -186,9 +185,8 @@ def parse_mix(given: Any) -> Any:
 
 def parse_data(given: Any, data_dir: str | None) -> Any:
     """`NAME=SOURCE` texts, or NAME for the default source, as pairs; None is privacy; anything else as it is."""
-    texts = ("privacy",) if given is None else several(given)
-    if not isinstance(texts, tuple) or not all(isinstance(text, str) for text in texts):
-        return texts
+    if (texts := texts_of("privacy" if given is None else given)) is None:
+        return several(given)
     default = "beavertails" if data_dir else "starter"
     parts = (text.partition("=") for text in texts)
     data = tuple((name, source or default) for name, _, source in parts)

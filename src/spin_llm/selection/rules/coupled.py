@@ -164,7 +164,5 @@ def _round_up(k: int, size: int) -> float:
 
 
 COUPLED = Rule("coupled", by_set, chosen_by(coupled), counts, apart, smallest=smallest_ratio)
-COUPLED_SIGNED = Rule(
-    "coupled-signed", by_set, chosen_by(coupled, by_margin=True), counts, favourable_apart, needs=("margin",)
-)
+COUPLED_SIGNED = Rule("coupled-signed", by_set, chosen_by(coupled, by_margin=True), counts, favourable_apart)
 RELEASED = Rule("released", by_set, chosen_by(released), counts, apart, granularities=("matrix",))

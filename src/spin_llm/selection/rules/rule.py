@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import Scores, ScoreSet
 from spin_llm.selection.tops import GRANULARITIES, Tops, top_sets
-from spin_llm.settings import OWN
+from spin_llm.settings import BY_MARGIN, OWN
 
 Rankings = Mapping[str, tuple[Scores, float]]  # what a rule takes a top set of, and the ratio, by name
 
@@ -45,9 +45,9 @@ class Rule:
     `choose` gives the chosen entries of `Ranked`, sorted, matrices without any left out; `counts` (the candidates, how
     many of them all concepts share); `apart(scores, names, recipe, concept)` one concept's entries that are no other
     concept's and not protected, largest first; `held` what resampling keeps; `smallest` the smallest ratio at which a
-    weight is chosen by matrix. `needs` names statistics that the concepts' scores must hold. `spares_own`: whether
-    what the model's own aware answers need (OWN) is protected; other rules look for its top set. `weighs`: whether
-    gains are weighed against what they cost by the recipe's penalty; other rules compare top sets.
+    weight is chosen by matrix. `spares_own`: whether what the model's own aware answers need (OWN) is protected; other
+    rules look for its top set. `weighs`: whether gains are weighed against what they cost by the recipe's penalty;
+    other rules compare top sets.
     """
 
     name: str
@@ -57,10 +57,14 @@ class Rule:
     apart: Callable[[ScoreSet, Sequence[str], Recipe, str], Tops]
     held: Callable[[ScoreSet, Sequence[str], Recipe], Any] = lambda scores, names, recipe: None
     smallest: Callable[[ScoreSet, Sequence[str], Recipe], float | None] | None = None
-    needs: tuple[str, ...] = ()
     granularities: tuple[str, ...] = GRANULARITIES
     spares_own: bool = False
     weighs: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The statistics that the concepts' scores must hold."""
+        return ("margin",) if self.name in BY_MARGIN else ()
 
     def spared(self, scores: ScoreSet) -> ScoreSet:
         """The scores with those protected sets alone that this rule spares."""

@@ -203,7 +203,6 @@ SIGNED = Rule(
     counts,
     apart,
     held,
-    needs=("margin",),
     granularities=("model", "layer", "matrix"),
     spares_own=True,
     weighs=True,
