@@ -21,10 +21,9 @@ from spin_llm.judges.verdict import Verdict, unanswered
 from spin_llm.progress import Console
 from spin_llm.report import headline, missing_lines, table_rows, verdict, verdict_sentence
 from spin_llm.report.summary import cautions, cost_line
-from spin_llm.results.file import written
+from spin_llm.results.file import with_bounds, written
 from spin_llm.results.judged import JudgeQuality
 from spin_llm.results.measured import MOST_APART, MOST_MISSING
-from spin_llm.results.older import with_bounds
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.rows import Answer
 from spin_llm.results.searched import Trial

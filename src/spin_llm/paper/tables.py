@@ -26,9 +26,8 @@ from spin_llm.report.words import (
     shown_axes,
     value_text,
 )
-from spin_llm.results.file import PhraseCount
+from spin_llm.results.file import PhraseCount, with_bounds
 from spin_llm.results.measured import ANSWERED, AxisResult
-from spin_llm.results.older import with_bounds
 from spin_llm.results.paper import ArmRecord, BesideChance, Experiment, LayerRecord, LocationRecord, SideRecord
 
 Results = Sequence[ArmRecord]

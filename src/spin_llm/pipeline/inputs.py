@@ -9,23 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from spin_llm.data import (
-    Pair,
-    PairSet,
-    Question,
-    load_pairs,
-    load_prompts,
-    load_questions,
-    rendering_of,
-    rows_sha256,
-    sample,
-    split_sample,
-)
-from spin_llm.data.examples import Long, refuse_long_pairs, refuse_long_questions, too_long
+from spin_llm.data import Pair, Question, load_pairs, load_prompts, load_questions, rows_sha256, sample, split_sample
+from spin_llm.data.chat import rendering_of
+from spin_llm.data.examples import refuse_long_pairs, refuse_long_questions, too_long
 from spin_llm.data.rows import read_rows
-from spin_llm.data.sources import ReadRows
+from spin_llm.data.sources import PairSet, ReadRows
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.own import LEAST_PROMPTS, PROMPTS_PER_EXAMPLE
 from spin_llm.models import LoadedModel
@@ -36,18 +26,18 @@ from spin_llm.search.find import LEAST_CONTRAST, split_questions
 from spin_llm.settings import OWN, SEARCHED, RunSettings
 
 Item = TypeVar("Item", Pair, Question)
-PARTS = {"concepts": "concept", "unaware": "unaware pairs", "protect": "protect", "questions": "questions"}
-PARTS |= {"search": "search questions", "own": "own answers"}  # sets of a RunData, and their roles in run.json
 ROLES = {"concept": "pairs of", "protect": "protected set", "questions": "questions on"}
 SKIP = "give --skip-long to leave them out"
 
 
 @dataclass(frozen=True)
 class Reader:
-    """The sources of a run, read from the folder and the columns that its settings say; `rows` reads a file."""
+    """The sources of a run, read from the folder and the columns that its settings say; `rows` reads a file. What was
+    not taken of them is put into `left_out`."""
 
     settings: RunSettings
     rows: ReadRows = read_rows
+    left_out: dict[tuple[str, str], Sequence[str]] = field(default_factory=dict)
 
     @property
     def where(self) -> dict[str, str | None]:
@@ -56,6 +46,38 @@ class Reader:
     def pairs(self, source: str, concept: str, responses: str = "aware") -> PairSet:
         where = {**self.where, "response_column": self.settings.response_column}
         return load_pairs(source, concept=concept, responses=responses, rows=self.rows, **where)
+
+    def protected(self, console: Console) -> tuple[dict[str, Sequence[Pair]], Sequence[Pair]]:
+        """(pairs by protected set, general pairs that none of them has: what the samples leave, or the starter set's
+        where too few are left)."""
+        settings, protect = self.settings, dict[str, Sequence[Pair]]()
+        rest: list[Pair] = []
+        for name, source in settings.protect:
+            found = self.pairs(source, name)
+            pairs, self.left_out["protect", name] = found.pairs, found.left_out
+            protect[name], left = split_sample(pairs, settings.examples, settings.seed, f"the protected set {name}")
+            rest += list(left)
+        if len(rest) < LEAST_GENERAL:
+            console.say(
+                "too few general pairs are left beside the scored ones: perplexity is taken on the starter set's"
+            )
+            used = {pair.prompt for pairs in protect.values() for pair in pairs}
+            starter = load_pairs("starter", concept="general", rows=self.rows).pairs
+            rest = [pair for pair in starter if pair.prompt not in used]
+        return protect, sample(rest, min(len(rest), 2 * GENERAL_PAIRS), settings.seed)
+
+    def asked(self) -> tuple[dict[str, Sequence[Question]], dict[str, Sequence[Question]]]:
+        """(questions to report on, questions to search with), by axis."""
+        settings, questions = self.settings, dict[str, Sequence[Question]]()
+        searched: dict[str, Sequence[Question]] = {}
+        for axis, source in settings.questions:
+            found = load_questions(source, concept=axis, rows=self.rows, **self.where)
+            asked, self.left_out["questions", axis] = found.questions, found.left_out
+            if settings.searches_answers:
+                searched[axis], asked = split_questions(asked, settings.budget.search_questions, settings.seed)
+            most = settings.max_questions or (settings.budget.final_questions if settings.searches else None)
+            questions[axis] = sample(asked, min(len(asked), most or len(asked)), settings.seed)
+        return questions, searched
 
 
 @dataclass(frozen=True)
@@ -115,16 +137,25 @@ class RunData:
                 )
             return found
 
-        sets: dict[str, Any] = {
-            part: {name: kept(items, role, name) for name, items in getattr(self, part).items()}
-            for part, role in PARTS.items()
-        }
-        sets["contrasts"] = {
-            name: tuple(kept(side, "search by margins", name, LEAST_CONTRAST) for side in sides)
-            for name, sides in self.contrasts.items()
-        }
-        sets |= {part: kept(getattr(self, part), "general pairs", part) for part in ("choose", "final")}
-        return replace(self, **sets, left_out=left_out)
+        def each(sets: Mapping[str, Sequence[Item]], role: str) -> dict[str, Sequence[Item]]:
+            return {name: kept(items, role, name) for name, items in sets.items()}
+
+        def margins(name: str, pairs: Sequence[Pair]) -> Sequence[Pair]:
+            return kept(pairs, "search by margins", name, LEAST_CONTRAST)
+
+        return replace(
+            self,
+            concepts=each(self.concepts, "concept"),
+            unaware=each(self.unaware, "unaware pairs"),
+            protect=each(self.protect, "protect"),
+            questions=each(self.questions, "questions"),
+            search=each(self.search, "search questions"),
+            own=each(self.own, "own answers"),
+            contrasts={name: (margins(name, one), margins(name, two)) for name, (one, two) in self.contrasts.items()},
+            choose=kept(self.choose, "general pairs", "choose"),
+            final=kept(self.final, "general pairs", "final"),
+            left_out=left_out,
+        )
 
 
 def with_rule(settings: RunSettings, console: Console = SILENT, rows: ReadRows = read_rows) -> RunSettings:
@@ -160,7 +191,7 @@ def read_data(
     concepts: dict[str, Sequence[Pair]] = {}
     unaware: dict[str, Sequence[Pair]] = {}
     contrasts = {}
-    left_out: dict[tuple[str, str], Sequence[str]] = {}
+    left_out = reader.left_out
     for name, source in settings.concepts:
         if settings.responses == OWN:  # the data's own responses are not looked at: there need not be any
             concepts[name] = unaware[name] = ()
@@ -178,50 +209,14 @@ def read_data(
             unaware[name] = sample(others, settings.examples, settings.seed, f"the concept {name}, unaware")
         if search and settings.searches:
             contrasts[name] = held_back(name, concepts[name], unaware[name], pairs, others, settings)
-    protect, general = read_protected(reader, console, left_out)
-    questions, searched = read_questions(reader, left_out)
+    protect, general = reader.protected(console)
+    questions, searched = reader.asked()
     own = own_prompts(reader, {q.prompt for asked in (questions, searched) for part in asked.values() for q in part})
     for (role, name), reasons in left_out.items():
         if reasons:
             console.say(f"left out of the {ROLES[role]} {name}: {'; '.join(reasons)}")
     halves = general[::2], general[1::2]
     return RunData(concepts, protect, *halves, questions, unaware, contrasts, searched, own, left_out)
-
-
-def read_protected(
-    reader: Reader, console: Console, left_out: dict[tuple[str, str], Sequence[str]]
-) -> tuple[dict[str, Sequence[Pair]], Sequence[Pair]]:
-    """(pairs by protected set, general pairs that none of them has: what the samples leave, or the starter set's where
-    too few are left). What was not taken is put into `left_out`."""
-    settings, protect = reader.settings, dict[str, Sequence[Pair]]()
-    rest: list[Pair] = []
-    for name, source in settings.protect:
-        found = reader.pairs(source, name)
-        pairs, left_out["protect", name] = found.pairs, found.left_out
-        protect[name], left = split_sample(pairs, settings.examples, settings.seed, f"the protected set {name}")
-        rest += list(left)
-    if len(rest) < LEAST_GENERAL:
-        console.say("too few general pairs are left beside the scored ones: perplexity is taken on the starter set's")
-        rest = list(load_pairs("starter", concept="general", rows=reader.rows).pairs)
-        used = {pair.prompt for pairs in protect.values() for pair in pairs}
-        rest = [pair for pair in rest if pair.prompt not in used]
-    return protect, sample(rest, min(len(rest), 2 * GENERAL_PAIRS), settings.seed)
-
-
-def read_questions(
-    reader: Reader, left_out: dict[tuple[str, str], Sequence[str]]
-) -> tuple[dict[str, Sequence[Question]], dict[str, Sequence[Question]]]:
-    """(questions to report on, questions to search with), by axis. What was not taken is put into `left_out`."""
-    settings, questions = reader.settings, dict[str, Sequence[Question]]()
-    searched: dict[str, Sequence[Question]] = {}
-    for axis, source in settings.questions:
-        found = load_questions(source, concept=axis, rows=reader.rows, **reader.where)
-        asked, left_out["questions", axis] = found.questions, found.left_out
-        if settings.searches_answers:
-            searched[axis], asked = split_questions(asked, settings.budget.search_questions, settings.seed)
-        most = settings.max_questions or (settings.budget.final_questions if settings.searches else None)
-        questions[axis] = sample(asked, min(len(asked), most or len(asked)), settings.seed)
-    return questions, searched
 
 
 def own_prompts(reader: Reader, others: Collection[str]) -> dict[str, Sequence[Question]]:
@@ -278,34 +273,24 @@ def fitting(settings: RunSettings, data: RunData, *models: LoadedModel, console:
     which names the rows, and when too little is left of a set.
     """
     gone: set[Pair | Question] = set()
-    new_tokens = settings.new_tokens + (settings.thinking_tokens or 0)
-    for loaded in models:
-        most = min(settings.max_length, loaded.context) - 1
-        if settings.asks_own and settings.new_tokens > most:
-            raise SpinError(
-                f"An answer of --new-tokens {settings.new_tokens} would not fit to be scored: {most} tokens do.",
-                change=f"give --new-tokens {most} or fewer, or a larger --max-length where the model's context allows.",
-            )
-        longs = _long(settings, data, loaded)
-        gone |= {long.item for long in longs}
-        if not settings.skip_long:
-            pairs, questions = ([long for long in longs if isinstance(long.item, kind)] for kind in (Pair, Question))
-            refuse_long_pairs(pairs, max_length=settings.max_length, context=loaded.context, others=SKIP)
-            refuse_long_questions(questions, new_tokens=new_tokens, context=loaded.context, others=SKIP)
-    return data.without(gone, "too long", console) if gone else data
-
-
-def _long(settings: RunSettings, data: RunData, loaded: LoadedModel) -> list[Long]:
-    """What of the data does not fit one model."""
     groups = (data.concepts, data.protect, data.unaware)
     pairs = [pair for group in groups for part in group.values() for pair in part]
     pairs += [pair for sides in data.contrasts.values() for side in sides for pair in side]
     pairs += [*data.choose, *data.final]
     asked = [q for group in (data.questions, data.search, data.own) for part in group.values() for q in part]
-    rendering = rendering_of(settings)
-    new_tokens = settings.new_tokens + (settings.thinking_tokens or 0)
-    length, room = min(settings.max_length, loaded.context), loaded.context - new_tokens
-    return [
-        *too_long(loaded.tokenizer, pairs, template=rendering, room=length - 1),
-        *too_long(loaded.tokenizer, asked, template=rendering, room=room),
-    ]
+    new_tokens, template = settings.new_tokens + (settings.thinking_tokens or 0), rendering_of(settings)
+    for loaded in models:
+        length, context = min(settings.max_length, loaded.context), loaded.context
+        if settings.asks_own and settings.new_tokens > length - 1:
+            raise SpinError(
+                f"An answer of --new-tokens {settings.new_tokens} would not fit to be scored: {length - 1} tokens do.",
+                change=f"give --new-tokens {length - 1} or fewer, or a larger --max-length where the model's context "
+                "allows.",
+            )
+        long = too_long(loaded.tokenizer, pairs, template=template, room=length - 1)
+        long_asked = too_long(loaded.tokenizer, asked, template=template, room=context - new_tokens)
+        gone |= {one.item for one in (*long, *long_asked)}
+        if not settings.skip_long:
+            refuse_long_pairs(long, max_length=settings.max_length, context=context, others=SKIP)
+            refuse_long_questions(long_asked, new_tokens=new_tokens, context=context, others=SKIP)
+    return data.without(gone, "too long", console) if gone else data

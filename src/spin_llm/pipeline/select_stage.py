@@ -146,7 +146,6 @@ def select_from_folder(
     with owned(folder) if own else nullcontext():
         if check_output(output, file=True).exists() and not overwrite:
             raise SpinError(f"{output} exists.", change="choose another --output, or --overwrite.")
-        check_output(output, file=True)
         scores = stored_scores(settings, folder)
         recipe = replace(recipe, granularity=recipe.granularity or settings.granularity)
         checkpoint = Checkpoint(resolve(model)) if model else recorded_checkpoint(record, folder)

@@ -25,9 +25,8 @@ from spin_llm.report.sections.board import make_board
 from spin_llm.report.summary import cautions, cost_line, headline, judge_lines
 from spin_llm.report.words import MINIMUM_N, axis_label, verdict
 from spin_llm.results.edited import Edit
-from spin_llm.results.file import Results, read_results, written
+from spin_llm.results.file import Results, as_today, read_results, written
 from spin_llm.results.judged import NOT_MEASURABLE
-from spin_llm.results.older import as_today
 from spin_llm.results.rows import Answer, VerdictRow, read_rows
 
 if TYPE_CHECKING:

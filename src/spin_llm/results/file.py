@@ -2,13 +2,14 @@
 
 In: a results.json, or `Results`. Out: the other of the two; SpinError with the first thing that is wrong, and where.
 Keys that this version does not know are ignored, parts that older versions did not write are optional, NaN is refused.
-Left out: whether the numbers agree with one another.
+Results of version 0.1.0, which took missing verdicts as 0 and did not say on whose answers its judge was measured, get
+bounds and the reason not to read them (`as_today`). Left out: whether the numbers agree with one another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +17,10 @@ import msgspec
 from msgspec import Meta
 
 from spin_llm.files import read_typed, write_json
+from spin_llm.results import measured
 from spin_llm.results.edited import Edit, RatioTried, Regions, Stability
 from spin_llm.results.judged import JudgeSummary
-from spin_llm.results.measured import AxisResult, Control, Count, FacetRates, Interval, Number, Share, told
+from spin_llm.results.measured import AxisResult, Bounds, Control, Count, FacetRates, Interval, Number, Share, told
 from spin_llm.results.searched import SearchRecord
 
 RESULTS = "results.json"
@@ -140,3 +142,44 @@ def written(value: Any) -> Any:
 def default_of(one: Field[Any]) -> Any:
     """The default of a field; MISSING, which nothing equals, where it has none."""
     return one.default_factory() if one.default_factory is not MISSING else one.default
+
+
+def as_today(results: Results) -> Results:
+    """The results with what today's say of their axes and of those of their controls."""
+
+    def told(axes: Mapping[str, AxisResult]) -> dict[str, AxisResult]:
+        return {axis: of_unknown_answers(results.judge, axis, with_bounds(result)) for axis, result in axes.items()}
+
+    controls = {name: replace(control, axes=told(control.axes)) for name, control in results.controls.items()}
+    return replace(results, axes=told(results.axes), controls=controls)
+
+
+def with_bounds(result: AxisResult) -> AxisResult:
+    """An axis. One of version 0.1.0, which counted missing verdicts as 0, gets bounds, and a reason not to be read
+    where they are more than 5% of a model's, differ by more than 2 points or decide the conclusion."""
+    lacking = result.unparsed or (0, 0)
+    if result.bounds or not any(lacking) or result.ci95 is None:
+        return result
+    values = (result.base, result.edited, result.delta)
+    before, after, delta = (value or 0.0 for value in values)  # none lacks beside an interval
+    base, edited = (count / result.n for count in lacking)
+    low, high = result.ci95
+    ends = (low - base, high + edited)
+    spans = ((low, high), (ends[0], high - base), (low + edited, ends[1]))
+    told = {(first > 0) - (last < 0) for first, last in spans}
+    bounds = Bounds(
+        base=(before, before + base), edited=(after, after + edited), delta=(delta - base, delta + edited), ci95=ends
+    )
+    if max(base, edited) <= measured.MOST_MISSING and abs(base - edited) <= measured.MOST_APART and len(told) == 1:
+        return replace(result, bounds=bounds)
+    why = f"{lacking[0]} base and {lacking[1]} edited answers of {result.n} have no verdict; this run took them as 0"
+    return replace(result, bounds=bounds, no_reading=why, ci95=None, p=None, p_holm=None, mde=None, corrected=None)
+
+
+def of_unknown_answers(judge: JudgeSummary, axis: str, result: AxisResult) -> AxisResult:
+    """An axis. In a run of version 0.1.0 the judge's quality was that of answers which the run does not name, and holds
+    for no others: no reading."""
+    if judge.answers or axis in (*measured.CAPABILITY_AXES, measured.ANSWERED) or not result.measurable:
+        return result
+    note = "measured on answers that this older run does not name"
+    return replace(result, measurable=False, note=note, p=None, p_holm=None, mde=None, corrected=None)
