@@ -7,7 +7,7 @@ patch, which a run reads (score_stage.py, select_stage.py), and how own answers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -148,7 +148,8 @@ class Run:
             checkpoint=self.checkpoint,
             say=self.console.say,
         )
-        say_untuned(model, self.console)
+        if not getattr(model.tokenizer, "chat_template", None):  # said before anything is done with it
+            self.console.say(f"warning: {warn_untuned(model.name)}")
         self.shelf.models[key] = model
         return model
 
@@ -228,12 +229,6 @@ class Run:
         return patch
 
 
-def say_untuned(loaded: LoadedModel, console: Console) -> None:
-    """A line when a model has no chat template, before anything is done with it."""
-    if not getattr(loaded.tokenizer, "chat_template", None):
-        console.say(f"warning: {warn_untuned(loaded.name)}")
-
-
 def encode(settings: RunSettings, loaded: LoadedModel, pairs: Sequence[Pair]) -> list[Example]:
     """Examples of at most --max-length tokens, and no more than the model can see."""
     length = min(settings.max_length, loaded.context)
@@ -274,7 +269,8 @@ def with_own_answers(run: Run, data: RunData) -> RunData:
             change="give --own-judge, or leave out --responses own.",
         )
     asked = asked_of([run.model], settings.concepts)
-    unmeasured = unread_divisions(judge, asked, data.own)
+    read = {name: reading(judge, name, asked).why_not for name in data.own}
+    unmeasured = {name: why for name, why in read.items() if why}
     if not (run.folder / OWN / UNMEASURED).is_file():
         write_json(run.folder / OWN / UNMEASURED, unmeasured)
     for name, why in unmeasured.items():
@@ -302,9 +298,3 @@ def with_own_answers(run: Run, data: RunData) -> RunData:
         unaware={name: part[1] for name, part in parts.items() if by_margin},
         contrasts={name: (part[2], part[3]) for name, part in parts.items()} if settings.searches else {},
     )
-
-
-def unread_divisions(judge: Judge, asked: Asked, concepts: Iterable[str]) -> dict[str, str]:
-    """The concepts on whose own answers the dividing judge was not measured, or not well enough, and which of these."""
-    found = {name: reading(judge, name, asked).why_not for name in concepts}
-    return {name: why for name, why in found.items() if why}

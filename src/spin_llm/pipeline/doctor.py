@@ -53,19 +53,14 @@ def examine(settings: RunSettings, *, console: Console = SILENT) -> Report:
     _ = run.scored_checkpoint  # an error now for an adapter
     loaded = run.model
     matrices = editable_matrices(loaded.model, settings.target)
-    return {
-        "model": about_model(loaded),
-        "modules": modules(loaded, settings.target),
-        "tokens": tokens(loaded.tokenizer, rendering_of(settings)),
-        "dtype": chosen_dtype(loaded, settings.dtype),
-        "batching": batching(loaded, matrices, rendering_of(settings)),
-        "plan": plan(settings, loaded, matrices),
-        "versions": versions(),
-    }
-
-
-def about_model(loaded: LoadedModel) -> Report:
-    return {
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    if settings.dtype != "auto":
+        why = "asked for"
+    elif loaded.dtype == torch.bfloat16:
+        why = "this device multiplies bfloat16 natively; scores are summed in float32"
+    else:
+        why = "this device does not multiply bfloat16 natively"
+    about = {
         "name": loaded.name,
         "class": type(loaded.model).__name__,
         "folder": str(loaded.checkpoint.folder),
@@ -73,6 +68,15 @@ def about_model(loaded: LoadedModel) -> Report:
         "family": family_of(loaded.model.config, loaded.tokenizer),
         "device": str(loaded.device),
         "notes": list(loaded.notes),
+    }
+    return {
+        "model": about,
+        "modules": modules(loaded, settings.target),
+        "tokens": tokens(loaded.tokenizer, rendering_of(settings)),
+        "dtype": {"dtype": dtype, "why": why},
+        "batching": batching(loaded, matrices, rendering_of(settings)),
+        "plan": plan(settings, loaded, matrices),
+        "versions": versions(),
     }
 
 
@@ -169,17 +173,6 @@ def system_prompt(tokenizer: Any, rendering: Rendering) -> str:
     while shared < min(len(before), len(between)) and before[-1 - shared] == between[-1 - shared]:
         shared += 1
     return before[: len(before) - shared].removeprefix(tokenizer.bos_token or "").strip()
-
-
-def chosen_dtype(loaded: LoadedModel, asked: str) -> Report:
-    name = str(loaded.dtype).removeprefix("torch.")
-    if asked != "auto":
-        why = "asked for"
-    elif loaded.dtype == torch.bfloat16:
-        why = "this device multiplies bfloat16 natively; scores are summed in float32"
-    else:
-        why = "this device does not multiply bfloat16 natively"
-    return {"dtype": name, "why": why}
 
 
 def batching(loaded: LoadedModel, matrices: Sequence[Matrix], template: str | Rendering) -> Report:

@@ -75,7 +75,8 @@ def score_stage(run: Run, ranks: Ranks = ALONE) -> None:
     files = {name: score_file(run.folder, name) for name in (*data.concepts, *data.protect)}
     missing = {name: path for name, path in files.items() if not path.is_file()}
     if by_margin:  # of scores made for a rule that needs none
-        lacking = [name for name in data.concepts if name not in missing and not has_margin(files[name])]
+        stored = {name: load_scores(files[name]).info for name in data.concepts if name not in missing}
+        lacking = [name for name, info in stored.items() if "margin" not in info.statistics]
         if lacking:
             run.console.say(f"scored again, since the rule or a control needs their margins: {', '.join(lacking)}")
         missing |= {name: files[name] for name in lacking}
@@ -83,11 +84,6 @@ def score_stage(run: Run, ranks: Ranks = ALONE) -> None:
         missing = {**missing, **{name: files[name] for name in data.protect}}  # they keep what the concepts chose
     if missing:
         score_missing(run, missing, ranks)
-
-
-def has_margin(path: Path) -> bool:
-    """Whether a score file has the statistic `margin`."""
-    return "margin" in load_scores(path).info.statistics
 
 
 def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> None:
@@ -103,8 +99,12 @@ def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> 
     plan, seconds = planned(run, sets)
     forecast = Forecast(seconds, console.say)
     each = plan.seconds / max(1, len(plan.partitions) * sum(len(side) for sides in sets.values() for side in sides))
-    if ranks.first:
-        check_disk(plan, run.folder)
+    if ranks.first and plan.disk > (free := free_space(run.folder)):
+        raise SpinError(
+            f"Scoring needs {plan.disk / 2**30:.1f} GiB of disk for its progress, and {run.folder} has "
+            f"{free / 2**30:.1f}.",
+            change="free some space, or choose another folder with --output.",
+        )
 
     @cache
     def by_margins() -> Entries:
@@ -143,15 +143,6 @@ def encoded_sets(
 def scoring_of(settings: RunSettings) -> Scoring:
     """How these settings score."""
     return Scoring(settings.wanted_statistics, settings.target, settings.keep, settings.granularity, settings.seed)
-
-
-def check_disk(plan: Plan, folder: Path) -> None:
-    """SpinError when the progress of the scoring would not fit on the disk of the run's folder."""
-    if plan.disk > (free := free_space(folder)):
-        raise SpinError(
-            f"Scoring needs {plan.disk / 2**30:.1f} GiB of disk for its progress, and {folder} has {free / 2**30:.1f}.",
-            change="free some space, or choose another folder with --output.",
-        )
 
 
 def planned(run: Run, sets: Mapping[str, Sides]) -> tuple[Plan, float]:
