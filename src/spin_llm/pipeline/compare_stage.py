@@ -31,18 +31,8 @@ from spin_llm.ownership import is_vacant, owned
 from spin_llm.patch.file import find_patch, load_patch, save_patch
 from spin_llm.patch.patch import Patch
 from spin_llm.pipeline.context import Run, asking
-from spin_llm.pipeline.evaluate_stage import (
-    capability_results,
-    edit_summary,
-    evaluate_judged,
-)
-from spin_llm.pipeline.folder import (
-    check_settings,
-    check_template,
-    located,
-    whole_path,
-    write_run_results,
-)
+from spin_llm.pipeline.evaluate_stage import capability_results, edit_summary, evaluate_judged
+from spin_llm.pipeline.folder import check_settings, check_template, located, whole_path, write_run_results
 from spin_llm.pipeline.resuming import Opened, with_date
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, Compared, ModelRecord, OtherModel

@@ -27,11 +27,10 @@ from spin_llm.judges.named import load_judge, refuse_fingerprint
 from spin_llm.judges.quality.reading import Asked, asked_of, reading
 from spin_llm.judges.verdict import Judge
 from spin_llm.models import Checkpoint, LoadedModel, checkpoint_of, load
-from spin_llm.patch.file import load_patch
 from spin_llm.patch.patch import Patch
 from spin_llm.pipeline.folder import NOTHING, located, model_record
 from spin_llm.pipeline.inputs import RunData, fitting, read_data, with_rule
-from spin_llm.pipeline.resuming import Opened, foreign_patch, made_by, open_folder
+from spin_llm.pipeline.resuming import Opened, open_folder, own_patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, Compared, ModelRecord
 from spin_llm.scores import ScoreSet, load_scores
@@ -223,10 +222,7 @@ class Run:
     def patch(self) -> Patch:
         """The patch that this run wrote; SpinError when it is another one, put there by `spin-llm select` for
         instance."""
-        patch = load_patch(path := self.folder / PATCH)
-        if not made_by(self.settings, patch):
-            raise foreign_patch(path, patch)
-        return patch
+        return own_patch(self.settings, self.folder / PATCH)
 
 
 def encode(settings: RunSettings, loaded: LoadedModel, pairs: Sequence[Pair]) -> list[Example]:

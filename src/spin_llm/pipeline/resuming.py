@@ -251,24 +251,24 @@ def with_patch(folder: Path, stale: str, told: RunSettings, now: RunSettings) ->
     path = folder / PATCH
     if not path.is_file():
         return stale
-    patch = load_patch(path)
+    if stale == "edit" and made_by(told, load_patch(path)):
+        return stale
+    own_patch(now, path)
     if stale != "edit":
-        if not made_by(now, patch):
-            raise foreign_patch(path, patch)
         return stale
-    if made_by(told, patch):
-        return stale
-    if not made_by(now, patch):
-        raise foreign_patch(path, patch)
     return "answers" if any(there(folder, made_after("answers"))) else ""
 
 
-def foreign_patch(path: Path, patch: Patch) -> SpinError:
-    return SpinError(
-        f"{path} was not made by this run (rule {patch.info.rule}, ratio {patch.info.ratio:g}).",
-        cause="`spin-llm select` wrote it there.",
-        change="move it away; or compare it with `spin-llm eval MODEL --patch`.",
-    )
+def own_patch(settings: RunSettings, path: Path) -> Patch:
+    """The patch that a run with these settings made; SpinError when it is another one."""
+    patch = load_patch(path)
+    if not made_by(settings, patch):
+        raise SpinError(
+            f"{path} was not made by this run (rule {patch.info.rule}, ratio {patch.info.ratio:g}).",
+            cause="`spin-llm select` wrote it there.",
+            change="move it away; or compare it with `spin-llm eval MODEL --patch`.",
+        )
+    return patch
 
 
 def made_by(settings: RunSettings, patch: Patch) -> bool:

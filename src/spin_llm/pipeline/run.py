@@ -8,7 +8,6 @@ Left out: parsing options and printing (cli/).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from spin_llm.data import resolve_template
@@ -18,9 +17,8 @@ from spin_llm.models import mlp_coverage
 from spin_llm.ownership import owned
 from spin_llm.pipeline.context import Run
 from spin_llm.pipeline.evaluate_stage import evaluate_stage
-from spin_llm.pipeline.folder import check_model, check_settings
 from spin_llm.pipeline.resuming import Opened
-from spin_llm.pipeline.score_stage import score_stage
+from spin_llm.pipeline.score_stage import opened_folder, score_stage
 from spin_llm.pipeline.select_stage import select_stage
 from spin_llm.pipeline.stability_stage import stability_stage
 from spin_llm.progress import SILENT, Console
@@ -74,16 +72,6 @@ def sweep(
     with owned(folder):
         edit_stages(work, opened_folder(work, stages=STAGES[:-1], overwrite=overwrite))
         return read_typed(work.folder / "search.json", SearchRecord)
-
-
-def opened_folder(work: Run, *, stages: Sequence[str], overwrite: bool) -> Opened:
-    """What may be done with the folder of a run, whose settings are final then; all that can be is checked, and nothing
-    is written."""
-    check_settings(work.settings, [work.settings.model])
-    work.settle_rule()
-    _ = work.read  # an error now
-    check_model(work.settings, work.scored_checkpoint, work.folder)
-    return work.opened(work.checkpoint, stages=stages, overwrite=overwrite)
 
 
 def edit_stages(work: Run, opened: Opened) -> None:

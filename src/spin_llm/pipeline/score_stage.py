@@ -26,6 +26,7 @@ from spin_llm.ownership import owned
 from spin_llm.pipeline.context import Run, encode, score_file
 from spin_llm.pipeline.folder import check_model, check_settings, free_space
 from spin_llm.pipeline.inputs import RunData
+from spin_llm.pipeline.resuming import Opened
 from spin_llm.progress import SILENT, Console, Forecast
 from spin_llm.records import RECORD, read_record
 from spin_llm.scores import Passes, Plan, Ranks, Scoring, candidate_entries, load_scores, save_scores
@@ -51,12 +52,7 @@ def score(
     with joined_ranks() as ranks, owned(folder) if ranks.first else nullcontext():
         run = Run.of(settings, folder, console if ranks.first else SILENT)
         run.scores_alone = True
-        check_settings(run.settings, [run.settings.model])
-        run.settle_rule()
-        _ = run.read  # an error now
-        if ranks.first:
-            check_model(run.settings, run.scored_checkpoint, folder)
-        opened = run.opened(run.scored_checkpoint, stages=(), overwrite=overwrite)
+        opened = opened_folder(run, stages=(), overwrite=overwrite)
         _ = run.fitted
         ranks.wait()
         if ranks.first:
@@ -67,6 +63,16 @@ def score(
             run.settings = replace(run.settings, date=read_record(folder).told(folder / RECORD).date)
         score_stage(run, ranks)
     return [score_file(folder, name) for name in (*run.inputs.concepts, *run.inputs.protect)] if ranks.first else []
+
+
+def opened_folder(work: Run, *, stages: Sequence[str], overwrite: bool) -> Opened:
+    """What may be done with the folder of a run, whose settings are final then; all that can be is checked, and nothing
+    is written."""
+    check_settings(work.settings, [work.settings.model])
+    work.settle_rule()
+    _ = work.read  # an error now
+    check_model(work.settings, work.scored_checkpoint, work.folder)
+    return work.opened(work.checkpoint, stages=stages, overwrite=overwrite)
 
 
 def score_stage(run: Run, ranks: Ranks = ALONE) -> None:

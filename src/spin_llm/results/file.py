@@ -20,7 +20,7 @@ from spin_llm.files import read_typed, write_json
 from spin_llm.results import measured
 from spin_llm.results.edited import Edit, RatioTried, Regions, Stability
 from spin_llm.results.judged import JudgeSummary
-from spin_llm.results.measured import AxisResult, Bounds, Control, Count, FacetRates, Interval, Number, Share, told
+from spin_llm.results.measured import AxisResult, Bounds, Control, Count, FacetRates, Interval, Number, Share, says
 from spin_llm.results.searched import SearchRecord
 
 RESULTS = "results.json"
@@ -87,32 +87,32 @@ class Results:
     edit: Edit = field(default_factory=Edit)
     axes: dict[str, AxisResult]
     controls: dict[str, Control]
-    facets: Annotated[dict[str, dict[str, FacetRates]], told("by axis and facet of the question")] = field(
+    facets: Annotated[dict[str, dict[str, FacetRates]], says("by axis and facet of the question")] = field(
         default_factory=dict
     )
-    style: Annotated[dict[str, dict[str, AxisResult]], told("by axis of the question")] = field(default_factory=dict)
-    phrases: Annotated[dict[str, PhrasesRecord], told("by axis of the question")] = field(default_factory=dict)
+    style: Annotated[dict[str, dict[str, AxisResult]], says("by axis of the question")] = field(default_factory=dict)
+    phrases: Annotated[dict[str, PhrasesRecord], says("by axis of the question")] = field(default_factory=dict)
     judge: JudgeSummary
     warnings: list[Warned] = field(default_factory=list)
-    files: Annotated[dict[str, str], told("SHA-256 of the files that this was measured on")] = field(
+    files: Annotated[dict[str, str], says("SHA-256 of the files that this was measured on")] = field(
         default_factory=dict
     )
     ratio_table: list[RatioTried] = field(default_factory=list)
     overlap: Regions | None = None
     search: SearchRecord | None = None
-    controls_left_out: Annotated[dict[str, str], told("why a control that was asked for is not there")] = field(
+    controls_left_out: Annotated[dict[str, str], says("why a control that was asked for is not there")] = field(
         default_factory=dict
     )
     stability: Stability | None = None
-    capabilities: Annotated[dict[str, AxisResult], told("by lm-eval task")] = field(default_factory=dict)
-    made_from: Annotated[dict[str, str], told("SHA-256 of what run.json says of settings, model and data")] = field(
+    capabilities: Annotated[dict[str, AxisResult], says("by lm-eval task")] = field(default_factory=dict)
+    made_from: Annotated[dict[str, str], says("SHA-256 of what run.json says of settings, model and data")] = field(
         default_factory=dict
     )
 
     always = ("edit", "facets", "style", "phrases", "warnings", "files", "ratio_table")
 
 
-def results_schema() -> dict[str, Any]:
+def results_schema() -> dict[str, object]:
     """The JSON Schema of results.json; the descriptions are the docstrings of the types."""
     about = {"$schema": SCHEMA, "$id": "urn:spin-llm:results:1", "title": "results.json of spin-llm"}
     return {**about, **msgspec.json.schema(Results)}

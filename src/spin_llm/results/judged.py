@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from spin_llm.results.measured import Count, Interval, Name, Number, Pair, told
+from spin_llm.results.measured import Count, Interval, Name, Number, Pair, says
 
 Bin = dict[str, int | float]  # of a reliability table: from, to, n, probability, labelled
 NOT_LIKE_THESE = "not measured on answers like these"
@@ -55,19 +55,19 @@ class JudgeQuality:
     """How good a judge is on labelled answers of a model family to questions of a source."""
 
     label: str | None = None
-    family: Annotated[str | None, told("of the model that answered; empty: not named")] = None
-    questions: Annotated[str | None, told("the source of the questions; empty: not named")] = None
+    family: Annotated[str | None, says("of the model that answered; empty: not named")] = None
+    questions: Annotated[str | None, says("the source of the questions; empty: not named")] = None
     auc: Number | None
     auc_ci95: Interval | None = None
-    prompts: Annotated[Pair | None, told("[prompts with a positive label, with a negative one]")] = None
-    auc_bound: Annotated[Number | None, told("lower bound of the AUC, for the few prompts of the rarer label too")] = (
+    prompts: Annotated[Pair | None, says("[prompts with a positive label, with a negative one]")] = None
+    auc_bound: Annotated[Number | None, says("lower bound of the AUC, for the few prompts of the rarer label too")] = (
         None
     )
-    measurable: Annotated[bool, told("whether it suffices for a reading")]
+    measurable: Annotated[bool, says("whether it suffices for a reading")]
     accuracy: Number | None
-    positive_rate: Annotated[tuple[Number | None, Number | None] | None, told("[labelled, judged]")] = None
-    sensitivity: Annotated[Pair | None, told("[found, positives]")] = None
-    specificity: Annotated[Pair | None, told("[rejected, negatives]")] = None
+    positive_rate: Annotated[tuple[Number | None, Number | None] | None, says("[labelled, judged]")] = None
+    sensitivity: Annotated[Pair | None, says("[found, positives]")] = None
+    specificity: Annotated[Pair | None, says("[rejected, negatives]")] = None
     n: Count
     sensitivity_ci95: Interval | None = None
     specificity_ci95: Interval | None = None
@@ -81,8 +81,8 @@ class JudgeQuality:
     bounds: dict[str, tuple[Number | None, Number | None]] | None = None
     source: str | None = None
     model: str | None = None
-    given: Annotated[bool, told("by the user, with --judge-quality")] = False
-    human: Annotated[bool, told("a human read the answers")] = False
+    given: Annotated[bool, says("by the user, with --judge-quality")] = False
+    human: Annotated[bool, says("a human read the answers")] = False
     groups: list[JudgeQuality] = field(default_factory=list)  # by family and question source: files of `judge check`
     by_concept: dict[str, JudgeQuality] = field(default_factory=dict)  # of coherence: the heads of its concepts
 

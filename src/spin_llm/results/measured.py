@@ -28,7 +28,7 @@ CAPABILITY_AXES = ("perplexity", "kl")  # from likelihoods, without a judge
 MOST_MISSING, MOST_APART = 0.05, 0.02  # verdicts, of the questions asked, for a reading
 
 
-def told(text: str) -> Meta:
+def says(text: str) -> Meta:
     """What a field says, for the JSON Schema."""
     return Meta(description=text)
 
@@ -75,27 +75,27 @@ class AxisResult:
     too) has no `asked`, `missing`, `bounds`."""
 
     metric: str
-    unparsed: Annotated[Pair | None, told("answers without a verdict, base and edited (runs of 0.1.0: taken as 0)")] = (
+    unparsed: Annotated[Pair | None, says("answers without a verdict, base and edited (runs of 0.1.0: taken as 0)")] = (
         None
     )
-    n: Annotated[Count, told("prompts on which both models have a verdict, pairs, or documents")]
+    n: Annotated[Count, says("prompts on which both models have a verdict, pairs, or documents")]
     base: Number | None
     edited: Number | None
-    delta: Annotated[Number | None, told("edited - base")]
-    ci95: Annotated[Interval | None, told("95% interval of delta; null where nothing may be read")]
+    delta: Annotated[Number | None, says("edited - base")]
+    ci95: Annotated[Interval | None, says("95% interval of delta; null where nothing may be read")]
     p: Share | None
-    mde: Annotated[Number | None, told("minimum detectable |delta| at 80% power and alpha 0.05")] = None
-    interval_method: Annotated[str | None, told("how ci95 was made; older runs do not say")] = None
-    test: Annotated[str | None, told("what p is of; older runs do not say")] = None
-    asked: Annotated[Count | None, told("prompts asked")] = None
+    mde: Annotated[Number | None, says("minimum detectable |delta| at 80% power and alpha 0.05")] = None
+    interval_method: Annotated[str | None, says("how ci95 was made; older runs do not say")] = None
+    test: Annotated[str | None, says("what p is of; older runs do not say")] = None
+    asked: Annotated[Count | None, says("prompts asked")] = None
     missing: Causes | None = None
     bounds: Bounds | None = None
-    no_reading: Annotated[str, told("why nothing may be read from these numbers; empty when something may")] = ""
-    better: Annotated[Direction, told("which direction is good; null: neither")]
+    no_reading: Annotated[str, says("why nothing may be read from these numbers; empty when something may")] = ""
+    better: Annotated[Direction, says("which direction is good; null: neither")]
     measurable: bool
-    note: Annotated[str | None, told("why the judge is not believed")] = ""
+    note: Annotated[str | None, says("why the judge is not believed")] = ""
     corrected: Corrected | None = None
-    p_holm: Annotated[Share | None, told("p adjusted by Holm over the table's axes that have one")] = None
+    p_holm: Annotated[Share | None, says("p adjusted by Holm over the table's axes that have one")] = None
 
     def __post_init__(self) -> None:
         known = {value is not None for value in (self.base, self.edited, self.delta)}

@@ -50,10 +50,7 @@ def several(given: Any) -> Any:
     return tuple(given) if isinstance(given, list | tuple | set | frozenset) else given
 
 
-@cache
-def types_of(group: type) -> dict[str, Any]:
-    """The fields of a group of settings and their types."""
-    return get_type_hints(group)
+types_of = cache(get_type_hints)  # the fields of a group of settings and their types
 
 
 def check(settings: object, group: type, **least: int) -> None:

@@ -141,7 +141,7 @@ class BaselineSettings:
         given = dict(self.mix) or dict.fromkeys((name for name, _ in self.data), 1.0)
         return {name: given[name] / sum(given.values()) for name, _ in self.data}
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return asdict(self)
 
 
