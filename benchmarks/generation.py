@@ -29,7 +29,7 @@ from spin_llm.generation import batches as generation
 from spin_llm.generation import decoding
 from spin_llm.generation.batches import end_tokens, generate
 from spin_llm.models import LoadedModel, load
-from spin_llm.settings import default_axes
+from spin_llm.settings.sources import default_axes
 
 
 @dataclass(frozen=True)

@@ -81,14 +81,16 @@ def score_stage(run: Run, ranks: Ranks = ALONE) -> None:
     files = {name: score_file(run.folder, name) for name in (*data.concepts, *data.protect)}
     missing = {name: path for name, path in files.items() if not path.is_file()}
     if by_margin:  # of scores made for a rule that needs none
-        stored = {name: load_scores(files[name]).info for name in data.concepts if name not in missing}
-        lacking = [name for name, info in stored.items() if "margin" not in info.statistics]
+        there = [name for name in data.concepts if name not in missing]
+        stored = {name: load_scores(files[name]) for name in there} if missing else run.scores.concepts
+        lacking = [name for name in there if "margin" not in stored[name].info.statistics]
         if lacking:
             run.console.say(f"scored again, since the rule or a control needs their margins: {', '.join(lacking)}")
         missing |= {name: files[name] for name in lacking}
     if by_margin and set(missing) & set(data.concepts):
         missing = {**missing, **{name: files[name] for name in data.protect}}  # they keep what the concepts chose
     if missing:
+        vars(run).pop("scores", None)  # what was read before
         score_missing(run, missing, ranks)
 
 

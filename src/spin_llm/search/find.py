@@ -37,10 +37,10 @@ from spin_llm.search.answered import (
 from spin_llm.search.study import settings_importance
 from spin_llm.search.trials import Bench, try_recipes
 from spin_llm.selection import targeted
-from spin_llm.settings import EFFORTS, Effort
+from spin_llm.settings import EFFORTS
 from spin_llm.settings.edit import EditSettings
 from spin_llm.settings.sources import questions_of
-from spin_llm.settings.words import EffortName, Sources
+from spin_llm.settings.words import Effort, EffortName, Sources
 
 LEAST_CONTRAST = 8  # held-back examples of a kind
 SHOWN = 12  # trials in the message that none is allowed

@@ -8,24 +8,10 @@ from spin_llm.settings.checks import flag_of
 from spin_llm.settings.data import DataSettings, MachineSettings, ModelSettings, ScoreSettings
 from spin_llm.settings.edit import AnswerSettings, EditSettings, ExtraSettings, JudgeSettings, SearchSettings
 from spin_llm.settings.run import GROUPS, RunSettings, scope_of
-from spin_llm.settings.sources import default_axes, default_sources, parse_options, sources
-from spin_llm.settings.words import (
-    BY_MARGIN,
-    CONCEPTS,
-    EFFORTS,
-    OWN,
-    RULES,
-    SEARCHED,
-    SELECTORS,
-    SHIPPED,
-    STAGES,
-    STATISTICS,
-    Effort,
-    Sources,
-)
+from spin_llm.settings.sources import default_sources, sources
+from spin_llm.settings.words import BY_MARGIN, CONCEPTS, EFFORTS, OWN, SEARCHED, SELECTORS, SHIPPED, STAGES, STATISTICS
 
-__all__ = ["BY_MARGIN", "CONCEPTS", "EFFORTS", "GROUPS", "OWN", "RULES", "SEARCHED", "SELECTORS", "SHIPPED"]
-__all__ += ["STAGES", "STATISTICS", "AnswerSettings", "DataSettings", "EditSettings", "Effort"]
-__all__ += ["ExtraSettings", "JudgeSettings", "MachineSettings", "ModelSettings", "RunSettings", "ScoreSettings"]
-__all__ += ["SearchSettings", "Sources", "default_axes", "default_sources", "flag_of", "parse_options", "scope_of"]
-__all__ += ["sources"]
+__all__ = ["BY_MARGIN", "CONCEPTS", "EFFORTS", "GROUPS", "OWN", "SEARCHED", "SELECTORS", "SHIPPED", "STAGES"]
+__all__ += ["STATISTICS", "AnswerSettings", "DataSettings", "EditSettings", "ExtraSettings", "JudgeSettings"]
+__all__ += ["MachineSettings", "ModelSettings", "RunSettings", "ScoreSettings", "SearchSettings", "default_sources"]
+__all__ += ["flag_of", "scope_of", "sources"]
