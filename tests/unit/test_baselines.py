@@ -30,8 +30,8 @@ from spin_llm.settings.training import (
     DEFAULTS,
     METHODS,
     BaselineSettings,
+    layer_numbers,
     make,
-    parse_layers,
     parse_mix,
     parse_positions,
 )
@@ -327,8 +327,8 @@ def test_the_learning_rate_rises_and_falls():
 def test_texts():
     assert parse_mix(["privacy=4", "fairness=1"]) == (("privacy", 4.0), ("fairness", 1.0))
     assert [parse_positions(text) for text in ("f7+l7", "f3", "l1")] == [(7, 7), (3, 0), (0, 1)]
-    assert parse_layers("5,0,5") == (0, 5)
-    assert parse_layers("all") is None
+    assert layer_numbers("5,0,5") == (0, 5)
+    assert layer_numbers("all") is None
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from spin_llm.models.reft import Reft, ReftConfig, attach, save_reft
 from spin_llm.models.said import quiet_transformers
 from spin_llm.models.structure import decoder_layers
 from spin_llm.outputs import scratch
-from spin_llm.settings.training import BaselineSettings, parse_layers, parse_positions
+from spin_llm.settings.training import BaselineSettings, layer_numbers, parse_positions
 
 Placing = Callable[[list[str]], None]
 ADAPTER = "adapter"
@@ -75,7 +75,7 @@ def _lora(loaded: LoadedModel, settings: BaselineSettings) -> Any:
 
 def _reft(loaded: LoadedModel, settings: BaselineSettings) -> Any:
     prefix, suffix = parse_positions(str(settings.positions))
-    layers = parse_layers(str(settings.layers)) or tuple(range(len(decoder_layers(loaded.model)[1])))
+    layers = layer_numbers(str(settings.layers)) or tuple(range(len(decoder_layers(loaded.model)[1])))
     hidden = loaded.model.config.get_text_config().hidden_size
     assert settings.rank is not None
     config = ReftConfig(

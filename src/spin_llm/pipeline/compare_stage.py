@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import get_args
 
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import BASE, EDITED
@@ -62,11 +62,11 @@ def evaluate_models(
         raise SpinError("eval compares two models.", change="give --baseline MODEL or --patch PATCH, one of them.")
     settings = RunSettings(settings) if isinstance(settings, str) else settings
     with owned(folder) as folder:
+        run = Run(replace(settings, concepts=()), folder, console)  # nothing is scored
         if served(settings.model) or served(baseline or ""):
-            return evaluate_served(settings, folder, baseline=baseline, overwrite=overwrite, console=console)
+            return evaluate_served(run, baseline, overwrite=overwrite)
         patch_file = find_patch(patch_file) if patch_file else None
         patch = load_patch(patch_file) if patch_file else None
-        run = Run(replace(settings, concepts=()), folder, console)  # nothing is scored
         check_settings(run.settings, [settings.model, *([baseline] if baseline else [])])
         _ = run.read  # an error now
         check_template(run.settings, run.checkpoint.base or run.checkpoint.folder)
@@ -114,12 +114,13 @@ def evaluate(
     """
     told = settings or RunSettings(model.name)
     dtype = str(model.dtype).removeprefix("torch.")
-    said: dict[str, Any] = {
-        "questions": told.questions if questions is None else questions,
-        "judge": judge if isinstance(judge, str) else judge.name,
-        "dtype": dtype if dtype in get_args(Dtype) else told.dtype,
-    }
-    told = replace(told, **said, concepts=())  # nothing is scored
+    told = replace(
+        told,
+        concepts=(),  # nothing is scored
+        questions=told.questions if questions is None else questions,  # type: ignore[arg-type]
+        judge=judge if isinstance(judge, str) else judge.name,
+        dtype=dtype if dtype in get_args(Dtype) else told.dtype,  # type: ignore[arg-type]
+    )
     with TemporaryDirectory() as name:
         run = Run(told, Path(name), console)
         run.checkpoint, run.model = model.checkpoint, model
@@ -168,13 +169,12 @@ def compare_loaded(run: Run, opened: Opened, patch: Patch | None) -> Results:
     return write_run_results(run.folder, replace(results, edit=edit_summary(patch)) if patch else results)
 
 
-def evaluate_served(
-    settings: RunSettings, folder: Path, *, baseline: str | None, overwrite: bool, console: Console
-) -> Results:
+def evaluate_served(run: Run, baseline: str | None, *, overwrite: bool) -> Results:
     """Compare two models behind URLs: settings.model (edited) with `baseline`.
 
     Answers and verdicts alone: servers give no likelihoods of given texts, so that perplexity and kl are left out.
     """
+    settings = run.settings
     edited, base = served(settings.model), served(baseline or "")
     if not edited or not base or settings.capabilities:
         raise SpinError(
@@ -189,8 +189,7 @@ def evaluate_served(
             cause="the server renders the messages.",
             change="give auto, chat or raw.",
         )
-    run = Run(replace(settings, concepts=()), folder, console)
-    check_settings(run.settings, [edited[0], base[0]])
+    check_settings(settings, [edited[0], base[0]])
     other, completer = (server_completer(url, model) for model, url in (base, edited))
     run.read = replace(run.read, choose=(), final=())
     template = "raw" if settings.template == "raw" else "chat"
@@ -198,11 +197,11 @@ def evaluate_served(
     model = ModelRecord(completer.model, url=completer.server.url, served=about, template=template)
     compared = Compared(baseline=baseline, baseline_served=other.record())
     opened = run.opened(model, overwrite=overwrite, compared=compared)
-    opened.write(model, opened.data, console)
-    console.say("perplexity and kl are left out: a server gives no likelihoods of given texts")
+    opened.write(model, opened.data, run.console)
+    run.console.say("perplexity and kl are left out: a server gives no likelihoods of given texts")
     views: dict[str, Served] = {BASE: lambda: nullcontext(other), EDITED: lambda: nullcontext(completer)}
     asked = asked_of((), settings.questions)
     evaluation = asking(replace(run.settings, template=template), run.read.questions, asked=asked)
-    results = write_run_results(folder, evaluate_judged(run, views, evaluation))
-    report_of(folder)
+    results = write_run_results(run.folder, evaluate_judged(run, views, evaluation))
+    report_of(run.folder)
     return results

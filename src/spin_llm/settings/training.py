@@ -100,12 +100,8 @@ class BaselineSettings:
             raise SpinError(f"There is no method {self.method!r}.", change=f"give {', '.join(METHODS)}.")
         put(self, data=parse_data(self.data, self.data_dir), mix=parse_mix(self.mix))
         put(self, template_options=parse_options(self.template_options))
-        check(
-            self,
-            BaselineSettings,
-            **{"examples": 1, "max_length": 2, "epochs": 1, "batch_size": 1, "batch_tokens": 1},
-            **{"rank": 1, "seed": 0, "checkpoint_steps": 1},
-        )
+        counts = ("examples", "epochs", "batch_size", "batch_tokens", "rank", "checkpoint_steps")
+        check(self, BaselineSettings, **dict.fromkeys(counts, 1), max_length=2, seed=0)
         for name, value in (("learning_rate", self.learning_rate), ("alpha", self.alpha)):
             if value is not None and not 0 < value < math.inf:
                 raise invalid(name, value, "a number above 0")
@@ -123,7 +119,7 @@ class BaselineSettings:
         if self.positions is not None:
             parse_positions(self.positions)
         if self.layers is not None:
-            parse_layers(self.layers)
+            layer_numbers(self.layers)
 
     def _check_mix(self) -> None:
         names = [name for name, _ in self.data]
@@ -160,7 +156,7 @@ def parse_positions(text: str) -> tuple[int, int]:
     return prefix, suffix
 
 
-def parse_layers(text: str) -> tuple[int, ...] | None:
+def layer_numbers(text: str) -> tuple[int, ...] | None:
     """`0,5,10` as numbers in order; `all` as None."""
     if text == "all":
         return None
