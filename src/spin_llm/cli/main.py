@@ -8,6 +8,7 @@ heavy modules inside it, so that `--help` is immediate. Left out: what the subco
 from __future__ import annotations
 
 import codecs
+import gc
 import io
 import os
 import signal
@@ -123,10 +124,15 @@ def main() -> None:
 def _exit_code() -> int | str | None:
     """Run the command; what it ends with."""
     try:
-        if not COMMANDS.keys() & sys.argv[1:2]:
+        words = sys.argv[1:]
+        if not COMMANDS.keys() & {*words[:1]}:
             for name in COMMANDS:  # whose help the command's own help tells
                 app[name]
-        app(sys.argv[1:])
+        if words[1:] == ["--help"] and words[0] in COMMANDS:
+            gc.disable()  # nothing is to be parsed, and nothing lives on
+            app.help_print(words[:1])
+        else:
+            app(words)
     except SystemExit as leaving:  # rich ends with 1 when the reader of its output left, and never otherwise
         return BROKEN_PIPE if leaving.code == 1 else leaving.code
     except SpinError as error:

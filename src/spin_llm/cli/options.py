@@ -21,10 +21,9 @@ from cyclopts import Group, Parameter
 from spin_llm.cli.terminal import slug
 from spin_llm.settings import GROUPS, RunSettings, flag_of
 from spin_llm.settings.checks import choices_of, types_of
-from spin_llm.settings.training import BaselineSettings
 
 PANELS = {group: Group(str(group.__doc__), sort_key=place) for place, group in enumerate(GROUPS)}
-PANELS[BaselineSettings] = Group("Training", sort_key=0)
+TRAINING = Group("Training", sort_key=0)  # of the options that are of no stage
 OUTPUT = Group("Output", sort_key=len(GROUPS))
 METAVARS = {"layers": "FIRST-LAST", "template_options": "NAME=VALUE"}
 MODEL = "Hub id, local folder, .gguf file, or smollm2-135m (embedded)."
@@ -77,6 +76,7 @@ def helps(group: type) -> dict[str, str]:
     return found
 
 
+@cache
 def option_of(group: type, field: Field[Any]) -> inspect.Parameter:
     """A field as a parameter of a command. Words and numbers that may be words stay texts, for the settings to read."""
     hint = types_of(group)[field.name]
@@ -94,7 +94,7 @@ def option_of(group: type, field: Field[Any]) -> inspect.Parameter:
     about = Parameter(
         None if field.default is MISSING else flag_of(field.name),
         help=text,
-        group=PANELS[group],
+        group=PANELS.get(group, TRAINING),
         metavar=METAVARS.get(field.name),
         converter=(lambda _, tokens: tokens[-1].value) if choices_of(hint) else None,
         negative=f"--no-{field.name}" if default is True else (),
