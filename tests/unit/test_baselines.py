@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 
 from spin_llm.baselines import loop as training
 from spin_llm.baselines import methods
-from spin_llm.baselines.mixture import most_pairs, pair_counts, read_mixture
-from spin_llm.baselines.train import encode_mixture, train_baseline
+from spin_llm.baselines.train import encode_mixture, most_pairs, pair_counts, read_mixture, train_baseline
 from spin_llm.data import Example
 from spin_llm.errors import SpinError
 from spin_llm.files import write_jsonl

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def save_checkpoint(model: Any, base: Checkpoint, folder: Path, placing: Placing
 
 def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """The dtype of most of a checkpoint's bytes."""
-    sizes: dict[torch.dtype, int] = {}
+    sizes = Counter[torch.dtype]()
     for tensor in checkpoint.tensors.values():
-        sizes[tensor.torch_dtype] = sizes.get(tensor.torch_dtype, 0) + tensor.length
-    return max(sizes, key=lambda dtype: sizes[dtype])
+        sizes[tensor.torch_dtype] += tensor.length
+    return sizes.most_common(1)[0][0]

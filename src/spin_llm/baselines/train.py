@@ -1,26 +1,24 @@
 """One baseline in one resumable folder: pairs in, a fine-tuned model or adapter out.
 
 In: `BaselineSettings` and a folder. Out: in the folder what the method saves (methods.py) and `baseline.json`: the
-settings, the data with their hashes, the base model, the loss of each step, and the path to give to `spin-llm eval`.
-A killed training continues with the same call and ends with the same bytes (on a CPU, in float32). Left out:
-evaluation.
+settings, the data (samples of one or more data sets in given proportions) with their hashes, the base model, the loss
+of each step, and the path to give to `spin-llm eval`. A killed training continues with the same call and ends with the
+same bytes (on a CPU, in float32). Left out: evaluation.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from spin_llm.baselines import methods
 from spin_llm.baselines.loop import train
-from spin_llm.baselines.mixture import Mixture, mixture_record, read_mixture
-from spin_llm.data import Example, Rendering, encode_all, resolve_template
+from spin_llm.data import Example, Pair, Rendering, encode_all, load_pairs, resolve_template, rows_sha256, sample
 from spin_llm.data.examples import refuse_long_pairs, too_long
 from spin_llm.data.rows import read_rows
 from spin_llm.data.sources import ReadRows
@@ -34,7 +32,7 @@ from spin_llm.ownership import is_vacant, owned
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import versions
 from spin_llm.results.rows import BaselineData, BaselineModel, BaselineRecord
-from spin_llm.settings.training import UNCOMPARED, BaselineSettings
+from spin_llm.settings.training import MOST_EXAMPLES, UNCOMPARED, BaselineSettings
 
 RECORD = "baseline.json"
 STATE = "state.safetensors"
@@ -54,45 +52,45 @@ def train_baseline(
     Raises SpinError on bad input, before anything of the user's is touched.
     """
     with owned(folder) as folder:
-        settings = with_date(settings, folder, overwrite=overwrite)
+        record_file = folder / RECORD
+        there = read_record(record_file) if record_file.is_file() else None
+        before = None if overwrite else there
+        settings = with_date(settings, before)
         mixture = read_mixture(settings, console, rows)
-        return train_owned(settings, folder, mixture, overwrite=overwrite, console=console)
+        data = mixture_record(settings, mixture)
+        check_folder(settings, folder, data, before, vacant=bool(there) or is_vacant(folder))
+        if before and before.result:
+            console.say(f"{folder} is complete")
+            return before
+        loaded = load_base(settings, console)
+        trained = methods.prepare(loaded, settings)
+        examples = encode_mixture(settings, loaded, [pair for pairs in mixture.values() for pair in pairs])
+        record = describe(settings, loaded, data, examples)
+        if before:
+            refuse_changed(before.model, record.model, folder)
+        else:
+            delete_outputs(folder, there)
+            write_json(record_file, asdict(record))
+        shown = ", ".join(f"{row.examples} {row.name}" for row in data)
+        console.say(f"{settings.method}: {record.trained_parameters:,} parameters on {shown} pairs")
+        losses = train(loaded, examples, settings, folder / STATE, console)
 
+        def placing(names: list[str]) -> None:
+            nonlocal record  # said before they are there: a kill in between leaves none that is not known
+            record = replace(record, files=names)
+            write_json(record_file, asdict(record))
 
-def train_owned(
-    settings: BaselineSettings, folder: Path, mixture: Mixture, *, overwrite: bool, console: Console
-) -> BaselineRecord:
-    """`train_baseline` on these pairs, in a folder of this process alone."""
-    data = mixture_record(settings, mixture)
-    check_folder(settings, folder, data, overwrite=overwrite)
-    if not overwrite and (folder / RECORD).is_file() and (found := read_record(folder / RECORD)).result:
-        console.say(f"{folder} is complete")
-        return found
-    loaded = load_base(settings, console)
-    trained = methods.prepare(loaded, settings)
-    examples = encode_mixture(settings, loaded, [pair for pairs in mixture.values() for pair in pairs])
-    record = describe(settings, loaded, data, examples)
-    start(folder, record, overwrite=overwrite)
-    shown = ", ".join(f"{row.examples} {row.name}" for row in data)
-    console.say(f"{settings.method}: {record.trained_parameters:,} parameters on {shown} pairs")
-    losses = train(loaded, examples, settings, folder / STATE, console)
-
-    def placing(names: list[str]) -> None:
-        nonlocal record  # said before they are there: a kill in between leaves none that is not known
-        record = replace(record, files=names)
-        write_json(folder / RECORD, asdict(record))
-
-    try:
-        result = methods.save(trained, loaded, settings, folder, placing)
-        if settings.method in ("lora", "dora") and settings.merge:
-            del trained, loaded
-            result = merge(settings, folder, placing, console)
-    except OSError as error:
-        raise disk_error(error, folder) or error from None
-    record = replace(record, losses=losses, result="." if result == folder else result.name)
-    write_json(folder / RECORD, asdict(record))
-    (folder / STATE).unlink(missing_ok=True)
-    return record
+        try:
+            result = methods.save(trained, loaded, settings, folder, placing)
+            if settings.method in ("lora", "dora") and settings.merge:
+                del trained, loaded
+                result = merge(settings, folder, placing, console)
+        except OSError as error:
+            raise disk_error(error, folder) or error from None
+        record = replace(record, losses=losses, result="." if result == folder else result.name)
+        write_json(record_file, asdict(record))
+        (folder / STATE).unlink(missing_ok=True)
+        return record
 
 
 def read_record(path: Path) -> BaselineRecord:
@@ -121,7 +119,7 @@ def merge(settings: BaselineSettings, folder: Path, placing: methods.Placing, co
     return folder
 
 
-def encode_mixture(settings: BaselineSettings, loaded: LoadedModel, pairs: Sequence[Any]) -> list[Example]:
+def encode_mixture(settings: BaselineSettings, loaded: LoadedModel, pairs: Sequence[Pair]) -> list[Example]:
     """The pairs as scoring and evaluation encode them."""
     length = min(settings.max_length, loaded.context)
     rendering = Rendering(settings.template, settings.template_options, date=settings.date)
@@ -130,15 +128,71 @@ def encode_mixture(settings: BaselineSettings, loaded: LoadedModel, pairs: Seque
     return encode_all(loaded.tokenizer, pairs, template=rendering, max_length=length)
 
 
-def with_date(settings: BaselineSettings, folder: Path, *, overwrite: bool) -> BaselineSettings:
+def read_mixture(
+    settings: BaselineSettings, console: Console = SILENT, rows: ReadRows = read_rows
+) -> dict[str, tuple[Pair, ...]]:
+    """Sample every data set; `rows` reads a file.
+
+    Raises SpinError: a source that cannot be read, fewer rows than asked for, or a share that is not one pair.
+    """
+    read = {
+        name: load_pairs(
+            source,
+            concept=name,
+            responses=settings.responses,
+            data_dir=settings.data_dir,
+            prompt_column=settings.prompt_column,
+            response_column=settings.response_column,
+            rows=rows,
+        )
+        for name, source in settings.data
+    }
+    for name, found in read.items():
+        if found.left_out:
+            console.say(f"left out of the pairs of {name}: {'; '.join(found.left_out)}")
+    sizes = {name: len(found.pairs) for name, found in read.items()}
+    counts = pair_counts(settings.examples or most_pairs(settings.shares, sizes), settings.shares)
+    if empty := [name for name, count in counts.items() if not count]:
+        raise SpinError(
+            f"The share of {', '.join(empty)} is less than one training pair.",
+            cause="a small --examples, or little data beside a small share.",
+            change="give more --examples, another --mix, or more data.",
+        )
+    return {name: sample(found.pairs, counts[name], settings.seed, f"{name} data") for name, found in read.items()}
+
+
+def pair_counts(total: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """`total` pairs divided by `shares` (which sum to 1), rounded by largest remainders, so that the counts sum up."""
+    exact = {name: round(total * share, 9) for name, share in shares.items()}  # 0.29 * 100 is 28.999999999999996
+    counts = {name: int(value) for name, value in exact.items()}
+    for name in sorted(exact, key=lambda name: counts[name] - exact[name])[: total - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def most_pairs(shares: Mapping[str, float], sizes: Mapping[str, int]) -> int:
+    """The largest total, at most MOST_EXAMPLES, that the data sets can give in these shares."""
+    total = MOST_EXAMPLES
+    while any(count > sizes[name] for name, count in pair_counts(total, shares).items()):
+        total -= 1
+    return total
+
+
+def mixture_record(settings: BaselineSettings, mixture: Mapping[str, Sequence[Pair]]) -> list[BaselineData]:
+    """Name, source, share, size and SHA-256 of the pairs of each data set."""
+    return [
+        BaselineData(name, source, settings.shares[name], len(mixture[name]), rows_sha256(mixture[name]))
+        for name, source in settings.data
+    ]
+
+
+def with_date(settings: BaselineSettings, before: BaselineRecord | None) -> BaselineSettings:
     """The settings with the date that the chat template prints: the one given, that of a training that goes on, or
     today."""
     if settings.date:
         return settings
-    if (folder / RECORD).is_file() and not overwrite:
-        before = read_typed(folder / RECORD, BaselineRecord).settings.get("date")
-        return replace(settings, date=None if before is None else str(before))
-    return replace(settings, date=date.today().isoformat())
+    day = before.settings.get("date") if before else date.today().isoformat()
+    return replace(settings, date=None if day is None else str(day))
 
 
 def describe(
@@ -167,60 +221,44 @@ def describe(
 
 
 def check_folder(
-    settings: BaselineSettings, folder: Path, data: list[BaselineData], *, overwrite: bool = False
+    settings: BaselineSettings, folder: Path, data: list[BaselineData], before: BaselineRecord | None, *, vacant: bool
 ) -> None:
-    """Make sure that `folder` is new, empty, or the same baseline (which is then resumed); with `overwrite`, any
-    baseline."""
-    if not (folder / RECORD).is_file():
-        if not is_vacant(folder):
-            raise SpinError(
-                f"The output {folder} exists and is not a baseline.", change="choose another folder with --output."
-            )
+    """Make sure that `folder` is `vacant`, or that a training that goes on there is the same."""
+    other = "choose another folder with --output"
+    if not vacant:
+        raise SpinError(f"The output {folder} exists and is not a baseline.", change=f"{other}.")
+    if before is None:
         return
-    before = read_record(folder / RECORD)
     now = msgspec.json.decode(msgspec.json.encode(settings.as_json()))  # as it was written: tuples are lists
     changed = [
         f"{name}: {before.settings.get(name)!r} there, {value!r} now"
         for name, value in now.items()
         if name not in UNCOMPARED and before.settings.get(name) != value
     ]
-    if before.data != data and not changed:
-        changed = ["the data changed"]
-    if changed and not overwrite:
+    if changed or before.data != data:
         raise SpinError(
-            f"{folder} holds a baseline with other settings ({'; '.join(changed[:4])}).",
-            change="choose another folder with --output, or --overwrite to start that one anew.",
+            f"{folder} holds a baseline with other settings ({'; '.join(changed[:4]) or 'the data changed'}).",
+            change=f"{other}, or --overwrite to start that one anew.",
         )
 
 
-def start(folder: Path, record: BaselineRecord, *, overwrite: bool) -> None:
-    """Write baseline.json; with `overwrite` delete what an earlier training wrote. SpinError when a resumed training's
-    base model is another."""
-    path = folder / RECORD
-    if path.is_file() and not overwrite:
-        if changed := changed_model(read_record(path).model, record.model):
-            raise SpinError(
-                f"The model changed since the training in {folder} began: {', '.join(changed)}.",
-                change="restore it, or start anew with --overwrite.",
-            )
-        return
-    if path.is_file():
-        delete_outputs(folder)
-    write_json(path, asdict(record))
+def refuse_changed(before: BaselineModel, now: BaselineModel, folder: Path) -> None:
+    """SpinError when the base model of a training that goes on is another."""
+    if before.parts:
+        parts = Identity(**now.parts).changed(before.parts)
+        changed = parts or [key for key in ("template", "dtype") if getattr(before, key) != getattr(now, key)]
+    else:
+        changed = ["its record is of version 0.1.0"] if before.fingerprint != now.fingerprint else []
+    if changed:
+        raise SpinError(
+            f"The model changed since the training in {folder} began: {', '.join(changed)}.",
+            change="restore it, or start anew with --overwrite.",
+        )
 
 
-def changed_model(before: BaselineModel, now: BaselineModel) -> list[str]:
-    """What differs between two records of a model, in words."""
-    if not before.parts:
-        return ["its record is of version 0.1.0"] if before.fingerprint != now.fingerprint else []
-    parts = Identity(**now.parts).changed(before.parts)
-    return parts or [key for key in ("template", "dtype") if getattr(before, key) != getattr(now, key)]
-
-
-def delete_outputs(folder: Path) -> None:
-    """Delete what a baseline wrote, and nothing else; baseline.json goes last."""
-    record = read_record(folder / RECORD)
-    if record.settings.get("method") in ("lora", "dora"):
+def delete_outputs(folder: Path, record: BaselineRecord | None) -> None:
+    """Delete what an earlier baseline wrote, and nothing else; baseline.json goes last."""
+    if record and record.settings.get("method") in ("lora", "dora"):
         shutil.rmtree(folder / methods.ADAPTER, ignore_errors=True)
-    for name in (*record.files, STATE, RECORD):
+    for name in (*record.files, STATE, RECORD) if record else ():
         (folder / name).unlink(missing_ok=True)

@@ -7,11 +7,9 @@ out: what the values mean (settings/).
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import shlex
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_origin
@@ -58,6 +56,8 @@ class Sources:
             if argument:
                 self.fill(argument, texts_of(key, value, is_list(argument), path), str(path), key)
             elif not of_a_run:  # whose other stages have settings too
+                import difflib
+
                 near = difflib.get_close_matches(key.replace("_", "-"), names, n=1)
                 raise SpinError(
                     f"{path}: {key} is not an option of `{command}`." + (f" Did you mean {near[0]}?" if near else ""),
@@ -76,6 +76,8 @@ def is_list(argument: Argument) -> bool:
 
 def read_table(path: Path) -> tuple[dict[str, Any], bool]:
     """(keys and values, whether the file is a run's run.json)."""
+    import tomllib
+
     try:
         text = path.read_text(encoding="utf-8")
         table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)

@@ -25,7 +25,6 @@ from spin_llm.settings.checks import choices_of, types_of
 PANELS = {group: Group(str(group.__doc__), sort_key=place) for place, group in enumerate(GROUPS)}
 TRAINING = Group("Training", sort_key=0)  # of the options that are of no stage
 OUTPUT = Group("Output", sort_key=len(GROUPS))
-METAVARS = {"layers": "FIRST-LAST", "template_options": "NAME=VALUE"}
 MODEL = "Hub id, local folder, .gguf file, or smollm2-135m (embedded)."
 
 Model = Annotated[str, Parameter(help=MODEL)]
@@ -39,7 +38,7 @@ Config = Annotated[
 ]
 
 
-def written(where: str) -> Parameter:
+def output_option(where: str) -> Parameter:
     """-o, which says `where` the result is written."""
     return Parameter(("--output", "-o"), help=where, group=OUTPUT)
 
@@ -49,7 +48,7 @@ class Output:
     """Where a command writes its folder, and what it prints."""
 
     output: Annotated[
-        Path | None, written("The folder to write (default: runs/MODEL, with -eval or a method after it).")
+        Path | None, output_option("The folder to write (default: runs/MODEL, with -eval or a method after it).")
     ] = None
     overwrite: Overwrite = False
     as_json: Json = False
@@ -88,6 +87,7 @@ def option_of(group: type, field: Field[Any]) -> inspect.Parameter:
         taken = list[str]
     elif field.name in ("ratio", "layers"):
         taken = str
+    ranges = "FIRST-LAST" if group in PANELS else "LAYER,..."  # of an edit, or of reft
     default = field.default
     text = helps(group)[field.name]
     shown = isinstance(default, str | float | int) and default is not False and "(default:" not in text
@@ -95,7 +95,7 @@ def option_of(group: type, field: Field[Any]) -> inspect.Parameter:
         None if field.default is MISSING else flag_of(field.name),
         help=text,
         group=PANELS.get(group, TRAINING),
-        metavar=METAVARS.get(field.name),
+        metavar={"template_options": "NAME=VALUE", "layers": ranges}.get(field.name),
         converter=(lambda _, tokens: tokens[-1].value) if choices_of(hint) else None,
         negative=f"--no-{field.name}" if default is True else (),
         show_default=shown,
@@ -119,7 +119,7 @@ def options_of(*parts: type | str, without: str = "") -> dict[str, inspect.Param
     }
 
 
-def told(
+def from_settings(
     *parts: type | str, without: str = "", make: Callable[..., Any] = RunSettings
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function whose first argument, after its own positional ones, is what `make` makes of the

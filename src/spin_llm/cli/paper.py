@@ -5,15 +5,15 @@ In: settings, as the options make them. Out: a checkpoint or adapter; tables and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from spin_llm.cli.options import PLAIN, Out, Quiet, told, written
+from spin_llm.cli.options import PLAIN, Out, Quiet, from_settings, output_option
 from spin_llm.cli.terminal import console_of, show, slug
 from spin_llm.errors import SpinError
 from spin_llm.settings import AnswerSettings, DataSettings, JudgeSettings, ModelSettings, RunSettings, flag_of
@@ -21,7 +21,7 @@ from spin_llm.settings.edit import parse_ratio
 from spin_llm.settings.training import BaselineSettings, make
 
 
-@told(BaselineSettings, make=make)
+@from_settings(BaselineSettings, make=make)
 def baseline(settings: BaselineSettings, *, out: Out = PLAIN) -> None:
     """Fine-tune a model, to compare an edit with: a checkpoint or adapter that `eval` takes."""
     folder = out.folder(settings.model, f"-{settings.method}")
@@ -32,18 +32,18 @@ def baseline(settings: BaselineSettings, *, out: Out = PLAIN) -> None:
     show(asdict(record), [folder / str(record.result)], as_json=out.as_json)
 
 
-@told(
+@from_settings(
     *(ModelSettings, DataSettings, AnswerSettings, JudgeSettings, "ratio", "max_perplexity_increase", "keep"),
     *("effort", "skip_long", "capabilities", "capability_tasks", "capabilities_limit"),
     without="prompt_column response_column responses own_judge",
-    make=dict,
+    make=partial(partial, RunSettings),
 )
 def paper(
     experiment: Annotated[
         str, Parameter(help="table1, table2, malicious, few-shot, mixing, ratio, modules, ...; all.")
     ],
     /,
-    options: Mapping[str, Any],
+    given: partial[RunSettings],
     *,
     limit: Annotated[
         int | None,
@@ -63,11 +63,11 @@ def paper(
     epochs: Annotated[
         int | None, Parameter(help="Epochs of the fine-tuning baselines.", validator=Number(gte=1))
     ] = None,
-    output: Annotated[Path | None, written("The folder of all experiments (default: runs/MODEL-paper).")] = None,
+    output: Annotated[Path | None, output_option("The folder of all experiments (default: runs/MODEL-paper).")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment of the paper: its table or figure, beside the printed numbers; what is done is kept."""
-    settings = RunSettings(**(preset_options(options) if preset else options))
+    settings = with_preset(given) if preset else given()
     folder = output or Path("runs") / f"{slug(settings.model)}-paper"
     with console_of(quiet) as console:
         from spin_llm.paper.conduct import run_paper
@@ -85,16 +85,16 @@ def paper(
     print(*files, sep="\n")
 
 
-def preset_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with what the paper fixes; SpinError where another value of it was given."""
+def with_preset(given: partial[RunSettings]) -> RunSettings:
+    """The settings with what the paper fixes; SpinError where another value of it was given."""
     from spin_llm.paper.experiments import PRESET
 
-    given = {**options, **({"ratio": parse_ratio(options["ratio"])} if "ratio" in options else {})}
-    for name, value in PRESET.items():
-        if name in given and given[name] != value:
-            fixed = f"{value:g}" if isinstance(value, float) else value
+    for name, fixed in PRESET.items():
+        value = given.keywords.get(name, fixed)
+        if (parse_ratio(value) if name == "ratio" else value) != fixed:
+            shown = f"{fixed:g}" if isinstance(fixed, float) else fixed
             raise SpinError(
-                f"--preset fixes {flag_of(name)} {fixed}, and {flag_of(name)} {options[name]} was given.",
+                f"--preset fixes {flag_of(name)} {shown}, and {flag_of(name)} {value} was given.",
                 change="leave out one of the two.",
             )
-    return {**options, **PRESET}
+    return given(**PRESET)

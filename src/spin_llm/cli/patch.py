@@ -5,27 +5,38 @@ In: a run folder or a patch, a checkpoint. Out: a patch, or a checkpoint. Left o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from spin_llm.cli.options import Json, Model, Overwrite, helps, told, written
+from spin_llm.cli.options import Json, Model, Overwrite, from_settings, helps, output_option
 from spin_llm.cli.terminal import console_of, show
 from spin_llm.errors import SpinError
 from spin_llm.settings import SEARCHED, EditSettings, ScoreSettings
 from spin_llm.settings.edit import parse_layers
 
-NewFolder = Annotated[Path | None, written("The folder to write; it has no default.")]
+if TYPE_CHECKING:
+    from spin_llm.results.recipe import Recipe
+
+NewFolder = Annotated[Path | None, output_option("The folder to write; it has no default.")]
 PatchFile = Annotated[Path, Parameter("PATCH", help="A patch.safetensors, or a run folder with one.")]
 
 
-@told("protect_ratio", "target", "layers", "at_least", "scale", make=dict)
+def recipe_of(rule: str, ratio: float, *, target: str = ScoreSettings.target, layers: str = "", **told: Any) -> Recipe:
+    """A recipe, as far as the command tells it."""
+    from spin_llm.results.recipe import Recipe
+
+    chosen = parse_layers(layers) if layers else None
+    return Recipe("coupled" if rule == SEARCHED else rule, ratio, target=target, layers=chosen, **told)
+
+
+@from_settings("protect_ratio", "target", "layers", "at_least", "scale", make=partial(partial, recipe_of))
 def select(
     folder: Annotated[Path, Parameter("RUN", help="A run folder with scores/.")],
     /,
-    options: Mapping[str, Any],
+    given: partial[Any],
     *,
     ratio: Annotated[float, Parameter(help="Fraction of each matrix in a top set.")],
     rule: Annotated[str, Parameter(help=helps(EditSettings)["rule"])] = "coupled",
@@ -35,20 +46,14 @@ def select(
     model: Annotated[
         str | None, Parameter("--for", help="Make the patch for this model, fine-tuned from the scored one.")
     ] = None,
-    output: Annotated[Path | None, written("The patch file (default: RUN/patch.safetensors).")] = None,
+    output: Annotated[Path | None, output_option("The patch file (default: RUN/patch.safetensors).")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Choose weights from stored scores: scores/ to patch.safetensors, without running the model."""
     from spin_llm.pipeline import select_from_folder
-    from spin_llm.results.recipe import Recipe
 
-    path = output or folder / "patch.safetensors"
-    chosen = dict(options)
-    if "layers" in chosen:
-        chosen["layers"] = parse_layers(chosen["layers"])
-    rule = "coupled" if rule == SEARCHED else rule
-    recipe = Recipe(rule, ratio, granularity=granularity or "", **{"target": ScoreSettings.target, **chosen})
+    path, recipe = output or folder / "patch.safetensors", given(rule, ratio, granularity=granularity or "")
     with console_of(as_json) as console:
         patch = select_from_folder(folder, path, recipe, model=model, overwrite=overwrite, console=console)
     summary = {"patch": str(path), "weights": patch.weights, "matrices": len(patch.edits)}

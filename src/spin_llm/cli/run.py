@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from spin_llm.cli.options import PLAIN, Json, Out, Overwrite, Quiet, told, written
+from spin_llm.cli.options import PLAIN, Json, Out, Overwrite, Quiet, from_settings, output_option
 from spin_llm.cli.terminal import console_of, show, show_results
 from spin_llm.errors import SpinError
 from spin_llm.settings import (
@@ -30,7 +30,7 @@ from spin_llm.settings import (
 OWN = "responses own_judge"  # not of commands that take no own answers
 
 
-@told(*GROUPS)
+@from_settings(*GROUPS)
 def run(settings: RunSettings, *, out: Out = PLAIN) -> None:
     """Score, select, patch, evaluate and report, in one resumable folder."""
     folder = out.folder(settings.model)
@@ -41,7 +41,7 @@ def run(settings: RunSettings, *, out: Out = PLAIN) -> None:
     show_results(results, folder, as_json=out.as_json, quiet=out.quiet)
 
 
-@told(
+@from_settings(
     *(group for group in GROUPS if group is not ExtraSettings),
     without=f"{OWN} statistics ratio protect_ratio scale",
 )
@@ -53,13 +53,12 @@ def sweep(settings: RunSettings, *, out: Out = PLAIN) -> None:
 
         found = search_edit(settings, folder, overwrite=out.overwrite, console=console)
     from spin_llm.report.sections.search import text_lines
-    from spin_llm.results.file import written
 
     words = [] if out.quiet else text_lines(found)
-    show(written(found), [*words, folder / "search.json", folder / "patch.safetensors"], as_json=out.as_json)
+    show(found, [*words, folder / "search.json", folder / "patch.safetensors"], as_json=out.as_json)
 
 
-@told(ModelSettings, DataSettings, ScoreSettings, MachineSettings, "thinking_tokens")
+@from_settings(ModelSettings, DataSettings, ScoreSettings, MachineSettings, "thinking_tokens")
 def score(settings: RunSettings, *, out: Out = PLAIN) -> None:
     """Score the weights for each concept and protected set: data to scores/."""
     folder = out.folder(settings.model)
@@ -71,7 +70,7 @@ def score(settings: RunSettings, *, out: Out = PLAIN) -> None:
         show({"scores": [str(path) for path in files]}, files, as_json=out.as_json)
 
 
-@told(
+@from_settings(
     *(ModelSettings, DataSettings, AnswerSettings, JudgeSettings, ExtraSettings, "skip_long"),
     without=f"{OWN} concepts controls resamples",
 )
@@ -93,7 +92,7 @@ def eval_(
     show_results(results, folder, as_json=out.as_json, quiet=out.quiet)
 
 
-@told(
+@from_settings(
     *(ModelSettings, DataSettings, MachineSettings, "target", "selector", "thinking_tokens"),
     without=f"{OWN} seed prompt_column response_column",
 )
@@ -128,22 +127,20 @@ def stability(
         from spin_llm.pipeline import stability as measure
 
         found = measure(folder, resamples=resamples, seed=seed, model=model, overwrite=overwrite, console=console)
-    from spin_llm.results.file import written
-
     jaccard = found.jaccard
     words = [
         f"Jaccard index with the selection {jaccard.mean:.2f} ({jaccard.low:.2f} to {jaccard.high:.2f}) "
         f"over {found.resamples} resamples; {found.in_half} of {found.weights} weights in at least half of "
         f"them, {found.in_most} in at least 95%"
     ]
-    show(written(found), [*([] if quiet else words), folder / "stability.json"], as_json=as_json)
+    show(found, [*([] if quiet else words), folder / "stability.json"], as_json=as_json)
 
 
 def report(
     folders: Annotated[list[Path], Parameter("RUN", help="Run folders with results.")],
     /,
     *,
-    output: Annotated[Path | None, written("Of several runs: the page (default: compare.html).")] = None,
+    output: Annotated[Path | None, output_option("Of several runs: the page (default: compare.html).")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write report.html and report.md of a run again; of several runs, one page that compares them."""

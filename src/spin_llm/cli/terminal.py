@@ -6,7 +6,6 @@ In: a terminal, a pipe or a file; results. Out: text that the stream can show. L
 from __future__ import annotations
 
 import codecs
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,18 +30,11 @@ def console_of(quiet: bool) -> Iterator[Console]:
         yield SILENT
         return
     from rich.console import Console as Terminal
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     terminal = Terminal(stderr=True, highlight=False, soft_wrap=True)
-    columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=terminal, disable=not terminal.is_terminal) as progress:
+    columns = ("{task.description:<26}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as progress:
 
         def say(line: str) -> None:
             terminal.print(visible(line), markup=False)
@@ -65,18 +57,20 @@ def console_of(quiet: bool) -> Iterator[Console]:
 
 
 def show(value: Any, lines: list[Any], *, as_json: bool) -> None:
-    """The result on stdout: JSON, or one line each."""
+    """The result on stdout: as JSON (only ASCII where stdout is not UTF-8, since JSON has its own escapes), or one line
+    each."""
+    import json
+
+    from spin_llm.results.file import written
+
+    plain = encoding_of(sys.stdout) != "utf-8"
     try:
-        print(json_text(value) if as_json else "\n".join(map(str, lines)), flush=True)
+        text = json.dumps(written(value), indent=2, ensure_ascii=plain) if as_json else "\n".join(map(str, lines))
+        print(text, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise SpinError(f"The result could not be printed: {error.strerror}; what was written is there.") from None
-
-
-def json_text(value: Any) -> str:
-    """Indented JSON; only ASCII where stdout is not UTF-8, since JSON has its own escapes."""
-    return json.dumps(value, indent=2, ensure_ascii=encoding_of(sys.stdout) != "utf-8")
 
 
 def encoding_of(stream: Any) -> str:
@@ -110,20 +104,15 @@ def draw(tables: list[Any], remarks: list[str]) -> None:
 
 def show_results(results: Results, folder: Path, *, as_json: bool, quiet: bool) -> None:
     """The table and the paths of report and patch; as JSON what results.json holds."""
-    if as_json:
-        from spin_llm.results.file import written
-
-        show(written(results), [], as_json=True)
-        return
-    if not quiet:
+    if not (as_json or quiet):
         print_table(results)
-    else:  # what no result says must be seen all the same
+    elif not as_json:  # what no result says must be seen all the same
         from spin_llm.report import missing_lines
 
         for line in missing_lines(results):
             print(line, file=sys.stderr)
     names = ("patch.safetensors", "report.html", "report.md", "results.json")
-    show(None, [folder / name for name in names if (folder / name).is_file()], as_json=False)
+    show(results, [folder / name for name in names if (folder / name).is_file()], as_json=as_json)
 
 
 def print_table(results: Results) -> None:

@@ -132,7 +132,7 @@ class ExtraSettings:
             raise invalid("resamples", 1, "0, or 2 or more")
 
 
-def parse_layers(text: str) -> tuple[int, ...]:
+def parse_layers(text: str) -> tuple[int, int]:
     """`4-20`, or one number."""
     first, _, last = text.partition("-")
     try:
