@@ -6,7 +6,7 @@ paper.md and paper.html of all that are there. Left out: the specs (experiments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -49,29 +49,21 @@ def run_paper(
     settings = shared_settings(settings, limit)
     with owned(folder) as folder:
         work = Work(with_date(settings, folder), folder, console, limit=limit, epochs=epochs)
-        return run_owned(wanted, work, known, models, go_on=name == "all")
+        pipeline.check_settings(replace(work.settings, capabilities=()), [settings.model, *models])  # tasks: one alone
+        _ = work.scored_checkpoint  # an error now for an adapter
+        text, seconds_left = planned(wanted, work)
+        console.say(text)
+        forecast, left = Forecast(seconds_left(), console.say), [seconds_left()]
 
+        def done() -> None:
+            left.append(seconds_left())
+            forecast.advance(left[-2] - left[-1])
 
-def run_owned(
-    wanted: Sequence[Experiment], work: Work, known: Mapping[str, Experiment], models: Sequence[str], *, go_on: bool
-) -> list[Path]:
-    """`run_paper` in a folder of this process alone."""
-    settings, folder = work.settings, work.folder
-    pipeline.check_settings(replace(settings, capabilities=()), [settings.model, *models])  # tasks: one experiment
-    _ = work.scored_checkpoint  # an error now for an adapter
-    text, seconds_left = planned(wanted, work)
-    work.console.say(text)
-    forecast, left = Forecast(seconds_left(), work.console.say), [seconds_left()]
-
-    def done() -> None:
-        left.append(seconds_left())
-        forecast.advance(left[-2] - left[-1])
-
-    try:
-        failed = run_experiments(wanted, work, models, done, go_on=go_on)
-    finally:  # what is done is told, also when the rest raises or is cut off
-        if folder.is_dir():
-            pages = write_pages(list(known.values()), folder, settings.model)
+        try:
+            failed = run_experiments(wanted, work, models, done, go_on=name == "all")
+        finally:  # what is done is told, also when the rest raises or is cut off
+            if folder.is_dir():
+                pages = write_pages(list(known.values()), folder, settings.model)
     if failed:
         raise SpinError(
             f"Not run: {', '.join(failed)}. {'The rest is done' if len(failed) < len(wanted) else 'None was run'}: "

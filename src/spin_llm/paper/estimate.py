@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 
-from spin_llm.data import Example
 from spin_llm.files import read_typed
 from spin_llm.paper.arms import Work, edit_file, score_folder
 from spin_llm.paper.measures import record_file
@@ -49,7 +48,9 @@ def planned(wanted: Sequence[Experiment], work: Work) -> tuple[str, Callable[[],
     )
     if not missing:
         return text, lambda: 0.0
-    examples = some_examples(work)
+    data = work.fitted
+    pairs = [pair for sets in (data.concepts, data.protect) for part in sets.values() for pair in part[:SAMPLE]]
+    examples = encode(work.settings, work.model, pairs)
     second = seconds_per_token(work.model, examples)
     pair = fmean(len(example.input_ids) for example in examples)
     minutes = {kind: tokens * second / 60 for kind, tokens in work_left(wanted, work, pair).items()}
@@ -133,9 +134,3 @@ def choosing_tokens(work: Work, arm: Arm, pair: float) -> float:
     if not (score_folder(work, settings) / OWN).is_dir():
         answers += sum(map(len, data.own.values()))
     return trial_tokens(settings, data, pair) + answer_tokens(settings, answers)
-
-
-def some_examples(work: Work) -> list[Example]:
-    data = work.fitted
-    rows = [pair for pairs in (*data.concepts.values(), *data.protect.values()) for pair in pairs[:SAMPLE]]
-    return encode(work.settings, work.model, rows)

@@ -28,48 +28,48 @@ Point = tuple[float, AxisResult]  # x, and the result of an axis
 
 def figure(experiment: Experiment, results: Results) -> Figure | None:
     """The experiment's figure; None where its results hold nothing to draw."""
-    if experiment.kind == "information":
-        return draw_dependence(results)
-    if experiment.kind != "answers" or not set(experiment.axes) & set(DRAWN):
-        return None
-    if experiment.name == "few-shot":
-        return draw_curves(experiment, results, "examples", "training pairs, or examples of a concept")
-    if experiment.name == "ratio":
-        return draw_curves(experiment, results, "ratio", "ratio")
-    return draw_differences(experiment, results)
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        if experiment.kind == "information":
+            return draw_dependence(results)
+        if experiment.kind != "answers" or not set(experiment.axes) & set(DRAWN):
+            return None
+        if experiment.name == "few-shot":
+            return draw_curves(experiment, results, "examples", "training pairs, or examples of a concept")
+        if experiment.name == "ratio":
+            return draw_curves(experiment, results, "ratio", "ratio")
+        return draw_differences(experiment, results)
 
 
 def draw_differences(experiment: Experiment, results: Results) -> Figure | None:
     """Every arm's difference to the base on each axis, with intervals; None without any."""
-    from matplotlib import rc_context
-
     axes = [axis for axis in DRAWN if axis in experiment.axes]
     rows = [row for row in results if row.kind != "base" and row.axes]
     if not rows:
         return None
-    with rc_context(STYLE):
-        picture = new_figure(2.1 * len(axes) + 1.6, 0.9 + 0.24 * len(rows))
-        panels = picture.subplots(1, len(axes), sharey=True, squeeze=False)[0]
-        for panel, axis in zip(panels, axes, strict=True):
-            scale = scale_of(axis)
-            for place, row in enumerate(rows):
-                result = row.axes.get(axis)
-                if result is None or result.ci95 is None:
-                    continue
-                colour = ACCENT if row.kind == "edit" else CONTROL
-                panel.plot([scale * end for end in result.ci95], [place, place], color=colour, linewidth=1.4)
-                panel.plot(scale * (result.delta or 0.0), place, "o", color=colour, markersize=4.5)
-            panel.axvline(0, color=INK, linewidth=0.7)
-            panel.set_title(axis_label(axis), fontsize=8.5, loc="left")
-            if axis == "perplexity":
-                panel.set_xscale("symlog", linthresh=1.0)
-                panel.set_xticks(symlog_ticks(*panel.get_xlim()))
-                panel.xaxis.set_major_formatter("{x:g}")
-                panel.minorticks_off()
-            bare(panel, 7.5)
-        panels[0].set_yticks(range(len(rows)), [picture_text(row.name) for row in rows], fontsize=8)
-        panels[0].set_ylim(len(rows) - 0.5, -0.5)
-        picture.supxlabel("difference to the base: percentage points; perplexity as it is", fontsize=7.5)
+    picture = new_figure(2.1 * len(axes) + 1.6, 0.9 + 0.24 * len(rows))
+    panels = picture.subplots(1, len(axes), sharey=True, squeeze=False)[0]
+    for panel, axis in zip(panels, axes, strict=True):
+        scale = scale_of(axis)
+        for place, row in enumerate(rows):
+            result = row.axes.get(axis)
+            if result is None or result.ci95 is None:
+                continue
+            colour = ACCENT if row.kind == "edit" else CONTROL
+            panel.plot([scale * end for end in result.ci95], [place, place], color=colour, linewidth=1.4)
+            panel.plot(scale * (result.delta or 0.0), place, "o", color=colour, markersize=4.5)
+        panel.axvline(0, color=INK, linewidth=0.7)
+        panel.set_title(axis_label(axis), fontsize=8.5, loc="left")
+        if axis == "perplexity":
+            panel.set_xscale("symlog", linthresh=1.0)
+            panel.set_xticks(symlog_ticks(*panel.get_xlim()))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.minorticks_off()
+        bare(panel, 7.5)
+    panels[0].set_yticks(range(len(rows)), [picture_text(row.name) for row in rows], fontsize=8)
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    picture.supxlabel("difference to the base: percentage points; perplexity as it is", fontsize=7.5)
     return picture
 
 
@@ -78,36 +78,33 @@ def draw_curves(
 ) -> Figure | None:
     """Awareness and perplexity over an option of the arms, one line for each method, with the interval of the
     difference to the base, whose value is the dashed line; arms without weights are left out."""
-    from matplotlib import rc_context
-
     curves = curves_of(experiment, results, option)
     if not any(curves.values()):
         return None
-    with rc_context(STYLE):
-        picture = new_figure(9.4, 2.9)
-        panels = picture.subplots(1, len(CURVES))
-        for panel, axis in zip(panels, CURVES, strict=True):
-            for number, (name, points) in enumerate(curves.items()):
-                colour = ACCENT if name == "SPIN" else CONTROL
-                draw_curve(panel, axis, points, name, colour, MARKS[number % len(MARKS)])
-            bases = [points[axis][0][1].base or 0.0 for points in curves.values() if points.get(axis)]
-            if bases:
-                panel.axhline(scale_of(axis) * bases[0], color=INK, linewidth=0.8, linestyle="--", label="origin")
-            panel.set_xscale("log")
-            panel.xaxis.set_major_formatter("{x:g}")
-            if axis == "perplexity" and bases and worst(curves, axis) > 10 * bases[0]:
-                panel.set_yscale("log")
-                panel.yaxis.set_major_formatter("{x:g}")
-            panel.set_title(axis_label(axis) + ("" if axis == "perplexity" else ", percent"), fontsize=8.5, loc="left")
-            panel.set_xlabel(label, fontsize=8)
-            panel.minorticks_off()
-            bare(panel, 7.5)
+    picture = new_figure(9.4, 2.9)
+    panels = picture.subplots(1, len(CURVES))
+    for panel, axis in zip(panels, CURVES, strict=True):
+        for number, (name, points) in enumerate(curves.items()):
+            colour = ACCENT if name == "SPIN" else CONTROL
+            draw_curve(panel, axis, points, name, colour, MARKS[number % len(MARKS)])
+        highest = [result.edited or 0.0 for points in curves.values() for _, result in points.get(axis, [])]
+        bases = [points[axis][0][1].base or 0.0 for points in curves.values() if points.get(axis)]
+        if bases:
+            panel.axhline(scale_of(axis) * bases[0], color=INK, linewidth=0.8, linestyle="--", label="origin")
+        panel.set_xscale("log")
+        panel.xaxis.set_major_formatter("{x:g}")
+        if axis == "perplexity" and bases and max(highest) > 10 * bases[0]:
+            panel.set_yscale("log")
+            panel.yaxis.set_major_formatter("{x:g}")
+        panel.set_title(axis_label(axis) + ("" if axis == "perplexity" else ", percent"), fontsize=8.5, loc="left")
+        panel.set_xlabel(label, fontsize=8)
+        panel.minorticks_off()
+        bare(panel, 7.5)
         if option == "examples":
-            for panel in panels:
-                ticks = sorted({x for points in curves.values() for found in points.values() for x, _ in found})
-                panel.set_xticks(ticks, [f"{x:g}" for x in ticks])
-        if len(curves) > 1:
-            panels[0].legend(fontsize=7.5, frameon=False)
+            ticks = sorted({x for points in curves.values() for found in points.values() for x, _ in found})
+            panel.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    if len(curves) > 1:
+        panels[0].legend(fontsize=7.5, frameon=False)
     return picture
 
 
@@ -147,10 +144,6 @@ def draw_curve(
             panel.plot([x, x], ends, color=colour, linewidth=0.9, alpha=0.7)
 
 
-def worst(curves: Mapping[str, Mapping[str, Sequence[Point]]], axis: str) -> float:
-    return max(result.edited or 0.0 for points in curves.values() for _, result in points.get(axis, []))
-
-
 def symlog_ticks(low: float, high: float) -> list[float]:
     """0 and at most three powers of ten on either side that lie between the ends, the largest ones first.
 
@@ -172,25 +165,22 @@ def scale_of(axis: str) -> float:
 def draw_dependence(results: Results) -> Figure | None:
     """HSIC and CKA by layer before (grey) and after (accent) with their bands: one row for each pairing, at the last
     prompt token and over the response."""
-    from matplotlib import rc_context
-
     found = next((row.information for row in results if row.information), None)
     if found is None:
         return None
-    with rc_context(STYLE):
-        picture = new_figure(9.4, 0.7 + 1.7 * len(found))
-        panels = picture.subplots(len(found), 4, sharex=True, squeeze=False)
-        for line, (title, report) in zip(panels, found.items(), strict=True):
-            columns = [(place, measure) for place in report.places for measure in ("hsic", "cka")]
-            for panel, (place, measure) in zip(line, columns, strict=True):
-                for state, colour in (("before", CONTROL), ("after", ACCENT)):
-                    draw_layers(panel, report.places[place], state, measure, colour)
-                panel.set_title(f"{measure.upper()}, {place.replace('_', ' ')}", fontsize=8, loc="left")
-                bare(panel, 7)
-            line[0].set_ylabel(picture_text(title).replace(", ", ",\n"), fontsize=8)
-        panels[0][0].legend(fontsize=7, frameon=False)
-        for panel in panels[-1]:
-            panel.set_xlabel("layer", fontsize=8)
+    picture = new_figure(9.4, 0.7 + 1.7 * len(found))
+    panels = picture.subplots(len(found), 4, sharex=True, squeeze=False)
+    for line, (title, report) in zip(panels, found.items(), strict=True):
+        columns = [(place, measure) for place in report.places for measure in ("hsic", "cka")]
+        for panel, (place, measure) in zip(line, columns, strict=True):
+            for state, colour in (("before", CONTROL), ("after", ACCENT)):
+                draw_layers(panel, report.places[place], state, measure, colour)
+            panel.set_title(f"{measure.upper()}, {place.replace('_', ' ')}", fontsize=8, loc="left")
+            bare(panel, 7)
+        line[0].set_ylabel(picture_text(title).replace(", ", ",\n"), fontsize=8)
+    panels[0][0].legend(fontsize=7, frameon=False)
+    for panel in panels[-1]:
+        panel.set_xlabel("layer", fontsize=8)
     return picture
 
 

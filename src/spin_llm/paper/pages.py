@@ -28,10 +28,10 @@ class Section:
 
     name: str
     title: str
-    state: str
-    parts: list[Part]
-    differs: list[str]
-    picture: str | None
+    state: str = "absent"
+    parts: Sequence[Part] = (NOT_RUN,)
+    differs: Sequence[str] = ()
+    picture: str | None = None
 
 
 def write_record(
@@ -84,13 +84,13 @@ def section_of(experiment: Experiment, folder: Path, model: str) -> Section:
     """What the folder holds of an experiment, as it was when it was run."""
     file, drawn = folder / f"{experiment.name}.json", folder / f"{experiment.name}.svg"
     if not file.is_file():
-        return Section(experiment.name, experiment.title, "absent", [NOT_RUN], [], None)
+        return Section(experiment.name, experiment.title)
     record = read_typed(file, ExperimentRecord, change="delete it, and run the experiment again.")
-    failed = [f"{NOT_RUN[:-1]}: {record.not_run}"] if record.not_run else []
-    if not record.results:
-        return Section(experiment.name, experiment.title, "failed", list(failed), [], None)
     spec = record.experiment
-    failed = [text.replace(NOT_RUN[:-1], "Not run again", 1) for text in failed]
+    if not record.results:
+        failed = [f"Not run: {record.not_run}"] if record.not_run else []
+        return Section(experiment.name, experiment.title, "failed", failed)
+    failed = [f"Not run again: {record.not_run}"] if record.not_run else []
     parts = [*failed, *parts_of(spec, record.results, record.model or model)]
     picture = drawn.read_text(encoding="utf-8") if drawn.is_file() else None
     return Section(spec.name, spec.title, "failed" if failed else "done", parts, record.differs, picture)

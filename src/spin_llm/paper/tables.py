@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from spin_llm.files import read_typed
+import msgspec
+
+from spin_llm.files import read_json
 from spin_llm.report.sections.search import gain_text
 from spin_llm.report.words import (
     NOTHING,
@@ -55,15 +57,10 @@ class Printed:
     models: dict[str, dict[str, tuple[float, ...]]]
 
 
-@dataclass(frozen=True)
-class PrintedTables:
-    tables: dict[str, Printed]
-
-
 @cache
 def printed() -> dict[str, Printed]:
     """The numbers that the paper prints, by table."""
-    return read_typed(Path(__file__).with_name("printed.json"), PrintedTables).tables
+    return msgspec.convert(read_json(Path(__file__).with_name("printed.json"))["tables"], dict[str, Printed])
 
 
 def printed_rows(experiment: Experiment, model: str) -> dict[str, tuple[float, ...]]:
