@@ -17,11 +17,15 @@ import torch
 from conftest import TinyFolder, TinyModel
 from safetensors.torch import load_file, save_file
 
+from spin_llm.baselines.train import train_baseline
 from spin_llm.errors import SpinError
 from spin_llm.hub_errors import hub_error
 from spin_llm.models import editable_matrices, load, pick_dtype, resolve, unknown_modules
 from spin_llm.models.disk.resolve import is_repository
 from spin_llm.models.loading import native_bfloat16
+from spin_llm.pipeline.context import Run
+from spin_llm.settings import RunSettings
+from spin_llm.settings.training import make
 
 peft = pytest.importorskip("peft")
 Tensors = dict[str, torch.Tensor]
@@ -513,3 +517,19 @@ def test_unknown_modules_beside_an_mlp_are_left_alone():
     found = {matrix.name.removesuffix(".weight") for matrix in editable_matrices(model, "all")}
     assert not found & set(unknown)
     assert {matrix.layer for matrix in editable_matrices(model, "mlp")} == {0, 1}
+
+
+@pytest.mark.parametrize(("template", "why"), [("chat", "reads no option thinking"), ("raw", "is for chat templates")])
+def test_a_wrong_template_option_is_told_before_the_weights_are_read(
+    tiny_folder: TinyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, why: str
+):
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the weights are read")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", read)
+    model, options = str(tiny_folder("llama", chat=True)), {"thinking": "1"}
+    with pytest.raises(SpinError, match=why):
+        _ = Run(RunSettings(model, template=template, template_options=options), tmp_path).model
+    baseline = make("lora", model, template=template, template_options=(("thinking", "1"),))
+    with pytest.raises(SpinError, match=why):
+        train_baseline(baseline, tmp_path / "baseline")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from spin_llm.evaluate.phrases import phrase_shifts
 from spin_llm.evaluate.style import style_of
 from spin_llm.paper.tables import Table, phrase_tables, sensitivity_text
 from spin_llm.results.paper import AboutArm, ArmRecord, AtBandwidth, Dependence, LayerRecord
+from spin_llm.results.rows import Answer
 
 ORIGIN = ArmRecord("origin", "base", AboutArm(0))
 
 
-def answered(texts: list[str]) -> list[dict[str, Any]]:
-    return [{"answer": text, "tokens": len(text.split())} for text in texts]
+def answered(texts: list[str]) -> list[Answer]:
+    said = {"axis": "privacy", "prompt": "Why?", "model": "base", "finished": True}
+    return [Answer(id=str(i), answer=text, tokens=len(text.split()), **said) for i, text in enumerate(texts)]
 
 
 def test_phrases_have_differences_over_paired_questions():

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ import msgspec
 from spin_llm.baselines import methods
 from spin_llm.baselines.loop import train
 from spin_llm.data import Example, Pair, Rendering, encode_all, load_pairs, resolve_template, rows_sha256, sample
-from spin_llm.data.examples import refuse_long_pairs, too_long
+from spin_llm.data.examples import check_options, refuse_long_pairs, too_long
 from spin_llm.data.rows import read_rows
 from spin_llm.data.sources import ReadRows
 from spin_llm.errors import SpinError
@@ -104,6 +105,7 @@ def load_base(settings: BaselineSettings, console: Console = SILENT) -> LoadedMo
         settings.model,
         dtype="float32" if settings.method == "full" else settings.dtype,
         trust_remote_code=settings.trust_remote_code,
+        check=partial(check_options, template=rendering(settings)),
         say=console.say,
     )
     if adapter_base(loaded.checkpoint.folder):
@@ -122,10 +124,9 @@ def merge(settings: BaselineSettings, folder: Path, placing: methods.Placing, co
 def encode_mixture(settings: BaselineSettings, loaded: LoadedModel, pairs: Sequence[Pair]) -> list[Example]:
     """The pairs as scoring and evaluation encode them."""
     length = min(settings.max_length, loaded.context)
-    rendering = Rendering(settings.template, settings.template_options, date=settings.date)
-    longs = too_long(loaded.tokenizer, pairs, template=rendering, room=length - 1)
+    longs = too_long(loaded.tokenizer, pairs, template=rendering(settings), room=length - 1)
     refuse_long_pairs(longs, max_length=settings.max_length, context=loaded.context)
-    return encode_all(loaded.tokenizer, pairs, template=rendering, max_length=length)
+    return encode_all(loaded.tokenizer, pairs, template=rendering(settings), max_length=length)
 
 
 def read_mixture(
@@ -184,6 +185,10 @@ def mixture_record(settings: BaselineSettings, mixture: Mapping[str, Sequence[Pa
         BaselineData(name, source, settings.shares[name], len(mixture[name]), rows_sha256(mixture[name]))
         for name, source in settings.data
     ]
+
+
+def rendering(settings: BaselineSettings) -> Rendering:
+    return Rendering(settings.template, settings.template_options, date=settings.date)
 
 
 def with_date(settings: BaselineSettings, before: BaselineRecord | None) -> BaselineSettings:

@@ -81,6 +81,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, pair: Pair, *, template: str | Re
     return Example(tuple(prompt[truncated:] + response), len(response), truncated, pair.prompt)
 
 
+def check_options(tokenizer: PreTrainedTokenizerBase, template: Rendering) -> None:
+    """SpinError for options that the chat template does not read, or where there is none."""
+    if template.options:
+        render_prompt(tokenizer, "Why?", template)
+
+
 def render_prompt(
     tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Turn], template: str | Rendering
 ) -> list[int]:

@@ -10,6 +10,7 @@ edited (structure.py).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,14 +90,17 @@ def load(
     device_map: str | None = None,
     trust_remote_code: bool = False,
     checkpoint: Checkpoint | None = None,
+    check: Callable[[Any], object] = lambda tokenizer: None,
     say: Say = lambda message: None,
 ) -> LoadedModel:
-    """Resolve and load `model`; `checkpoint` is what it was resolved to, where that is known. Raises SpinError when it
-    is unknown, quantised, incomplete, or not a causal language model."""
+    """Resolve and load `model`; `checkpoint` is what it was resolved to, where that is known; `check` may refuse its
+    tokenizer before the weights are read. Raises SpinError when it is unknown, quantised, incomplete, or not a causal
+    language model."""
     checkpoint = checkpoint or checkpoint_of(model, trust_remote_code=trust_remote_code, say=say)
     given, folder = checkpoint.folder, checkpoint.base or checkpoint.folder
     with said.quiet_transformers() as heard:
         tokenizer = _read_tokenizer(given, folder, trust_remote_code)
+        check(tokenizer)
         loaded, notes = _read_model(folder, pick_dtype(dtype), device_map, trust_remote_code)
         if checkpoint.base:
             loaded, more = put_on(loaded, given, folder)

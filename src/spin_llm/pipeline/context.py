@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from spin_llm.data import Example, Pair, Question, encode_all, rendering_of, rows_sha256
+from spin_llm.data.examples import check_options
 from spin_llm.data.rows import Row, read_rows
 from spin_llm.errors import SpinError
 from spin_llm.evaluate import Evaluation
@@ -145,6 +146,7 @@ class Run:
             device_map=told.device_map,
             trust_remote_code=told.trust_remote_code,
             checkpoint=self.checkpoint,
+            check=partial(check_options, template=rendering_of(told)),
             say=self.console.say,
         )
         if not getattr(model.tokenizer, "chat_template", None):  # said before anything is done with it
