@@ -21,20 +21,13 @@ def shortened(text: str) -> str:
 
 
 class SpinError(Exception):
-    """A mistake the user can mend.
-
-    `str()` gives one message: what happened, likely cause, what to change.
-    """
+    """A mistake the user can mend; `str()` gives one message: what happened, likely cause, what to change."""
 
     def __init__(self, what: str, *, cause: str = "", change: str = "") -> None:
         what, cause, change = (shortened(text) for text in (what, cause, change))
         self.what, self.cause, self.change = what, cause, change
-        parts = [what]
-        if cause:
-            parts.append(f"Likely cause: {cause}")
-        if change:
-            parts.append(f"To change it: {change}")
-        super().__init__("\n".join(parts))
+        parts = (what, cause and f"Likely cause: {cause}", change and f"To change it: {change}")
+        super().__init__("\n".join(filter(None, parts)))
 
 
 def visible(text: str) -> str:

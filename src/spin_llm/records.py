@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
 from spin_llm.errors import SpinError
-from spin_llm.files import decoded, read_bytes, sha256_file, sha256_json
+from spin_llm.files import read_typed, sha256_file, sha256_json
 from spin_llm.settings import RunSettings, scope_of
 
 PACKAGES = ("spin-llm", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn", "optuna")
 RECORD, RESULTS, PATCH = "run.json", "results.json", "patch.safetensors"
-MADE_FROM = "made_from"  # of results.json: the digest of the run.json that it was made with
 ANEW = "give --overwrite to start anew, or choose another folder."
 
 
@@ -125,15 +124,8 @@ def settings_from_json(value: Mapping[str, object], where: Path | str = RECORD) 
     try:
         return msgspec.convert(dict(value), RunSettings)
     except msgspec.ValidationError as error:
-        raise damaged(where, str(error)) from None
-
-
-def damaged(where: Path | str, why: str) -> SpinError:
-    return SpinError(
-        f"The settings in {where} cannot be read: {why}.",
-        cause="the file is damaged, was edited by hand, or was written by another version.",
-        change=ANEW,
-    )
+        cause = "the file is damaged, was edited by hand, or was written by another version."
+        raise SpinError(f"The settings in {where} cannot be read: {error}.", cause=cause, change=ANEW) from None
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
@@ -157,7 +149,7 @@ def read_record(folder: Path) -> RunRecord:
     """The record of a run folder; SpinError when there is none, or when it is damaged."""
     if not is_run(folder):
         raise SpinError(f"{folder} is not a run folder: it has no {RECORD}.", change="run `spin-llm score` first.")
-    return decoded(read_bytes(folder / RECORD), RunRecord, f"{folder / RECORD}", change=ANEW)
+    return read_typed(folder / RECORD, RunRecord, change=ANEW)
 
 
 def digest(record: RunRecord) -> str:
@@ -168,8 +160,8 @@ def digest(record: RunRecord) -> str:
     }
     data = [[row.role, row.name, row.examples, row.sha256] for row in record.data]
     model = [record.model.fingerprint, record.model.url, record.model.served]
-    told = {name: value for name, value in asdict(record.compared).items() if value is not None}
-    compared = {name: value for name, value in told.items() if name not in ("patch", "baseline")}
+    told = asdict(replace(record.compared, patch=None, baseline=None))
+    compared = {name: value for name, value in told.items() if value is not None}
     return sha256_json([settings, model, data, compared, record.files])
 
 

@@ -19,8 +19,9 @@ from spin_llm.evaluate.verdicts import judge_rows, say_missing
 from spin_llm.judges.human import read_sheet, write_sheet
 from spin_llm.judges.verdict import Verdict, unanswered
 from spin_llm.progress import Console
-from spin_llm.report import headline, missing_lines, table_rows, verdict, verdict_sentence
-from spin_llm.report.summary import cautions, cost_line
+from spin_llm.report.sections.table import missing_lines, table_rows
+from spin_llm.report.summary import cautions, cost_line, headline
+from spin_llm.report.words import verdict, verdict_sentence
 from spin_llm.results.file import with_bounds, written
 from spin_llm.results.judged import JudgeQuality
 from spin_llm.results.measured import MOST_APART, MOST_MISSING

@@ -19,14 +19,15 @@ from full_run import HOSTILE, axis_entry, full_axes, full_results, make_full_run
 
 from spin_llm.errors import SpinError
 from spin_llm.files import write_json, write_jsonl
-from spin_llm.report import COLUMNS, compare_runs, headline, table_rows, verdict, verdict_sentence, write_report
+from spin_llm.report import compare_runs, write_report
 from spin_llm.report.page import INPUTS, read_run
 from spin_llm.report.render import escape_markdown, script_json
 from spin_llm.report.sections.board import make_board, scale_of
 from spin_llm.report.sections.location import CENTRES, draw_overlap, edit_place, overlap_part, region_outline
+from spin_llm.report.sections.table import COLUMNS, table_rows
 from spin_llm.report.sections.transcripts import Side, Transcript, choose, pair_transcripts, script_data
-from spin_llm.report.summary import cautions
-from spin_llm.report.words import number, share_text
+from spin_llm.report.summary import cautions, headline
+from spin_llm.report.words import number, share_text, verdict, verdict_sentence
 from spin_llm.results.edited import Regions, matrix_column
 from spin_llm.results.file import Results, default_of
 from spin_llm.results.judged import NOT_MEASURABLE
@@ -365,7 +366,7 @@ def test_place_counts_every_weight_once() -> None:
     place = edit_place(edit)
     assert place.layers == list(range(30))
     assert place.columns == ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
-    assert sum(place.row_totals) == edit.weights == sum(kind.weights for kind in place.kinds)
+    assert sum(map(sum, place.counts)) == edit.weights == sum(kind.weights for kind in place.kinds)
     assert place.counts[4][1] == edit.per_matrix["model.layers.4.mlp.up_proj.weight"]
     assert matrix_column("model.layers.3.mlp.experts.17.up_proj.weight", 3) == "mlp.experts.*.up_proj"
 

@@ -107,7 +107,7 @@ def show_results(results: Results, folder: Path, *, as_json: bool, quiet: bool) 
     if not (as_json or quiet):
         print_table(results)
     elif not as_json:  # what no result says must be seen all the same
-        from spin_llm.report import missing_lines
+        from spin_llm.report.sections.table import missing_lines
 
         for line in missing_lines(results):
             print(line, file=sys.stderr)
@@ -120,7 +120,8 @@ def print_table(results: Results) -> None:
     from rich.console import Console as Terminal
     from rich.table import Table
 
-    from spin_llm.report import COLUMNS, headline, judge_lines, missing_lines, table_rows
+    from spin_llm.report.sections.table import COLUMNS, missing_lines, table_rows
+    from spin_llm.report.summary import headline, judge_lines
 
     terminal = Terminal(highlight=False, width=columns_of(140))
     table = Table(title=headline(results), title_justify="left", title_style="bold")

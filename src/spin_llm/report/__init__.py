@@ -11,19 +11,5 @@ from __future__ import annotations
 
 from spin_llm.report.compare import compare_runs
 from spin_llm.report.page import write_report
-from spin_llm.report.sections.table import COLUMNS, Row, missing_lines, table_rows
-from spin_llm.report.summary import headline, judge_lines
-from spin_llm.report.words import verdict, verdict_sentence
 
-__all__ = [
-    "COLUMNS",
-    "Row",
-    "compare_runs",
-    "headline",
-    "judge_lines",
-    "missing_lines",
-    "table_rows",
-    "verdict",
-    "verdict_sentence",
-    "write_report",
-]
+__all__ = ["compare_runs", "write_report"]

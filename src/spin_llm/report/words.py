@@ -27,16 +27,12 @@ SIGNIFICANT = 0.05
 NOTHING = "–"
 # Axes that say what an edit costs; every other axis is a concept the edit is meant to raise.
 COST_AXES = ("over_refusal", "coherence", ANSWERED, *CAPABILITY_AXES)
-LABELS = {
+LABELS = {  # of axes whose name is not what they are called
     "fairness": "Fairness awareness",
     "privacy": "Privacy awareness",
     "over_refusal": "Over-refusal",
-    "coherence": "Coherence",
     ANSWERED: "Questions answered",
-    "perplexity": "Perplexity",
     "kl": "KL to the base",
-    "length": "Length",
-    "repetition": "Repetition",
     "cautionary": "Cautionary phrases",
 }
 # Axes whose values are not fractions, with the unit of their difference; `word_perplexity` and the like are lm-eval's.

@@ -55,17 +55,9 @@ def paired_rates(base: Floats, edited: Floats) -> Paired:
     """Two columns of 0/1 verdicts (n,), compared by the pairs that changed. Raises SpinError when there is no pair."""
     n = _pairs(base)
     gained, lost = changed(base, edited)
-    return Paired(
-        n,
-        float(base.mean()),
-        float(edited.mean()),
-        (gained - lost) / n,
-        rate_interval(gained, lost, n),
-        mcnemar(base, edited),
-        detectable_rate(gained + lost, n),
-        BONETT_PRICE,
-        MCNEMAR,
-    )
+    rates, interval = (float(base.mean()), float(edited.mean())), rate_interval(gained, lost, n)
+    p, mde = mcnemar(base, edited), detectable_rate(gained + lost, n)
+    return Paired(n, *rates, (gained - lost) / n, interval, p, mde, BONETT_PRICE, MCNEMAR)
 
 
 def changed(base: Floats, edited: Floats) -> tuple[int, int]:
@@ -85,10 +77,7 @@ def rate_interval(gained: int, lost: int, n: int) -> Interval:
 
 
 def mcnemar(base: Floats, edited: Floats) -> float:
-    """Exact two-sided McNemar p: a binomial test on the pairs whose verdict changed.
-
-    1.0 when none did.
-    """
+    """Exact two-sided McNemar p: a binomial test on the pairs whose verdict changed; 1.0 when none did."""
     gained, lost = changed(base, edited)
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 

@@ -49,10 +49,6 @@ class Place:
     counts: list[list[int]]
     kinds: list[Kind]
 
-    @property
-    def row_totals(self) -> list[int]:
-        return [sum(row) for row in self.counts]
-
 
 def edit_place(edit: Edit) -> Place:
     """Count the edited weights per layer and matrix; layers up to the last one named, those without an edit as 0."""
