@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from full_run import axis_entry, make_full_run
 
 from spin_llm.paper.experiments import experiments
 from spin_llm.paper.pages import write_failure, write_pages, write_record
 from spin_llm.report import compare_runs, page, write_report
+from spin_llm.results.paper import ArmRecord
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -305,6 +307,11 @@ def test_on_a_phone(opened: Opened, report: Path) -> None:
     assert shown.evaluate(f"{cut}.map((e) => e.textContent)") == []
 
 
+@pytest.mark.parametrize("width", [360, 720, 820, 1000, 1290])
+def test_no_window_is_too_narrow(opened: Opened, report: Path, width: int) -> None:
+    assert hidden_width(opened(report, viewport={"width": width, "height": 900})) == 0
+
+
 def test_without_scripts(opened: Opened, report: Path) -> None:
     shown = opened(report, java_script_enabled=False)
     text = shown.inner_text("body")
@@ -349,7 +356,8 @@ def test_the_page_of_the_paper_s_experiments(opened: Opened, tmp_path: Path) -> 
         rows = [
             {"name": arm.name, "kind": arm.kind, "about": {"weights": 12_345}, "axes": axes} for arm in known[name].arms
         ]
-        write_record(tmp_path, known[name], rows, "Qwen2-7B-Instruct", ["judge local", f"of {name} alone"])
+        records = msgspec.convert(rows, list[ArmRecord])
+        write_record(tmp_path, known[name], records, "Qwen2-7B-Instruct", ["judge local", f"of {name} alone"])
     write_failure(tmp_path, known["table2"], "lm-eval is not there.")
     page = write_pages(list(known.values()), tmp_path, "Qwen2-7B-Instruct")[-1]
     for scheme in ("light", "dark"):
