@@ -1,22 +1,25 @@
 """How long work says how far it is.
 
-In: a title and a total. Out: a context manager that gives a function to call with the amount newly done; lines for a
-log, at least one a minute; an estimate held against the clock. The library is silent by default; the command passes
-progress bars. Left out: how a bar looks (cli/).
+In: a title and a total; pieces of work to time. Out: a context manager that gives a function to call with the amount
+newly done; lines for a log, at least one a minute; how long the whole takes; an estimate held against the clock. The
+library is silent by default; the command passes progress bars. Left out: how a bar looks (cli/).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Event, Thread
-from time import monotonic
+from time import monotonic, perf_counter
+from typing import TypeVar
 
+Piece = TypeVar("Piece")
 Advance = Callable[[int], None]
 Say = Callable[[str], None]
 EVERY = 55.0  # seconds between the lines of a log
 AT_ONCE = 1.0  # seconds in which what an earlier run did is counted again
+PATIENCE = 3.0  # seconds; a piece of work that took longer is not followed by a larger one to time
 OFF = 1.5  # an estimate that is off by this factor is corrected
 
 
@@ -84,6 +87,45 @@ def told(pulse: Pulse, say: Say, ended: Event | None = None) -> Iterator[Advance
         thread.join()
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that a piece of work takes by its size: `start`, and `each` for a unit.
+
+    What does not grow with a piece (weights that are read, threads that wait for each other) is most of a small one:
+    by its seconds for a unit alone a large one would seem to take many times as long as it does.
+    """
+
+    start: float
+    each: float
+
+    def __call__(self, *sizes: float) -> float:
+        """The seconds of pieces of such sizes."""
+        return len(sizes) * self.start + self.each * sum(sizes)
+
+    @classmethod
+    def through(cls, small: tuple[float, float], large: tuple[float, float]) -> Pace:
+        """The line through two timed pieces (size, seconds), of which neither part is negative."""
+        (few, short), (many, long) = small, large
+        each = min(max(0.0, (long - short) / (many - few) if many > few else 0.0), long / many)
+        return cls(long - each * many, each) if each else cls(0.0, long / many)
+
+    @classmethod
+    def of(
+        cls, run: Callable[[Piece], object], pieces: Iterable[tuple[float, Piece]], patience: float = PATIENCE
+    ) -> Pace:
+        """`run` timed on pieces (size, piece) of growing size; the first one runs once before, unmeasured."""
+        timed: list[tuple[float, float]] = []
+        for size, piece in pieces:
+            for _ in range(1 if timed else 2):
+                start = perf_counter()
+                run(piece)
+                seconds = perf_counter() - start
+            timed.append((size, seconds))
+            if seconds > patience:
+                break
+        return cls.through(timed[0], timed[-1])
+
+
 @dataclass
 class Forecast:
     """A plan of `planned` seconds held against the clock: said again when it is off by much. `found` was done before
@@ -100,6 +142,23 @@ class Forecast:
 
     def __post_init__(self) -> None:
         self.last = self.clock()
+
+    def watching(self, console: Console, each: Mapping[str, float]) -> Console:
+        """A console whose bars advance this plan too; `each`: seconds of a unit by the first words of a title."""
+
+        @contextmanager
+        def bar(title: str, total: int) -> Iterator[Advance]:
+            seconds = each.get(title.partition(",")[0], 0.0)
+            with console.bar(title, total) as shown:
+
+                def advance(done: int) -> None:
+                    shown(done)
+                    if seconds:
+                        self.advance(done * seconds)
+
+                yield advance
+
+        return Console(console.say, bar)
 
     def advance(self, planned: float) -> None:
         """Work is done for which so many seconds were planned; what took next to none was there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,12 @@ KINDS = ("absolute", "signed", "inputs")
 @dataclass(frozen=True)
 class NoModel:
     device = torch.device("cpu")
+    dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    device: torch.device
 
 
 def matrices(*shapes: tuple[int, int], transposed: bool = False) -> list[Matrix]:
@@ -100,16 +107,48 @@ def test_a_smaller_budget_makes_more_passes(share: float, passes: int, time: flo
 
 
 @given(budget=st.integers(60 * MIB, 200 * MIB))
-def test_partitions_hold_every_matrix_once_in_order_within_the_budget(budget: int):
+def test_partitions_hold_every_matrix_once_within_the_budget_and_in_no_pass_more_than_needed(budget: int):
     of = matrices(*SHAPES)
     made = planned(of, budget)
-    assert [matrix.name for partition in made.partitions for matrix in partition] == [matrix.name for matrix in of]
+    names = [matrix.name for matrix in of]
+    assert sorted(matrix.name for partition in made.partitions for matrix in partition) == names
+    assert all(list(part) == sorted(part, key=lambda matrix: matrix.layer) for part in made.partitions)
     sizes = [sum(matrix_bytes(matrix, KINDS) for matrix in partition) for partition in made.partitions]
     assert made.accumulators == max(sizes)
     assert made.peak - made.resident <= budget
-    for left, right in zip(made.partitions, made.partitions[1:], strict=False):
-        merged = sum(matrix_bytes(matrix, KINDS) for matrix in (*left, right[0]))
-        assert merged > budget - max(made.batch, made.finishing), "no pass more than needed"
+    room = budget - max(made.batch, made.finishing)
+    assert len(sizes) == fewest([matrix_bytes(matrix, KINDS) for matrix in of], room)
+
+
+def fewest(sizes: list[int], room: int) -> int:
+    """By trying every way of sharing them out."""
+
+    def fit(passes: int) -> bool:
+        ways = itertools.product(range(passes), repeat=len(sizes))
+        return any(
+            all(sum(s for s, p in zip(sizes, way, strict=True) if p == n) <= room for n in range(passes))
+            for way in ways
+        )
+
+    return next(passes for passes in range(1, len(sizes) + 1) if fit(passes))
+
+
+def test_gaps_are_filled_where_that_saves_a_pass():
+    of = matrices((1000, 3000), (1000, 2000), (1000, 3000), (1000, 2000))  # in order: three passes
+    finishing = 4 * 1000 * 3000 * 5
+    made = planned(of, finishing + sum(matrix_bytes(matrix, KINDS) for matrix in of) // 2)
+    assert [[matrix.layer for matrix in part] for part in made.partitions] == [[0, 1], [2, 3]]
+    made = planned(matrices((1000, 2000), (1000, 2000), (1000, 3000), (1000, 3000)), made.accumulators + finishing)
+    assert [[matrix.layer for matrix in part] for part in made.partitions] == [[0, 2], [1, 3]]
+
+
+def test_every_device_has_its_own_room(monkeypatch: pytest.MonkeyPatch):
+    """A model over two devices: a pass fills both."""
+    of = matrices(*[(1000, 2000)] * 4)
+    rooms = {torch.device("cuda", n): 2 * 10**7 for n in (0, 1)}
+    monkeypatch.setattr(Matrix, "weight", property(lambda m: OnDevice(torch.device("cuda", m.layer // 2))))
+    made = plan.fewest_passes(of, dict.fromkeys((m.name for m in of), 2 * 10**7), rooms)
+    assert [[matrix.layer for matrix in part] for part in made] == [[0, 2], [1, 3]]
 
 
 def test_too_small_a_budget_names_one_that_works():

@@ -7,7 +7,8 @@ from threading import Event
 
 import pytest
 
-from spin_llm.progress import EVERY, Forecast, Pulse, told
+from spin_llm import progress
+from spin_llm.progress import EVERY, Console, Forecast, Pace, Pulse, told
 
 
 class Clock:
@@ -79,3 +80,52 @@ def test_a_plan_that_goes_on_counts_what_is_new():
     clock.now += 200
     forecast.advance(100)
     assert lines == ["the plan is corrected: about 13 min left, it takes 2.0 times as long as planned"]
+
+
+# Paces
+
+
+def test_what_does_not_grow_with_a_piece_is_not_multiplied():
+    pace = Pace.through((80, 24.2), (320, 24.8))
+    assert pace(1520) == pytest.approx(27.8)
+    assert pace(1520, 1520) == pytest.approx(2 * 27.8)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "whole"),
+    [
+        ((80, 3.0), (320, 2.0), 2.0 * 1520 / 320),  # noise alone: by the larger piece
+        ((80, 0.1), (320, 8.0), 8.0 * 1520 / 320),  # nothing takes less than no time to begin
+        ((80, 2.0), (80, 2.0), 2.0 * 1520 / 80),  # one piece is all there is
+    ],
+)
+def test_no_part_of_a_pace_is_negative(small: tuple[float, float], large: tuple[float, float], whole: float):
+    pace = Pace.through(small, large)
+    assert min(pace.start, pace.each) >= 0
+    assert pace(1520) == pytest.approx(whole)
+
+
+def test_pieces_are_timed_until_one_takes_long(monkeypatch: pytest.MonkeyPatch):
+    clock, ran = Clock(), list[int]()
+    monkeypatch.setattr(progress, "perf_counter", clock)
+
+    def run(size: int) -> None:
+        clock.now += 10 + 1 + size / 100 if not ran else 1 + size / 100  # the first one loads what it needs
+        ran.append(size)
+
+    pace = Pace.of(run, [(size, size) for size in (100, 400, 1000)], patience=4.0)
+    assert ran == [100, 100, 400]
+    assert (pace.start, pace.each) == pytest.approx((1.0, 0.01))
+
+
+def test_bars_advance_the_plan():
+    clock, said = Clock(), list[str]()
+    forecast = Forecast(1000.0, said.append, clock)
+    console = forecast.watching(Console(said.append), {"answers": 10.0})
+    with console.bar("answers, base", 100) as advance:
+        clock.now += 300
+        advance(10)
+    with console.bar("selecting again", 5) as advance:
+        clock.now += 1
+        advance(5)
+    assert said == ["the plan is corrected: about 45 min left, it takes 3.0 times as long as planned"]

@@ -105,6 +105,7 @@ def score_concept(
         kept.update(part.matrices)
         silent += part.info.silent
         passes.ranks.wait()
+    order = [matrix.name for matrix in editable_matrices(loaded.model, how.target)]  # not that of the passes
     info = ScoresInfo(
         how.statistics[0],
         tuple(how.statistics),
@@ -120,9 +121,9 @@ def score_concept(
         model=loaded.checkpoint.fingerprint,
         target=how.target,
         keep=how.keep,
-        silent=silent,
+        silent=tuple(name for name in order if name in silent),
     )
-    return Scores(kept, info)
+    return Scores({name: kept[name] for name in order if name in kept}, info)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import ctypes
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix
+from spin_llm.progress import Pace
 from spin_llm.scores.accumulate import slow_sums
 from spin_llm.scores.importance import Totals, new_totals
 from spin_llm.scores.passes import Batch, scoring
@@ -110,38 +111,61 @@ def make_plan(
     resident, batch, seconds = measure(loaded, batches, matrices, kinds)
     largest = max(matrix.weight.numel() for matrix in matrices)
     finishing = 4 * largest * (statistics + 3)  # dense statistics, and what the top-K takes
-    budget = int(free_memory(device) * DEFAULT_SHARE) if budget is None else budget
-    room = budget - max(batch, finishing)
-    sizes = [matrix_bytes(matrix, kinds) for matrix in matrices]
-    if max(sizes) > room:
-        raise SpinError(
-            f"The memory budget of {_bytes(budget)} is too small to score {matrices[sizes.index(max(sizes))].name}.",
-            change=f"give --memory-budget {(max(sizes) + max(batch, finishing)) // 2**20 + 1}m or more, "
-            "or a smaller --max-length.",
-        )
-    partitions: list[list[Matrix]] = [[]]
-    filled = fullest = 0
-    for matrix, size in zip(matrices, sizes, strict=True):
-        if partitions[-1] and filled + size > room:
-            partitions.append([])
-            filled = 0
-        partitions[-1].append(matrix)
-        filled += size
-        fullest = max(fullest, filled)
-    passes = tuple(tuple(part) for part in partitions)
+    rooms = {
+        place: (int(free_memory(place) * DEFAULT_SHARE) if budget is None else budget) - max(batch, finishing)
+        for place in {matrix.weight.device for matrix in matrices} or {device}
+    }
+    sizes = {matrix.name: matrix_bytes(matrix, kinds) for matrix in matrices}
+    for matrix in matrices:
+        if sizes[matrix.name] > (room := rooms[matrix.weight.device]):
+            raise SpinError(
+                f"The memory budget of {_bytes(room + max(batch, finishing))} is too small to score {matrix.name}.",
+                change=f"give --memory-budget {(max(sizes.values()) + max(batch, finishing)) // 2**20 + 1}m or more, "
+                "or a smaller --max-length.",
+            )
+    passes = fewest_passes(matrices, sizes, rooms)
     if len(passes) > 1:  # a pass keeps the inputs of its own matrices alone; the first one's graph is the deepest
         resident, batch, _ = measure(loaded, batches, passes[0], kinds)
     slow = slow_sums(device, loaded.dtype)
+    fullest = max(sum(sizes[matrix.name] for matrix in part) for part in passes)
     disk = 2 * fullest if checkpoints else 0  # a checkpoint is complete before the one before it goes
     return Plan(passes, resident, batch, fullest, finishing, disk, seconds * relative_time(passes), device, slow)
 
 
+def fewest_passes(
+    matrices: Sequence[Matrix], sizes: Mapping[str, int], rooms: Mapping[torch.device, int]
+) -> tuple[tuple[Matrix, ...], ...]:
+    """The matrices in passes whose accumulators (bytes by name) fit the room of each device: one pass after the other
+    from the lowest up, so that later ones need no gradients far below, unless filling gaps needs fewer passes."""
+    found = []
+    for order, gaps in ((matrices, False), (matrices, True), (sorted(matrices, key=lambda m: -sizes[m.name]), True)):
+        passes: list[list[Matrix]] = []
+        filled: list[Counter[torch.device]] = []
+        for matrix in order:
+            size, device = sizes[matrix.name], matrix.weight.device
+            open_ones = range(0 if gaps else max(0, len(passes) - 1), len(passes))
+            place = next((n for n in open_ones if filled[n][device] + size <= rooms[device]), len(passes))
+            if place == len(passes):
+                passes.append([])
+                filled.append(Counter())
+            passes[place].append(matrix)
+            filled[place][device] += size
+        found.append(passes)
+    depth = {matrix.name: number for number, matrix in enumerate(matrices)}
+    return tuple(tuple(sorted(part, key=lambda matrix: depth[matrix.name])) for part in min(found, key=len))
+
+
 def relative_time(passes: Sequence[Sequence[Matrix]]) -> float:
     """Time of these passes, 1.0 being one pass over all matrices: forward, gradients of activations and gradients of
-    weights take a third each, and a pass has no gradients below its lowest matrix."""
-    sizes = [sum(matrix.weight.numel() for matrix in part) for part in passes]
-    below = [sum(sizes[:place]) / sum(sizes) for place in range(len(sizes))]
-    return sum(1 + (1 - lower) + size / sum(sizes) for lower, size in zip(below, sizes, strict=True)) / 3
+    weights take a third each, and a pass has no gradients below its lowest layer."""
+    everything = [matrix for part in passes for matrix in part]
+    whole = sum(matrix.weight.numel() for matrix in everything)
+    time = 0.0
+    for part in passes:
+        lowest = min(matrix.layer for matrix in part)
+        below = sum(matrix.weight.numel() for matrix in everything if matrix.layer < lowest)
+        time += 2 - below / whole + sum(matrix.weight.numel() for matrix in part) / whole
+    return time / 3
 
 
 def measure(
@@ -150,33 +174,36 @@ def measure(
     """(bytes resident, bytes that the largest batch takes on top, seconds for one pass over all batches).
 
     A few of the largest batch's examples are run, one and then more, with one accumulator for each shape; what their
-    peaks differ by goes on with the tokens, padding included.
+    peaks and times differ by goes on with the tokens, padding included.
     """
     largest = max(batches, key=lambda batch: batch.tokens)
-    step = max(1, len(largest.examples) // PROBE_EXAMPLES)
-    few = Batch(largest.examples[::step][:PROBE_EXAMPLES], largest.aware, 0.0)
-    one = Batch(few.examples[:1], few.aware, 0.0)
+    pieces = [
+        Batch(largest.examples[:: max(1, len(largest.examples) // few)][:few], largest.aware, 0.0)
+        for few in (1, PROBE_EXAMPLES, len(largest.examples))
+        if few <= len(largest.examples)
+    ]
     scratch: dict[torch.Size, Totals] = {}
     totals = {
         m.name: scratch.setdefault(m.weight.shape, new_totals(kinds, m.weight, transposed=m.transposed))
         for m in matrices
     }
+    peaks: dict[int, int] = {}
     with scoring(loaded, matrices, totals) as add:
-        add(one)  # loads kernels, and reads weights that were only mapped from their file
+        add(pieces[0])  # loads kernels, and reads weights that were only mapped from their file
         give_back_freed_memory()  # what an earlier measurement left would be used again and not be seen
         resident = memory_now(loaded.device)
-        with peak_memory(loaded.device) as peak:
-            add(one)
-            least = peak()
-        with peak_memory(loaded.device) as peak:
-            start = time.monotonic()
-            add(few)
-            seconds = time.monotonic() - start
-            most = peak()
-    slope = max(0, most - least) / max(1, few.tokens - one.tokens)
-    on_top = most - resident + int(slope * (largest.tokens - few.tokens))
+
+        def run(piece: Batch) -> None:
+            with peak_memory(loaded.device) as peak:
+                add(piece)
+                peaks[piece.tokens] = peak()
+
+        pace = Pace.of(run, ((piece.tokens, piece) for piece in pieces))
+    (few, least), *_, (many, most) = *peaks.items(), *peaks.items()
+    slope = max(0, most - least) / max(1, many - few)
+    on_top = most - resident + int(slope * (largest.tokens - many))
     resident -= sum(4 * total.numel() for parts in scratch.values() for total in parts.values())
-    return resident, on_top, seconds * sum(batch.tokens for batch in batches) / few.tokens
+    return resident, on_top, pace(*(batch.tokens for batch in batches))
 
 
 def give_back_freed_memory() -> None:
