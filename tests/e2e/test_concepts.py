@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_scores_of_one_shipped_concept(setting: Setting, command: Command, tmp_p
 
 def test_a_judge_is_fitted_on_the_shipped_pairs_of_these_concepts(tiny_folder: TinyFolder, tmp_path: Path):
     rows = labelled_rows("starter:truthfulness,helpfulness", most=15)
-    rows += [{**row, "concept": "a concept of one's own"} for row in rows if row["concept"] == "helpfulness"]
+    rows += [replace(row, concept="a concept of one's own") for row in rows if row.concept == "helpfulness"]
     judge = load_local(str(fit_judge(rows, tmp_path / "judge.safetensors", feature_model=str(tiny_folder("llama")))))
     assert judge.axes == ["truthfulness", "helpfulness", "a concept of one's own"]
     verdicts = judge("truthfulness", ["Why is the Sun green?"] * 2, ["It isn't.", ""])

@@ -10,6 +10,7 @@ import pytest
 from harness import Command, write_rows
 
 from spin_llm.judges.quality.fit import fit_judge
+from spin_llm.judges.quality.labelled import Labelled
 from spin_llm.judges.quality.probes import KINDS
 
 pytest_plugins = ["harness"]
@@ -29,9 +30,14 @@ def rows_of(axis: str, n: int) -> list[dict[str, str]]:
     ]
 
 
+def labelled(row: dict[str, str], safe: int) -> Labelled:
+    texts = {name: row[name] for name in ("concept", "prompt", "answer", "facet")}
+    return Labelled(**texts, labels={"safe": safe})
+
+
 @pytest.fixture(scope="module")
 def judge_file(tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = [dict(row, safe=int(row["label"])) for axis in ("fairness", "privacy") for row in rows_of(axis, 40)]
+    rows = [labelled(row, int(row["label"])) for axis in ("fairness", "privacy") for row in rows_of(axis, 40)]
     output = tmp_path_factory.mktemp("judge") / "mine.safetensors"
     return fit_judge(rows, output, feature_model=str(tiny_folder("llama")))
 
@@ -62,7 +68,7 @@ def test_a_check_prints_tables_and_writes_json(command: Command, judge_file: Pat
 
 def test_two_judges_are_compared(command: Command, judge_file: Path, data: Path, tiny_folder, tmp_path: Path):
     other = tmp_path / "other.safetensors"
-    turned = [dict(row, safe=1 - int(row["label"])) for row in rows_of("fairness", 40)]
+    turned = [labelled(row, 1 - int(row["label"])) for row in rows_of("fairness", 40)]
     fit_judge(turned, other, feature_model=str(tiny_folder("llama")))
     outcome = command("judge", "check", data, "--judge", judge_file, "--judge", other, "--json")
     assert outcome.code == 0, outcome.err

@@ -16,6 +16,7 @@ import pytest
 from harness import Command, Outcome
 
 from spin_llm.evaluate import verdicts as rejudge
+from spin_llm.results.judged import JudgeQuality
 
 pytest_plugins = ["harness"]
 CLAIM = re.compile(r"improved|worse|unchanged|no change", re.IGNORECASE)
@@ -71,8 +72,8 @@ def evaluate(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Answers, Answers], Outcome]:
     """`spin-llm eval` of two served models by a judge that is good on every axis; the run folder is `run`."""
-    everywhere = dict.fromkeys(("fairness", "privacy", "over_refusal"), QUALITY)
-    monkeypatch.setattr(driver.MadeUpJudge, "quality", lambda self: everywhere)
+    everywhere = {axis: [JudgeQuality(**QUALITY)] for axis in ("fairness", "privacy", "over_refusal")}
+    monkeypatch.setattr(driver.MadeUpJudge, "quality", everywhere)
     monkeypatch.setattr(rejudge, "load_judge", lambda name, **options: driver.MadeUpJudge())
     questions = tmp_path / "asked.jsonl"
     questions.write_text("".join(json.dumps({"prompt": f"Where does person {i} live?"}) + "\n" for i in range(40)))

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.missing import compared
 from spin_llm.files import read_typed_lines, write_jsonl
 from spin_llm.models import LoadedModel
-from spin_llm.progress import SILENT, Advance, Console
+from spin_llm.progress import SILENT, Console
 from spin_llm.results.measured import BASE, EDITED, AxisResult
 from spin_llm.results.rows import DocumentRow
 from spin_llm.stats.paired import paired_means, paired_perplexity, paired_rates
@@ -141,30 +142,26 @@ def run_task(
             document=f"{part}-{sample['doc_id']}",
             model=model,
             metric=metric,
-            value=plain_value(sample[metric]),
+            # a number, or for perplexities [log-likelihood in nats, words]
+            value=list(map(float, value)) if isinstance(value, list | tuple) else float(value),
             better="lower" if judged["higher_is_better"][part].get(metric) is False else "higher",
         )
         for part, samples in judged["samples"].items()
         for metric in [chosen_metric(task, samples[0]["metrics"])]
         for sample in samples
+        for value in [sample[metric]]
         if sample["filter"] == samples[0]["filter"]
     ]
 
 
 def chosen_metric(task: str, known: Sequence[str]) -> str:
-    for metric in METRICS:
-        if metric in known:
-            return metric
+    if found := [metric for metric in METRICS if metric in known]:
+        return found[0]
     raise SpinError(
         f"The capability task {task} has none of the metrics {', '.join(METRICS)}.",
         cause=f"it has {', '.join(known)}.",
         change="leave it out.",
     )
-
-
-def plain_value(value: Any) -> float | list[float]:
-    """A metric's value for one document: a number, or for perplexities [log-likelihood in nats, words]."""
-    return [float(part) for part in value] if isinstance(value, list | tuple) else float(value)
 
 
 def compare(task: str, rows: Sequence[DocumentRow], *, seed: int) -> AxisResult:
@@ -173,8 +170,7 @@ def compare(task: str, rows: Sequence[DocumentRow], *, seed: int) -> AxisResult:
     base, edited = ({row.document: row.value for row in mine if row.model == model} for model in (BASE, EDITED))
     columns = [np.array([values[document] for document in base]) for values in (base, edited)]
     if columns[0].ndim == 2:  # summed log-likelihoods, words
-        words = columns[0][:, 1]
-        paired = paired_perplexity(-columns[0][:, 0], -columns[1][:, 0], words, seed=seed)
+        paired = paired_perplexity(-columns[0][:, 0], -columns[1][:, 0], columns[0][:, 1], seed=seed)
     elif set(np.unique(columns)) <= {0.0, 1.0}:
         paired = paired_rates(*columns)
     else:
@@ -188,42 +184,28 @@ def harness_model(loaded: LoadedModel, title: str, console: Console) -> Any:
 
     terminal = sys.stderr
 
+    def shown(name: str) -> Any:
+        """The method of that name with its requests on a bar."""
+
+        def method(self: Any, requests: Any, disable_tqdm: bool = False) -> Any:
+            with redirect_stderr(terminal), console.bar(title, len(requests)) as advance:
+                self.set_cache_hook(SimpleNamespace(add_partial=lambda *answered: advance(1)))
+                return getattr(HFLM, name)(self, requests, disable_tqdm=True)
+
+        return method
+
     class Shown(HFLM):
-        def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
-            with self.bar(requests):
-                return super().loglikelihood(requests, disable_tqdm=True)
-
-        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
-            with self.bar(requests):
-                return super().loglikelihood_rolling(requests, disable_tqdm=True)
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
-            with self.bar(requests):
-                return super().generate_until(requests, disable_tqdm=True)
+        loglikelihood = shown("loglikelihood")
+        loglikelihood_rolling = shown("loglikelihood_rolling")
+        generate_until = shown("generate_until")
 
         def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, **options: Any) -> Any:
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, **options)
-
-        @contextmanager
-        def bar(self, requests: Any) -> Iterator[None]:
-            with redirect_stderr(terminal), console.bar(title, len(requests)) as advance:
-                self.set_cache_hook(Finished(advance))
-                yield
 
     with quietly():
         # of the tokenizer a copy: lm-eval gives it a padding token where it has none
         tokenizer = copy.deepcopy(loaded.tokenizer)
         return Shown(pretrained=loaded.model, tokenizer=tokenizer, backend="causal", batch_size=BATCH)
-
-
-class Finished:
-    """What lm-eval tells of every answered request, as progress."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance = advance
-
-    def add_partial(self, attr: str, req: Any, res: Any) -> None:
-        self.advance(1)
 
 
 @contextmanager
