@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from spin_llm.data import Pair, encode_all
-from spin_llm.evaluate.style import repetition, words
+from spin_llm.evaluate.wording import repetition, words
 from spin_llm.files import write_json
 from spin_llm.judges.local import SHIPPED, load_coherence_judge
 from spin_llm.judges.quality.fit import labels_and_prompts

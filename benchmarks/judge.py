@@ -34,7 +34,7 @@ import spin_llm
 from spin_llm.files import sha256_json, write_json
 from spin_llm.judges.local import SHIPPED, load_local
 from spin_llm.judges.quality import fit as judge_fit
-from spin_llm.judges.quality.fit import head_record, measure
+from spin_llm.judges.quality.fit import measure
 from spin_llm.judges.quality.labelled import Labelled, read_labelled
 from spin_llm.judges.quality.reading import WRITTEN
 from spin_llm.models import load
@@ -138,8 +138,7 @@ def measure_shipped(shared: Path | None) -> None:
             if part[1]:
                 found = [replace(one, **NAMED.get(one.family, {})) for one in measure(head, *part, label, name)]
                 heads[axis, label] = replace(head, measured=[*head.measured, *found])
-    about = replace(judge.about, heads=[head_record(*key, head) for key, head in heads.items()])
-    judge_fit.write_judge(SHIPPED, heads, about)
+    judge_fit.write_judge(SHIPPED, heads, judge.about)
     for (axis, label), head in heads.items():
         for one in head.measured:
             numbers = f"n={one.n} prompts={one.prompts} bound={one.auc_bound} read={one.measurable}"

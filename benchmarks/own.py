@@ -25,7 +25,6 @@ from beyond import CONCEPTS, KEPT, settings_of
 from common import RESULTS, machine
 
 from spin_llm import pipeline
-from spin_llm.evaluate.answers import BASE, EDITED
 from spin_llm.evaluate.comparison import evaluate
 from spin_llm.files import read_json, read_typed_lines, write_json
 from spin_llm.judges.human import read_sheet
@@ -33,6 +32,7 @@ from spin_llm.patch.patch import Patch, memory_patch
 from spin_llm.pipeline.context import Run
 from spin_llm.progress import Console
 from spin_llm.report.words import p_text
+from spin_llm.results.measured import BASE, EDITED
 from spin_llm.results.recipe import Recipe
 from spin_llm.search.trials import measure_proxy, measure_reference
 from spin_llm.selection import random_like, select

@@ -41,7 +41,7 @@ _HOMES = {
     "select_from_folder": "pipeline",
     "evaluate_models": "pipeline",
     "stability": "pipeline",
-    "load_judge": "judges",
+    "load_judge": "judges.named",
     "evaluate": "pipeline.compare_stage",
     "write_report": "pipeline.compare_stage",
 }

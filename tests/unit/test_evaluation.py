@@ -16,10 +16,9 @@ import tiny
 
 from spin_llm.data import Question
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import Evaluation, evaluate
-from spin_llm.evaluate.answers import answers
+from spin_llm.evaluate.answers import Evaluation, answers
 from spin_llm.evaluate.axes import facet_rates, likelihood_axes, rate_axis
-from spin_llm.evaluate.comparison import measured
+from spin_llm.evaluate.comparison import evaluate, measured
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
 from spin_llm.evaluate.verdicts import judge_rows
 from spin_llm.files import read_typed_lines

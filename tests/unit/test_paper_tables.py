@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spin_llm.evaluate.phrases import phrase_shifts
-from spin_llm.evaluate.style import style_of
+from spin_llm.evaluate.wording import phrase_shifts, style_of
 from spin_llm.paper.tables import Table, phrase_tables, sensitivity_text
 from spin_llm.results.paper import AboutArm, ArmRecord, AtBandwidth, Dependence, LayerRecord
 from spin_llm.results.rows import Answer

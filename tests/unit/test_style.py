@@ -9,8 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spin_llm.evaluate.phrases import MOST_SHOWN, count, log_odds, phrase_shifts, phrases_of, shifts, without_repeats
-from spin_llm.evaluate.style import CAUTIONARY, by_axis, contains, is_cautionary, repetition, style_of, words
+from spin_llm.evaluate.wording import (
+    CAUTIONARY,
+    MOST_SHOWN,
+    by_axis,
+    contains,
+    count,
+    is_cautionary,
+    log_odds,
+    phrase_shifts,
+    phrases_of,
+    repetition,
+    shifts,
+    style_of,
+    without_repeats,
+    words,
+)
 from spin_llm.results.file import PhraseShift
 from spin_llm.results.rows import Answer
 from spin_llm.stats.paired import rate_interval

@@ -20,8 +20,6 @@ from spin_llm.generation.batches import Answer as Made
 from spin_llm.generation.server import ServerCompleter, server_answers
 from spin_llm.judges.quality.reading import Asked
 from spin_llm.progress import SILENT, Console
-from spin_llm.results.measured import BASE as BASE
-from spin_llm.results.measured import EDITED as EDITED
 from spin_llm.results.rows import Answer
 
 Served = Callable[[], AbstractContextManager[ServerCompleter]]  # a view of a model behind a URL

@@ -5,7 +5,7 @@ In: the base's answers, verdicts on their coherence, whether it has a chat templ
 them is not a finding); with the judge's quality (judges/quality/reading.py), by axis what is read at all. Signals,
 cheapest first: no chat template; answers that say little over and over, or the same to nearly every question; a
 coherence rate whose 95% interval lies below one half, by the judge of coherence, measured on such answers or not (to be
-wrong costs a reading). Left out: empty answers (missing.py).
+wrong costs a reading). Left out: empty answers (axes.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from spin_llm.evaluate.style import words
+from spin_llm.evaluate.wording import words
 from spin_llm.judges.quality.probes import limits
 from spin_llm.judges.quality.reading import Asked, Reading, coherence_reading, elsewhere, reading
 from spin_llm.judges.verdict import COHERENCE, Judge

@@ -25,12 +25,13 @@ from typing import Any
 
 from spin_llm.data import Pair, Question
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.answers import BASE, Evaluation, answers
+from spin_llm.evaluate.answers import Evaluation, answers
 from spin_llm.evaluate.verdicts import judge_rows
 from spin_llm.files import read_typed, read_typed_lines, write_json, write_jsonl
 from spin_llm.judges.verdict import COHERENCE, Judge, remembering
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.measured import BASE
 from spin_llm.results.rows import OwnAnswer
 
 PROMPTS_PER_EXAMPLE = 4  # prompts asked for each example wanted: the rarer kind of answer is often one in four

@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 
 from spin_llm.errors import SpinError
+from spin_llm.evaluate.axes import compared
 from spin_llm.evaluate.likelihood import View
-from spin_llm.evaluate.missing import compared
 from spin_llm.files import read_typed_lines, write_jsonl
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from spin_llm.evaluate.missing import causes_of
+from spin_llm.evaluate.axes import causes_of
 from spin_llm.files import write_jsonl
 from spin_llm.judges.named import load_judge
 from spin_llm.judges.verdict import COHERENCE, NOT_PARSED, Judge, Verdict, judged_axes, remembering, unanswered

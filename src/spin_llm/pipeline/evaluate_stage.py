@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import BASE, EDITED, Evaluation, evaluate
-from spin_llm.evaluate.answers import Served
+from spin_llm.evaluate.answers import Evaluation, Served
+from spin_llm.evaluate.comparison import evaluate
 from spin_llm.evaluate.likelihood import View
 from spin_llm.evaluate.tasks import measure_capabilities, named_tasks
 from spin_llm.files import read_typed, write_jsonl
@@ -30,7 +30,7 @@ from spin_llm.progress import Console
 from spin_llm.results.edited import Edit, Stability
 from spin_llm.results.file import Results
 from spin_llm.results.judged import OwnAnswers
-from spin_llm.results.measured import AxisResult
+from spin_llm.results.measured import BASE, EDITED, AxisResult
 from spin_llm.results.rows import Answer, hashes_of, read_rows
 from spin_llm.results.searched import SearchRecord
 from spin_llm.scores import ScoreSet

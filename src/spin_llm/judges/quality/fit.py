@@ -55,7 +55,6 @@ def fit_judge(
     *,
     feature_model: str = "smollm2-135m",
     elsewhere: Mapping[str, Rows] | None = None,
-    source: str = "",
     console: Console = SILENT,
 ) -> Path:
     """Fit every head that the rows allow and write the judge file.
@@ -64,11 +63,10 @@ def fit_judge(
     cross-validated one, and says so. Raises SpinError when no head has enough rows of both classes.
     """
     reader = read_with(feature_model)
-    sets = {"": rows, **(elsewhere or {})}
-    sets = {name: [row for row in some if row.answer.strip()] for name, some in sets.items()}
+    given = {"": rows, **(elsewhere or {})}
+    sets = {name: [row for row in some if row.answer.strip()] for name, some in given.items()}
     features = {name: read_features(reader, some, name, console) for name, some in sets.items()}
-    heads = fit_heads(features, sets, source)
-    return save_judge(Path(output), heads, sets[""], feature_model, reader, reader.layers)
+    return save_judge(Path(output), fit_heads(features, sets), sets[""], feature_model, reader, reader.layers)
 
 
 def read_with(feature_model: str, depths: Sequence[float] = DEPTHS) -> FeatureReader:
@@ -89,7 +87,7 @@ def fit_heads(
             if not fittable(picked[""][1], label):
                 continue
             head = fit_head(*picked.pop(""), label, source)
-            others = [one for name, part in picked.items() if part[1] for one in measure(head, *part, label, name)]
+            others = [one for name, part in picked.items() for one in measure(head, *part, label, name)]
             heads[axis, label] = replace(head, measured=[*head.measured, *others])
     if not heads:
         raise SpinError(
@@ -108,7 +106,7 @@ def pick(features: Features, rows: Rows, axis: str, label: str) -> tuple[Feature
 
 def measure(head: Head, features: Features, rows: Rows, label: str, source: str) -> list[JudgeQuality]:
     """The head's quality on labelled rows, one measurement for each family and question source."""
-    return by_group(head.probabilities(features), head.threshold, rows, label, source)
+    return by_group(head.probabilities(features), head.threshold, rows, label, source) if rows else []
 
 
 def by_group(probability: Floats, threshold: float, rows: Rows, label: str, source: str) -> list[JudgeQuality]:
@@ -145,27 +143,31 @@ def read_features(reader: FeatureReader, rows: Rows, name: str, console: Console
 
 def fit_head(features: Features, rows: Rows, label: str, source: str = "") -> Head:
     """One calibrated head with its measurements. `features` (n, d) beside `rows` (n)."""
-    y, groups = labels_and_prompts(rows, label)
-    main = np.array([own(row) for row in rows])
-    fit = np.array([row.split != "test" for row in rows])
-    mean, spread = features[main].mean(0, dtype=np.float64), features[main].std(0, dtype=np.float64) + 1e-3
-    scale = 1 / (spread * math.sqrt(features.shape[1]))
-    x = (features - mean) * scale
-    weights = np.array([row.weight for row in rows])
+    from sklearn.linear_model import LogisticRegression
 
-    held_out = cross_validated(x[fit], y[fit], groups[fit], weights[fit], main[fit])
-    slope, offset = calibration(held_out, y[main])
-    model = regression(x[fit], y[fit], weights[fit], main[fit])
+    fit = np.array([row.split != "test" for row in rows])
+    known, tested = list(compress(rows, fit)), list(compress(rows, ~fit))
+    y, groups = labels_and_prompts(known, label)
+    main, weights = np.array([own(row) for row in known]), np.array([row.weight for row in known])
+    read = features[fit]
+    mean, spread = read[main].mean(0, dtype=np.float64), read[main].std(0, dtype=np.float64) + 1e-3
+    scale = 1 / (spread * math.sqrt(features.shape[1]))
+    x = (read - mean) * scale
+
+    held_out = cross_validated(x, y, groups, weights, main)
+    platt = LogisticRegression(C=10.0).fit(held_out[:, None], y[main])
+    slope, offset = max(float(platt.coef_[0, 0]), 1e-3), float(platt.intercept_[0])
+    model = regression(x, y, weights, main)
     weight = (slope * model.coef_[0] * scale).astype(np.float32)
     bias = float(slope * (model.intercept_[0] - model.coef_[0] @ (mean * scale)) + offset)
-    own_probability = 1 / (1 + np.exp(-(slope * held_out + offset)))
-    head = Head(weight, bias, threshold_at_rate(own_probability, y[main]))
-    test = ~fit
-    if test.any() and 0 < y[test].mean() < 1:
-        source = source or "the rows kept for testing"
-        return replace(head, measured=measure(head, features[test], list(compress(rows, test)), label, source))
-    fitted, source = list(compress(rows, main)), "cross-validation on the rows it was fitted on"
-    return replace(head, measured=by_group(own_probability, head.threshold, fitted, label, source))
+    probability = 1 / (1 + np.exp(-(slope * held_out + offset)))
+    head = Head(weight, bias, threshold_at_rate(probability, y[main]))
+    if len({row.labels[label] for row in tested}) == 2:
+        found = measure(head, features[~fit], tested, label, source or "the rows kept for testing")
+    else:
+        source = "cross-validation on the rows it was fitted on"
+        found = by_group(probability, head.threshold, list(compress(known, main)), label, source)
+    return replace(head, measured=found)
 
 
 def regression(x: Floats, y: NDArray[Any], weights: Floats, main: NDArray[np.bool_]) -> Any:
@@ -196,14 +198,6 @@ def cross_validated(
     return total
 
 
-def calibration(logits: Floats, y: NDArray[Any]) -> tuple[float, float]:
-    """(slope, offset) of Platt scaling; the slope is never negative."""
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=10.0).fit(logits[:, None], y)
-    return max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0])
-
-
 def threshold_at_rate(probability: Floats, y: NDArray[Any]) -> float:
     """The threshold that calls as many rows positive as are labelled positive: half-way between two of them."""
     ordered = np.sort(probability)[::-1]
@@ -222,36 +216,35 @@ def save_judge(
     """Write a judge file: one weight vector per head, everything else as JSON in the metadata, the outcome of the
     probes by label too."""
     labels = list(dict.fromkeys(label for _, label in heads))
+    fitted = [
+        {"concept": row.concept, "prompt": row.prompt, "answer": row.answer, **row.labels}
+        | ({"split": row.split, "weight": row.weight} if row.split else {})
+        for row in rows
+        if row.split != "test"
+    ]
     about = JudgeAbout(
         feature_model=feature_model,
         fingerprint=reader.fingerprint,
         weights=reader.weights,
         layers=list(layers),
         answer_tokens=ANSWER_TOKENS,
-        fit_data=sha256_json([what_decides(row) for row in rows if row.split != "test"]),
+        fit_data=sha256_json(fitted),
         default_label=DEFAULT_LABEL if DEFAULT_LABEL in labels else labels[0],
-        heads=[head_record(*key, head) for key, head in heads.items()],
+        heads=[],
     )
     probed = [LocalJudge(path.stem, label, heads, about) for label in labels if probes_for(label)]
-    about = replace(about, probes={judge.label: run_probes(judge) for judge in probed})
-    return write_judge(path, heads, about)
-
-
-def what_decides(row: Labelled) -> dict[str, object]:
-    """What of a row decides a fit."""
-    split = {"split": row.split, "weight": row.weight} if row.split else {}
-    return {"concept": row.concept, "prompt": row.prompt, "answer": row.answer, **row.labels, **split}
-
-
-def head_record(axis: str, label: str, head: Head) -> JudgeHead:
-    """What a judge file says of a head beside its weights."""
-    return JudgeHead(axis, label, head.bias, head.threshold, measured=list(head.measured))
+    return write_judge(path, heads, replace(about, probes={judge.label: run_probes(judge) for judge in probed}))
 
 
 def write_judge(path: Path, heads: Mapping[tuple[str, str], Head], about: JudgeAbout) -> Path:
-    weights = {f"{axis}.{label}": head.weight for (axis, label), head in heads.items()}
-    metadata = {"format": FORMAT, "judge": json.dumps(written(about), sort_keys=True), **UNSEALED}
+    """Write `heads` and what a judge file says beside them."""
+    told = [
+        JudgeHead(axis, label, head.bias, head.threshold, measured=list(head.measured))
+        for (axis, label), head in heads.items()
+    ]
+    words = json.dumps(written(replace(about, heads=told)), sort_keys=True)
     with writing(path) as part:
-        save_file(weights, part, metadata=metadata)
+        weights = {f"{axis}.{label}": head.weight for (axis, label), head in heads.items()}
+        save_file(weights, part, metadata={"format": FORMAT, "judge": words, **UNSEALED})
         seal_safetensors(part)
     return path

@@ -16,7 +16,7 @@ all where they happen to be ranked perfectly. A human reads; there is nothing to
 The axis `coherence` is the share of answers to questions on concepts that are readable and to the point: an edit can
 break answers without moving perplexity on other texts, and a broken answer can pass as safe. Its judge, the shipped
 local one whichever judges the rest, is measured over both concepts (beside simple heuristics: docs/axes.md). Left out:
-measuring (check.py, fit.py); repetition (evaluate/style.py).
+measuring (check.py, fit.py); repetition (evaluate/wording.py).
 """
 
 from __future__ import annotations
