@@ -434,7 +434,7 @@ def test_what_other_commands_can_know_is_told_before_their_work(
     run: Path, setting: Setting, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder
 ):
     from spin_llm.evaluate import answers as evaluation
-    from spin_llm.evaluate import verdicts as rejudge
+    from spin_llm.evaluate import answers as rejudge
     from spin_llm.paper.arms import Work
 
     def never(*_: object, **__: object) -> None:

@@ -15,7 +15,7 @@ import driver
 import pytest
 from harness import Command, Outcome
 
-from spin_llm.evaluate import verdicts as rejudge
+from spin_llm.evaluate import answers as rejudge
 from spin_llm.results.judged import JudgeQuality
 
 pytest_plugins = ["harness"]

@@ -13,10 +13,9 @@ from sklearn.metrics import brier_score_loss, cohen_kappa_score, roc_auc_score
 
 from spin_llm.errors import SpinError
 from spin_llm.judges.local import SHIPPED, load_local
-from spin_llm.judges.quality.check import check_judges, measure_axis
+from spin_llm.judges.quality.check import check, check_judges, check_tables, measure_axis, probe_table, remarks
 from spin_llm.judges.quality.labelled import Labelled, labelled_rows
 from spin_llm.judges.quality.probes import KINDS, PASSING, limits, limits_of, probes_for, read_probes, run_probes
-from spin_llm.judges.quality.tables import check, check_tables, probe_tables, remarks
 from spin_llm.judges.verdict import Verdict
 from spin_llm.results.judged import Confusion
 from spin_llm.stats.classification import (
@@ -223,7 +222,7 @@ def test_probes_are_counted_by_kind_and_failing_kinds_are_limits():
     lines = limits_of(outcome)
     assert len(lines) == sum(right < PASSING * of for right, of in outcome.values())
     assert any("German: right on 6 of 12" in line for line in lines)
-    (table,) = probe_tables({"always": outcome})
+    table = probe_table({"always": outcome})
     assert [row[-1] for row in table.rows].count("fails") == len(lines)
     assert check(["probes"], {"always": Always()})[0] == {"always": outcome}
 

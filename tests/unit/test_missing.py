@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from full_run import one_axis, typed
 
+from spin_llm.evaluate.answers import judge_rows, say_missing
 from spin_llm.evaluate.axes import rated
 from spin_llm.evaluate.comparison import measured
-from spin_llm.evaluate.verdicts import judge_rows, say_missing
 from spin_llm.judges.human import read_sheet, write_sheet
 from spin_llm.judges.verdict import Verdict, unanswered
 from spin_llm.progress import Console

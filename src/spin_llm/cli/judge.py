@@ -69,10 +69,10 @@ def check(
         check_output(output, file=True)
     with console_of(quiet) as console:
         from spin_llm.judges.named import load_judge
-        from spin_llm.judges.quality import tables as quality
+        from spin_llm.judges.quality.check import check as measure
 
         judges = {name: load_judge(name) for name in judge or [JudgeSettings.judge]}
-        found, tables, remarks = quality.check(data, judges, data_dir=data_dir, most=max_rows, console=console)
+        found, tables, remarks = measure(data, judges, data_dir=data_dir, most=max_rows, console=console)
     if output:
         from spin_llm.files import write_json
 
@@ -101,7 +101,7 @@ def score(
         raise SpinError(f"{path} exists.", change="give -o FILE.")
     check_output(path, file=True)
     with console_of(quiet) as console:
-        from spin_llm.evaluate.verdicts import judge_again
+        from spin_llm.evaluate.answers import judge_again
 
         print(judge_again(generations, judge, path, trust_remote_code=trust_remote_code, console=console))
 

@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from spin_llm.evaluate.answers import Evaluation, Served, answers
+from spin_llm.evaluate.answers import Evaluation, Served, answers, judge_rows, say_missing
 from spin_llm.evaluate.axes import answered_axis, facet_rates, likelihood_axes, rate_axis, with_holm
 from spin_llm.evaluate.condition import Warnings, judge_record, readings_of, say_warnings, warnings_of
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
-from spin_llm.evaluate.verdicts import judge_rows, say_missing
 from spin_llm.evaluate.wording import by_axis, wording_of
 from spin_llm.files import write_jsonl
 from spin_llm.judges.quality.reading import Asked
