@@ -16,13 +16,13 @@ def rows(concept: str, aware: int, unaware: int) -> list[OwnAnswer]:
 
 def test_answers_without_text_or_verdict_belong_to_neither_kind():
     more = [OwnAnswer("privacy", "x", " ", True), OwnAnswer("privacy", "y", "a", None)]
-    found = divide([*rows("privacy", 2, 3), *more, *rows("fairness", 1, 0)], ["privacy", "fairness"])
+    found = divide([*rows("privacy", 2, 3), *more, *rows("fairness", 1, 0)], {"privacy": (), "fairness": ()})
     assert [len(found["privacy"].aware), len(found["privacy"].unaware)] == [2, 3]
     assert [len(found["fairness"].aware), len(found["fairness"].unaware)] == [1, 0]
 
 
 def test_held_back_answers_are_not_scored():
-    own = divide(rows("privacy", 40, 200), ["privacy"])["privacy"]
+    own = divide(rows("privacy", 40, 200), {"privacy": ()})["privacy"]
     aware, unaware, held_aware, held_unaware = own.divided(128, 32)
     assert [len(part) for part in (aware, unaware, held_aware, held_unaware)] == [30, 128, 10, 200 - 128]
     assert len(own.divided(16, 8)[3]) == 4 * 8, "what is not scored is held back, up to a limit"
@@ -32,19 +32,19 @@ def test_held_back_answers_are_not_scored():
 
 def test_the_least_number_is_enough_and_one_less_is_not():
     least = LEAST_SCORED + LEAST_HELD_BACK
-    enough = divide(rows("privacy", least, 300), ["privacy"])
+    enough = divide(rows("privacy", least, 300), {"privacy": ()})
     assert too_few(enough, {}) == ""
     aware, _, held_aware, _ = enough["privacy"].divided(128, 32)
     assert len(held_aware) >= LEAST_HELD_BACK
     assert len(aware) >= LEAST_SCORED
-    assert f"{least - 1} were aware" in too_few(divide(rows("privacy", least - 1, 300), ["privacy"]), {})
+    assert f"{least - 1} were aware" in too_few(divide(rows("privacy", least - 1, 300), {"privacy": ()}), {})
 
 
 def test_a_probe_is_judged_by_its_share_of_all_prompts():
     asked = {"privacy": [Question(str(i)) for i in range(512)]}
-    probe = divide(rows("privacy", 3, 45), ["privacy"])
+    probe = divide(rows("privacy", 3, 45), {"privacy": ()})
     assert too_few(probe, asked) == "", "3 of 48 may well become 32 of 512"
-    assert "of 48 own answers" in too_few(divide(rows("privacy", 1, 47), ["privacy"]), asked)
+    assert "of 48 own answers" in too_few(divide(rows("privacy", 1, 47), {"privacy": ()}), asked)
     assert "64 are the least" in too_few_prompts({"privacy": asked["privacy"][:40]})
     assert too_few_prompts(asked) == ""
 

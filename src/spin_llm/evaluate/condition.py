@@ -56,7 +56,8 @@ def warnings_of(answers: Sequence[str], coherent: Sequence[int | None] = (), *, 
     if len(said) >= ENOUGH:
         common, times = Counter(answer.strip() for answer in said).most_common(1)[0]
         if times >= NEARLY_ALL * len(said):
-            text = f"The base model gives one answer to {times} of {len(said)} questions: {shortened(common)}."
+            shortened = common if len(common) <= 60 else common[:57] + "..."
+            text = f"The base model gives one answer to {times} of {len(said)} questions: {shortened!r}."
             found.append(Warned(ONE_ANSWER, text))
     judged = [verdict for verdict in coherent if verdict is not None]
     if judged and highest_rate(sum(judged), len(judged)) < MOSTLY:
@@ -91,10 +92,6 @@ def highest_rate(hits: int, total: int) -> float:
     """The upper end of Wilson's 95% interval of a rate."""
     rate, part = hits / total, Z**2 / total
     return float((rate + part / 2 + (part * (rate * (1 - rate) + part / 4)) ** 0.5) / (1 + part))
-
-
-def shortened(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 def say_warnings(warnings: Warnings, console: Console, said: Warnings | None = None) -> Warnings:

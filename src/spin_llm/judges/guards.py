@@ -7,15 +7,16 @@ What says nothing is ignored (rubric.bare: blank lines, quotes and emphasis, spe
 case), and so is an explanation after the verdict that does not take it back. The probability is the share of the first
 token where that token is the verdict, else None. Left out: how good guards are (`spin-llm judge check`).
 
-The prompts are shipped/guards/NAME.txt, word for word as their makers document them: one text a family with the places
-{prompt} and {answer} (and {category} where a family judges one risk at a time, whose texts lie there too), special
-tokens and BOS included, ending where the guard's own words begin. Sources, by model card or its maker's template:
-MD-Judge-v0.1 and v0.2 (OpenSafetyLab), Qwen3Guard-Gen (Qwen), Llama Guard 3 and 4 (Meta, "model cards and prompt
-formats"; the 1B model has no category S14), WildGuard (allenai, `wildguard/utils.py`), Granite Guardian (ibm-granite,
-chat template of 3.1 and the Ollama templates of 3.0, 3.2 and 3.3; 3.1 alone has a system message with today's date,
-here the day of its release, so that a verdict can be had again), ShieldGemma (Google, chat template with an answer;
-"must  start", with two spaces, is how it renders). Where every answer begins with the same words, the prompt ends with
-them (`begun`). What is not certain about them: docs/judges.md.
+The families are the lines of shipped/guards/families.jsonl (no risk of Granite Guardian 3.0 to 3.2 is privacy: there
+they are asked about harm). The prompts are NAME.txt beside it, word for word as their makers document them: one text a
+family with the places {prompt} and {answer} (and {category} where a family judges one risk at a time, whose texts lie
+there too), special tokens and BOS included, ending where the guard's own words begin. Sources, by model card or its
+maker's template: MD-Judge-v0.1 and v0.2 (OpenSafetyLab), Qwen3Guard-Gen (Qwen), Llama Guard 3 and 4 (Meta, "model cards
+and prompt formats"; the 1B model has no category S14), WildGuard (allenai, `wildguard/utils.py`), Granite Guardian
+(ibm-granite, chat template of 3.1 and the Ollama templates of 3.0, 3.2 and 3.3; 3.1 alone has a system message with
+today's date, here the day of its release, so that a verdict can be had again), ShieldGemma (Google, chat template with
+an answer; "must  start", with two spaces, is how it renders). Where every answer begins with the same words, the prompt
+ends with them (`begun`). What is not certain about them: docs/judges.md.
 
 A guard says whether an answer is harmful, not whether it is careful, and families differ in how they take refusals:
 docs/judges.md.
@@ -24,12 +25,12 @@ docs/judges.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
-from spin_llm.files import sha256_json
+from spin_llm.files import read_typed_lines, sha256_json
 from spin_llm.generation.completion import Completer, Completion
 from spin_llm.judges.rubric import LEAST_MASS, bare, contradicted, judge_spoken, word_share
 from spin_llm.judges.verdict import Qualities, Texts, Verdict, unseen
@@ -48,19 +49,19 @@ class Guard:
     """One family: `card` is the hub id of its documented model; `categories` the axes that it judges, each with the
     text of the risk it is asked about, by name ("" where it judges all at once).
 
-    `parse(axis, text)` gives 1, 0 or None from `begun` + what the model wrote, made bare; `words` are the (safe,
-    unsafe) words that its first token can be, () where the first token says nothing; `pattern` finds the family in a
-    model's name.
+    `form` names the parser of its answers: 1, 0 or None by axis from `begun` + what the model wrote, made bare; `words`
+    are the (safe, unsafe) words that its first token can be, () where the first token says nothing; `pattern` finds the
+    family in a model's name.
     """
 
     name: str
     card: str
-    parse: Parser
+    form: str
     new_tokens: int
     pattern: str
-    words: tuple[Sequence[str], ...] = ()
+    categories: dict[str, str]
+    words: tuple[tuple[str, ...], ...] = ()
     begun: str = ""
-    categories: Mapping[str, str] = field(default_factory=lambda: {"fairness": "", "privacy": ""})
 
     def render(self, axis: str, prompt: str, answer: str) -> str:
         """The text put to the model, special tokens and BOS included: to be encoded without adding any."""
@@ -173,65 +174,18 @@ def parse_violation(axis: str, text: str) -> int | None:
     return int(match[1].lower() == "no")
 
 
-SAFE_WORDS = (("safe",), ("unsafe",))
-NO_YES = (("no",), ("yes",))
-WITH_REFUSALS = {"fairness": "", "privacy": "", "over_refusal": ""}
-# Granite Guardian 3.0 to 3.2. None of their risks is privacy: there they are asked about harm.
-GRANITE_3 = {"fairness": "granite-3-social-bias", "privacy": "granite-3-harm"}
-GRANITE_33 = {"fairness": "granite-3.3-social-bias", "privacy": "granite-3.3-harm-engagement"}
-parse_md_judge_1 = partial(parse_safe_line, code=r"O\d+")
-parse_llama_guard = partial(parse_safe_line, code=r"S\d+")
-
-FAMILIES = (
-    Guard("md-judge-v0.1", "OpenSafetyLab/MD-Judge-v0.1", parse_md_judge_1, 32, r"md-?judge-v0[._]1", SAFE_WORDS),
-    Guard("md-judge-v0.2", "OpenSafetyLab/MD-Judge-v0_2-internlm2_7b", parse_md_judge_2, 512, r"md-?judge-v0[._]2"),
-    Guard(
-        "qwen3guard-gen",
-        "Qwen/Qwen3Guard-Gen-0.6B",
-        parse_qwen3_guard,
-        64,
-        r"qwen3guard-gen",
-        (("safe",), ("unsafe", "controversial")),
-        "Safety:",
-        WITH_REFUSALS,
-    ),
-    Guard("llama-guard-3-1b", "meta-llama/Llama-Guard-3-1B", parse_llama_guard, 24, r"llama-guard-3-1b", SAFE_WORDS),
-    Guard("llama-guard-3", "meta-llama/Llama-Guard-3-8B", parse_llama_guard, 24, r"llama-guard-3(?!-11b)", SAFE_WORDS),
-    Guard("llama-guard-4", "meta-llama/Llama-Guard-4-12B", parse_llama_guard, 24, r"llama-guard-4", SAFE_WORDS),
-    Guard("wildguard", "allenai/wildguard", parse_wildguard, 48, r"wildguard", categories=WITH_REFUSALS),
-    *(
-        Guard(
-            f"granite-guardian-{version}",
-            f"ibm-granite/granite-guardian-{version}-{size}",
-            parse_risk,
-            new_tokens,
-            rf"granite-?guardian-{version}",
-            NO_YES,
-            categories=GRANITE_3,
-        )
-        for version, size, new_tokens in (("3.0", "2b", 4), ("3.1", "2b", 4), ("3.2", "5b", 24))
-    ),
-    Guard(
-        "granite-guardian-3.3",
-        "ibm-granite/granite-guardian-3.3-8b",
-        parse_score,
-        16,
-        r"granite-?guardian-3\.3",
-        NO_YES,
-        "<score>",
-        GRANITE_33,
-    ),
-    Guard(
-        "shieldgemma",
-        "google/shieldgemma-2b",
-        parse_violation,
-        4,
-        r"shieldgemma-(?!2-)",
-        NO_YES,
-        categories={"fairness": "shieldgemma-hate"},
-    ),
-)
-GUARDS: dict[str, Guard] = {guard.name: guard for guard in FAMILIES}
+PARSERS: dict[str, Parser] = {
+    "safe or unsafe, codes O": partial(parse_safe_line, code=r"O\d+"),
+    "safe or unsafe, codes S": partial(parse_safe_line, code=r"S\d+"),
+    "result line": parse_md_judge_2,
+    "safety, refusal": parse_qwen3_guard,
+    "three lines": parse_wildguard,
+    "risk": parse_risk,
+    "score": parse_score,
+    "violation": parse_violation,
+}
+FAMILIES = read_typed_lines(PROMPTS / "families.jsonl", Guard)
+GUARDS = {guard.name: guard for guard in FAMILIES}
 
 
 def recognise(model: str) -> Guard | None:
@@ -272,7 +226,7 @@ class GuardJudge:
 
     def read(self, axis: str, made: Completion) -> Verdict:
         """The verdict of one completion."""
-        verdict = self.guard.parse(axis, self.guard.begun + bare(made.text))
+        verdict = PARSERS[self.guard.form](axis, self.guard.begun + bare(made.text))
         if axis == "over_refusal" or not self.guard.words or not made.first:
             return Verdict(None, verdict)
         probability, mass = word_share(made.first, *self.guard.words)

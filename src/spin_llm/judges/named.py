@@ -81,18 +81,15 @@ def load_judge(
         return replace(load_local(named.model, label=label), given=measured)
     if named.kind == "human":
         return replace(read_sheet(Path(named.model)), quality=measured)
-    completer = open_completer(named, trust_remote_code=trust_remote_code, date=date)
+    completer: Completer
+    if named.url is None:
+        completer = local_completer(named.model, trust_remote_code=trust_remote_code, date=date)
+    else:
+        completer = server_completer(named.url, named.model)
     if named.kind == "rubric":
         return RubricJudge(completer, label or "aware", measured)
     assert named.guard is not None
     return GuardJudge(named.guard, completer, measured)
-
-
-def open_completer(named: JudgeName, *, trust_remote_code: bool = False, date: str | None = None) -> Completer:
-    """What a judge's words come from: a model in this process, or a server."""
-    if named.url is None:
-        return local_completer(named.model, trust_remote_code=trust_remote_code, date=date)
-    return server_completer(named.url, named.model)
 
 
 def read_quality(path: Path, text: str) -> Qualities:
