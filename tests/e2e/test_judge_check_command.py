@@ -10,8 +10,7 @@ import pytest
 from harness import Command, write_rows
 
 from spin_llm.judges.quality.fit import fit_judge
-from spin_llm.judges.quality.labelled import Labelled
-from spin_llm.judges.quality.probes import KINDS
+from spin_llm.judges.quality.labelled import KINDS, Labelled
 
 pytest_plugins = ["harness"]
 FACETS = ("age", "gender")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from spin_llm.judges.local import load_local
-from spin_llm.judges.quality.probes import KINDS, PASSING, limits, run_probes
+from spin_llm.judges.quality.labelled import KINDS, PASSING, limits, run_probes
 
 pytestmark = pytest.mark.real_model
 # another processor rounds bfloat16 states otherwise; one probe a kind may fall on the other side of the threshold

@@ -14,8 +14,17 @@ from sklearn.metrics import brier_score_loss, cohen_kappa_score, roc_auc_score
 from spin_llm.errors import SpinError
 from spin_llm.judges.local import SHIPPED, load_local
 from spin_llm.judges.quality.check import check, check_judges, check_tables, measure_axis, probe_table, remarks
-from spin_llm.judges.quality.labelled import Labelled, labelled_rows
-from spin_llm.judges.quality.probes import KINDS, PASSING, limits, limits_of, probes_for, read_probes, run_probes
+from spin_llm.judges.quality.labelled import (
+    KINDS,
+    PASSING,
+    Labelled,
+    labelled_rows,
+    limits,
+    limits_of,
+    probes_for,
+    read_probes,
+    run_probes,
+)
 from spin_llm.judges.verdict import Verdict
 from spin_llm.results.judged import Confusion
 from spin_llm.stats.classification import (

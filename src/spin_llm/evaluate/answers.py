@@ -51,11 +51,8 @@ class Evaluation:
 def answers(
     name: str, view: View | Served, evaluation: Evaluation, folder: Path, *, console: Console = SILENT
 ) -> list[Answer]:
-    """One row per question of the model `name`, in the questions' order; batches done before a kill are not run
-    again."""
-    asked = [
-        (axis, number, q) for axis, questions in evaluation.questions.items() for number, q in enumerate(questions)
-    ]
+    """One row per question, in the questions' order; batches done before a kill are not run again."""
+    asked = [(axis, place, one) for axis, these in evaluation.questions.items() for place, one in enumerate(these)]
     done_file = folder / "progress" / f"answers-{name}.jsonl"
     done_file.parent.mkdir(parents=True, exist_ok=True)
     done = {answer.index: answer for answer in read_progress(done_file, Made)}

@@ -145,7 +145,9 @@ def rated(
     found = AxisResult(metric=metric, n=0, better=better, measurable=True, **none)  # type: ignore[arg-type]
     if pairs:
         found = compared(metric, paired_rates(*np.array(pairs, dtype=np.float64).T), better)
-        if not why and {side(found.ci95 or (0, 0))} != {side(interval) for _, *interval in corners}:
+        intervals = [found.ci95 or (0, 0), *(ends for _, *ends in corners)]
+        # on which side of 0 they lie
+        if not why and len({(low > 0) - (high < 0) for low, high in intervals}) > 1:
             why = reason(causes, lacking, asked) + "; taken as 0 or as 1 they decide the reading"
     differences, lows, highs = zip(*corners, strict=True)
     least, most = ([sum(fill if v is None else v for v in one) / asked for one in (base, edited)] for fill in (0, 1))
@@ -167,12 +169,6 @@ def corner(base: Column, edited: Column, base_fill: int, edited_fill: int) -> tu
     ]
     gained, lost = filled.count((0, 1)), filled.count((1, 0))
     return (gained - lost) / len(filled), *rate_interval(gained, lost, len(filled))
-
-
-def side(interval: Sequence[float]) -> int:
-    """On which side of 0 an interval lies: 1, -1, or 0 where it includes 0."""
-    low, high = interval
-    return int(low > 0) - int(high < 0)
 
 
 def beyond(lacking: Sequence[int], asked: int) -> bool:

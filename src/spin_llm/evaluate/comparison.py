@@ -40,8 +40,8 @@ def evaluate(
     `views` has `base` first, then `edited`, then any controls, each against the base. `coherence` judges that axis,
     which is left out without it; perplexity and kl are left out without general pairs, which a model behind a URL
     cannot be given. Writes generations.jsonl and verdicts.jsonl into `folder`; unfinished answers are kept under
-    `folder`/progress and taken up again. Returns the measured part of results.json;
-    how many weights a control has is not known here (0).
+    `folder`/progress and taken up again. Returns the measured part of results.json; how many weights a control has is
+    not known here (0).
     """
     if list(views)[:2] != [BASE, EDITED]:
         raise ValueError(f"views must start with {BASE!r} and {EDITED!r}, not {list(views)[:2]}")
@@ -88,11 +88,10 @@ def measured(
         found[ANSWERED] = answered_axis(by_axis(generations, BASE, name))
         return with_holm({**found, **(likelihood_axes(losses, seed=seed) if losses else {})})
 
-    names = list(likelihoods)
     style, phrases = wording_of(by_axis(generations, BASE, EDITED), seed=seed)
     return Results(
         axes=axes(EDITED),
-        controls={name: Control(weights=0, axes=axes(name)) for name in names if name != EDITED},
+        controls={name: Control(weights=0, axes=axes(name)) for name in likelihoods if name != EDITED},
         facets=facet_rates(verdicts, generations),
         style=style,
         phrases=phrases,

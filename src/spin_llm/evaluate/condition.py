@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from spin_llm.evaluate.wording import words
-from spin_llm.judges.quality.probes import limits
+from spin_llm.judges.quality.labelled import limits
 from spin_llm.judges.quality.reading import Asked, Reading, coherence_reading, elsewhere, reading
 from spin_llm.judges.verdict import COHERENCE, Judge
 from spin_llm.progress import Console

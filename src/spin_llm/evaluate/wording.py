@@ -47,7 +47,8 @@ MOST_SHOWN = 20
 FEWEST_ANSWERS = 3  # of base and edited together; a rarer phrase cannot reach any |z| worth showing
 SENTENCE_END = re.compile(r"[.!?;:\n]+")
 Counts = Counter[str]
-Pairs = Mapping[str, tuple[Sequence[Answer], Sequence[Answer]]]  # by axis, answers of base and edited
+Answers = Sequence[Answer]
+Pairs = Mapping[str, tuple[Answers, Answers]]  # by axis, of base and edited
 REPEATED = 4
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 # The phrases whose frequency the paper shows before and after the edit (Figure 7); over-refusal has both lists.
@@ -101,7 +102,7 @@ def is_cautionary(text: str, axis: str) -> bool:
     return any(contains(text, phrase) for phrase in CAUTIONARY[axis])
 
 
-def style_of(axis: str, base: Sequence[Answer], edited: Sequence[Answer], *, seed: int = 0) -> dict[str, AxisResult]:
+def style_of(axis: str, base: Answers, edited: Answers, *, seed: int = 0) -> dict[str, AxisResult]:
     """{"length", "repetition", "cautionary": result} of one axis; `base` and `edited` answer the same questions in the
     same order. Without lengths (a server that does not count tokens) there is no "length"."""
 
@@ -125,11 +126,10 @@ def by_axis(generations: Sequence[Answer], base: str, edited: str) -> dict[str, 
     """{axis: (answers of `base`, answers of `edited`)}, both in the order of the base's questions."""
     other = {(row.axis, row.id): row for row in generations if row.model == edited}
     found: dict[str, tuple[list[Answer], list[Answer]]] = {}
-    for row in generations:
-        if row.model == base:
-            pair = found.setdefault(row.axis, ([], []))
-            pair[0].append(row)
-            pair[1].append(other[row.axis, row.id])
+    for row in (row for row in generations if row.model == base):
+        pair = found.setdefault(row.axis, ([], []))
+        pair[0].append(row)
+        pair[1].append(other[row.axis, row.id])
     return found
 
 

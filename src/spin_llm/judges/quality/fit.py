@@ -27,8 +27,7 @@ from safetensors.numpy import save_file
 from spin_llm.errors import SpinError
 from spin_llm.files import UNSEALED, seal_safetensors, sha256_json
 from spin_llm.judges.local import ANSWER_TOKENS, CLOSING, FORMAT, FeatureReader, Head, LocalJudge
-from spin_llm.judges.quality.labelled import Labelled, by_concept
-from spin_llm.judges.quality.probes import probes_for, run_probes
+from spin_llm.judges.quality.labelled import Labelled, by_concept, probes_for, run_probes
 from spin_llm.judges.verdict import DEFAULT_LABEL, LABELS
 from spin_llm.models import load
 from spin_llm.outputs import writing
