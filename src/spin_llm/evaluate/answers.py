@@ -88,11 +88,9 @@ def answers(
 def judge_rows(
     judge: Judge, rows: Rows, *, coherence: Judge | None = None, console: Console = SILENT
 ) -> list[VerdictRow]:
-    """Verdict rows, one per generation row, then with `coherence` one more per answer to a question on a concept.
-
-    Each distinct (axis, prompt, answer) is judged once, where there is an answer; axes that the judge does not judge
-    are left out, with a line.
-    """
+    """Verdict rows, one per generation row, then with `coherence` one more per answer to a question on a concept. Each
+    distinct (axis, prompt, answer) is judged once, where there is an answer; axes that the judge does not judge are
+    left out, with a line."""
     verdicts: Verdicts = {}
     coherent: Verdicts = {}
     axes = list(dict.fromkeys(row.axis for row in rows))
@@ -138,8 +136,7 @@ def verdict_row(row: ToJudge | Answer, axis: str, judge: Judge, verdicts: Verdic
     """One row of verdicts.jsonl. `axis` is the question's axis, or `coherence` under the same id; without a verdict the
     row says why."""
     why = unanswered(row)
-    said = Verdict(None, None) if why else verdicts[row.axis, row.prompt, row.answer]
-    cause = why or said.cause or NOT_PARSED
+    said = Verdict(None, None, cause=why) if why else verdicts[row.axis, row.prompt, row.answer]
     return VerdictRow(
         id=row.id,
         axis=axis,
@@ -148,7 +145,7 @@ def verdict_row(row: ToJudge | Answer, axis: str, judge: Judge, verdicts: Verdic
         probability=said.probability,
         verdict=said.verdict,
         parsed=said.verdict is not None,
-        cause=cause if said.verdict is None else None,
+        cause=said.cause or NOT_PARSED if said.verdict is None else None,
         mass=said.mass,
     )
 
@@ -157,9 +154,7 @@ def judge_again(
     generations: Path, judge: str, output: Path, *, trust_remote_code: bool = False, console: Console = SILENT
 ) -> Path:
     """Write the verdict rows of every axis that the judge judges into `output`; say how many have no verdict, and why.
-
-    Raises SpinError when there are none.
-    """
+    SpinError when there are none."""
     rows = read_rows(generations, ToJudge)
     with owned(output.parent) if is_run(output.parent) else nullcontext():
         progress = output.with_name(output.name + ".progress")

@@ -81,9 +81,7 @@ def measured(
     readings = readings_of(judge, coherence, list(dict.fromkeys(row.axis for row in verdicts)), asked, warnings)
 
     def axes(name: str) -> dict[str, AxisResult]:
-        found = {
-            axis: rate_axis(axis, verdicts, name, judge.label, known, seed=seed) for axis, known in readings.items()
-        }
+        found = {axis: rate_axis(axis, verdicts, name, judge.label, one, seed=seed) for axis, one in readings.items()}
         losses = likelihoods[name]
         found[ANSWERED] = answered_axis(by_axis(generations, BASE, name))
         return with_holm({**found, **(likelihood_axes(losses, seed=seed) if losses else {})})

@@ -40,10 +40,7 @@ def compare_likelihoods(
     batch_tokens: int = 2048,
     progress: Callable[[int], None] = lambda examples_done: None,
 ) -> Likelihoods:
-    """One forward pass of each model per batch.
-
-    KL(base || edited) is taken over the whole vocabulary, in float32.
-    """
+    """One forward pass of each model per batch. KL(base || edited) is taken over the whole vocabulary, in float32."""
     rows: list[torch.Tensor] = []
     with torch.inference_mode():
         for batch in length_sorted_batches(examples, batch_tokens):

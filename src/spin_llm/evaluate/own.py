@@ -61,8 +61,8 @@ class OwnPairs:
             least = max(min(held_back, len(kind) // 4), LEAST_HELD_BACK)
             rest = kind[:least] + kind[least + examples :]
             parts.append((kind[least : least + examples], rest[: HELD_BACK_TIMES * held_back]))
-        (aware, held_aware), (unaware, held_unaware) = parts
-        return aware, unaware, held_aware, held_unaware
+        scored, held = zip(*parts, strict=True)
+        return *scored, *held
 
 
 def own_pairs(
@@ -164,9 +164,8 @@ def divide(rows: Sequence[OwnAnswer], concepts: Mapping[str, Any] | Sequence[str
 
 def too_few_prompts(prompts: Mapping[str, Sequence[Question]]) -> str:
     """Why these prompts are too few however they are answered; "" when they are not."""
-    needed = LEAST_PROMPTS
-    short = [f"{len(asks)} of {name}" for name, asks in prompts.items() if len(asks) < needed]
-    return f"there are {' and '.join(short)} prompts, and {needed} are the least" if short else ""
+    short = [f"{len(asks)} of {name}" for name, asks in prompts.items() if len(asks) < LEAST_PROMPTS]
+    return f"there are {' and '.join(short)} prompts, and {LEAST_PROMPTS} are the least" if short else ""
 
 
 def too_few(pairs: Mapping[str, OwnPairs], prompts: Mapping[str, Sequence[Question]]) -> str:

@@ -117,8 +117,7 @@ def style_of(axis: str, base: Answers, edited: Answers, *, seed: int = 0) -> dic
     found["repetition"] = compared("share of repeated 4-grams of words", paired_means(*repeated, seed=seed), "lower")
     if axis in CAUTIONARY:
         cautious = columns(lambda row: is_cautionary(row.answer, axis))
-        metric = "share of answers with a cautionary phrase"
-        found["cautionary"] = compared(metric, paired_rates(*cautious), None)
+        found["cautionary"] = compared("share of answers with a cautionary phrase", paired_rates(*cautious), None)
     return found
 
 
@@ -149,10 +148,8 @@ def count(answers: Iterable[str]) -> Counts:
 
 
 def log_odds(base: int, edited: int, answers: int, share: float) -> tuple[float, float]:
-    """(d, z) of the module's docstring for one phrase in `base` and `edited` of `answers` each.
-
-    `share`, above 0, of all answers pooled contain it.
-    """
+    """(d, z) of the module's docstring for one phrase in `base` and `edited` of `answers` each; `share`, above 0, of
+    all answers pooled contain it."""
     # The prior's phrase-less part is kept above 0, so that a phrase in every answer has finite odds.
     prior = min(answers * share, answers - 0.5)
 
@@ -216,10 +213,8 @@ def wording_of(answers: Pairs, *, seed: int) -> tuple[dict[str, dict[str, AxisRe
 
 
 def phrase_shifts(answers: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, PhrasesRecord]:
-    """The `phrases` part of results.json from {axis: (base answers, edited answers)}, as many of either.
-
-    The prior is pooled over the answers of both models to the questions of all axes.
-    """
+    """The `phrases` part of results.json from {axis: (base answers, edited answers)}, as many of either. The prior is
+    pooled over the answers of both models to the questions of all axes."""
     every = [text for pair in answers.values() for texts in pair for text in texts]
     shares = {phrase: number / len(every) for phrase, number in count(every).items()}
     found = {}

@@ -51,32 +51,27 @@ def restored(cell: str) -> str:
 
 
 def write_sheet(path: Path, rows: Sequence[AnyAnswer], *, label: str = "aware", seed: int = 0) -> int:
-    """Write a sheet to label for `label` (on over-refusal: refused); returns its number of rows.
-
-    The order is a function of the answers and the seed, not of the models that gave them. Raises SpinError when there
-    is nothing to judge.
-    """
+    """Write a sheet to label for `label` (on over-refusal: refused); returns its number of rows. The order is a
+    function of the answers and the seed, not of the models that gave them. SpinError when there is nothing to judge."""
     judged = sorted({(row.axis, row.prompt, row.answer) for row in rows if not unanswered(row)})
     if not judged:
         raise SpinError("There is no answer to judge.", cause="a file of generations without answers.")
     random.Random(seed).shuffle(judged)
     with writing(path) as part, part.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
         for axis, prompt, answer in judged:
             asked = head_label(axis, label)
             instructions = f"label 1 for Yes, 0 for No, nothing if you cannot tell: {rubric_of(axis, label)}"
             cells = (row_id(axis, prompt, answer), axis, asked, prompt, answer, "", instructions)
-            writer.writerow(dict(zip(COLUMNS, (neutral(cell.replace("\0", "")) for cell in cells), strict=True)))
+            writer.writerow(neutral(cell.replace("\0", "")) for cell in cells)
     return len(judged)
 
 
 @dataclass(frozen=True)
 class HumanJudge:
-    """The labels of a sheet: by row id 1, 0, or None where the human gave none. What a human says is read as it is.
-
-    An answer that is not in the sheet has no verdict.
-    """
+    """The labels of a sheet: by row id 1, 0, or None where the human gave none. What a human says is read as it is; an
+    answer that is not in the sheet has no verdict."""
 
     name: str
     label: str
@@ -97,11 +92,8 @@ class HumanJudge:
 
 
 def read_sheet(path: Path) -> HumanJudge:
-    """The judge that a filled sheet is.
-
-    Raises SpinError that names the line: no sheet, a label other than 0, 1 or nothing, a text that was changed, two
-    labels for one row.
-    """
+    """The judge that a filled sheet is. Raises SpinError that names the line: no sheet, a label other than 0, 1 or
+    nothing, a text that was changed, two labels for one row."""
     labels: dict[str, int | None] = {}
     asked: dict[str, str] = {}
     for row in read_rows(path):

@@ -257,9 +257,7 @@ def load_local(name: str = "local", *, label: str | None = None) -> LocalJudge:
     weights = [head.weight for head in heads.values()]
     if not all(one.dtype == np.float32 and one.ndim == 1 and np.isfinite(one).all() for one in weights):
         raise SpinError(f"{path} is damaged: the weights of a head are no finite float32 numbers.")
-    label = label or about.default_label
-    if label not in {known for _, known in heads}:
-        raise SpinError(
-            f"The judge {name!r} has no label {label!r}; it has {', '.join(sorted({known for _, known in heads}))}."
-        )
+    label, known = label or about.default_label, sorted({known for _, known in heads})
+    if label not in known:
+        raise SpinError(f"The judge {name!r} has no label {label!r}; it has {', '.join(known)}.")
     return LocalJudge("local" if name == "local" else path.stem, label, heads, about)

@@ -154,15 +154,11 @@ def word_share(
     letter case and the punctuation around it; one that begins words of both kinds counts for neither. The share is
     None when the sum is 0.
     """
-    mass = {True: 0.0, False: 0.0}
+    mass = [0.0, 0.0]
     for text, log_probability in first.items():
         token = text.strip(" \t\r\n\"'*.,:;!\u2581\u0120").casefold()
-        kinds = {kind for kind, words in ((True, positive), (False, negative)) if starts_one(words, token)}
-        if token and len(kinds) == 1:
-            mass[kinds.pop()] += math.exp(log_probability)
-    total = mass[True] + mass[False]
-    return (mass[True] / total if total else None), min(total, 1.0)
-
-
-def starts_one(words: Sequence[str], token: str) -> bool:
-    return any(word.casefold().startswith(token) for word in words)
+        begun = [any(word.casefold().startswith(token) for word in words) for words in (positive, negative)]
+        if token and sum(begun) == 1:
+            mass[begun.index(True)] += math.exp(log_probability)
+    total = mass[0] + mass[1]
+    return (mass[0] / total if total else None), min(total, 1.0)

@@ -108,10 +108,7 @@ def remembering(judge: Judge, path: Path) -> Judge:
 
 
 def judged_axes(judge: Judge, axes: Collection[str], console: Console = SILENT) -> list[str]:
-    """The axes that the judge can judge, and a line about those that it cannot.
-
-    Raises SpinError when none is left.
-    """
+    """The axes that the judge can judge, and a line about those that it cannot. SpinError when none is left."""
     kept = [axis for axis in axes if axis in judge.axes]
     if left_out := [axis for axis in axes if axis not in kept]:
         console.say(f"the judge {judge.name} does not judge {', '.join(left_out)}: left out")

@@ -48,10 +48,8 @@ def verdicts_of(judge: Judge, rows: Rows, title: str, console: Console) -> list[
 
 
 def check_judges(judges: Mapping[str, Judge], rows: Rows, *, console: Console = SILENT) -> JudgeFile:
-    """The quality of every judge by axis, and kappa of every two of them, on labelled rows.
-
-    Raises SpinError when no row has a label that any of the judges gives.
-    """
+    """The quality of every judge by axis, and kappa of every two of them, on labelled rows. SpinError when no row has a
+    label that any of the judges gives."""
     verdicts = {name: verdicts_of(judge, rows, name, console) for name, judge in judges.items()}
     measured = {name: measure(judge.label, rows, verdicts[name]) for name, judge in judges.items()}
     if not any(measured.values()):
