@@ -6,13 +6,13 @@ In: nothing. Out: frozen dataclasses of the `judge` part of results.json. Left o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 from spin_llm.results.measured import Count, Interval, Name, Number, Pair, says
 
-Bin = dict[str, int | float]  # of a reliability table: from, to, n, probability, labelled
 NOT_LIKE_THESE = "not measured on answers like these"
 NOT_MEASURABLE = "not measurable with this judge"
+Bin = TypedDict("Bin", {"from": Number, "to": Number, "n": Count, "probability": Number, "labelled": Number})
 
 
 @dataclass(frozen=True)
