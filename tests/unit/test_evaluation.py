@@ -16,11 +16,10 @@ import tiny
 
 from spin_llm.data import Question
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.answers import Evaluation, answers
+from spin_llm.evaluate.answers import Evaluation, answers, judge_rows
 from spin_llm.evaluate.axes import facet_rates, likelihood_axes, rate_axis
 from spin_llm.evaluate.comparison import evaluate, measured
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
-from spin_llm.evaluate.verdicts import judge_rows
 from spin_llm.files import read_typed_lines
 from spin_llm.generation import batches as generation
 from spin_llm.judges.local import load_coherence_judge
@@ -375,8 +374,7 @@ def test_without_a_judge_of_coherence_there_is_no_such_axis():
 
 
 def test_two_judges_of_one_feature_model_read_a_text_once(tiny_folder, monkeypatch: pytest.MonkeyPatch):
-    from spin_llm.judges.local import Head, LocalJudge
-    from spin_llm.judges.reader import FeatureReader, feature_reader
+    from spin_llm.judges.local import FeatureReader, Head, LocalJudge, feature_reader
     from spin_llm.results.rows import JudgeAbout
 
     folder = str(tiny_folder("llama"))

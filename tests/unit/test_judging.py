@@ -12,8 +12,8 @@ import pytest
 from conftest import TinyFolder
 
 from spin_llm.errors import SpinError
+from spin_llm.evaluate.answers import judge_rows
 from spin_llm.evaluate.axes import rate_axis
-from spin_llm.evaluate.verdicts import judge_rows
 from spin_llm.files import read_typed_lines, write_json
 from spin_llm.generation.completion import Completion, Prompt, local_completer
 from spin_llm.judges import named as judging

@@ -21,12 +21,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from spin_llm.data import Pair, Question
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.answers import Evaluation, answers
-from spin_llm.evaluate.verdicts import judge_rows
+from spin_llm.evaluate.answers import Evaluation, answers, judge_rows
 from spin_llm.files import read_typed, read_typed_lines, write_json, write_jsonl
 from spin_llm.judges.verdict import COHERENCE, Judge, remembering
 from spin_llm.models import LoadedModel
@@ -72,7 +70,7 @@ def own_pairs(
     folder: Path,
     *,
     asked: Evaluation,
-    told: Mapping[str, Any],
+    told: Mapping[str, object],
     console: Console = SILENT,
 ) -> dict[str, OwnPairs]:
     """Own pairs by concept. A first PROBE prompts of each concept show whether it is worth asking the others.
@@ -80,18 +78,18 @@ def own_pairs(
     `asked` gives template, new tokens and seed. What is done is kept in `folder` (answers.jsonl) beside what decides it
     (`told`), and read when it is there. Raises SpinError when that differs, and when there are too few of a kind.
     """
-    if (folder / "told.json").is_file() and read_typed(folder / "told.json", dict) != told:
+    path = folder / "told.json"
+    if not path.is_file():  # other ranks read what the first one wrote
+        write_json(path, dict(told))
+    elif read_typed(path, dict[str, object]) != told:
         raise SpinError(
             f"{folder} holds answers that were made or judged in another way.",
             cause="another --judge or --own-judge, --new-tokens or other questions were given since the scores began.",
             change="give the same options again, or start anew with --overwrite.",
         )
-    if not (folder / "told.json").is_file():  # other ranks read what the first one wrote
-        write_json(folder / "told.json", dict(told))
-    if (folder / "answers.jsonl").is_file():
-        return divide(
-            read_typed_lines(folder / "answers.jsonl", OwnAnswer, change="start anew with --overwrite."), prompts
-        )
+    kept = folder / "answers.jsonl"
+    if kept.is_file():
+        return divide(read_typed_lines(kept, OwnAnswer, change="start anew with --overwrite."), prompts)
     refuse_too_few(too_few_prompts(prompts))
     rows: list[OwnAnswer] = []
     pairs: dict[str, OwnPairs] = {}
@@ -100,7 +98,7 @@ def own_pairs(
         rows += judged_answers(loaded, wanted, judges, folder / part, asked, console) if wanted else []
         pairs = divide(rows, prompts)
         refuse_too_few(too_few(pairs, prompts if part == "probe" else {}))
-    write_jsonl(folder / "answers.jsonl", map(vars, rows))
+    write_jsonl(kept, map(vars, rows))
     for part in ("probe", "rest"):
         shutil.rmtree(folder / part, ignore_errors=True)
     for name, own in pairs.items():
@@ -142,24 +140,15 @@ def judged_answers(
     return found
 
 
-def divide(rows: Sequence[OwnAnswer], concepts: Mapping[str, Any] | Sequence[str]) -> dict[str, OwnPairs]:
+def divide(rows: Sequence[OwnAnswer], prompts: Mapping[str, Sequence[Question]]) -> dict[str, OwnPairs]:
     """Own pairs by concept from judged rows; answers without text or without a verdict belong to neither kind."""
-    kept = [row for row in rows if row.answer.strip() and row.aware is not None]
-    asked = [question for part in (concepts.values() if isinstance(concepts, Mapping) else ()) for question in part]
-    turns = {question.prompt: question.turns for question in asked if question.turns}
-    return {
-        name: OwnPairs(
-            *(
-                tuple(
-                    Pair(row.prompt, row.answer, turns=turns.get(row.prompt, ()))
-                    for row in kept
-                    if (row.concept, row.aware) == (name, kind)
-                )
-                for kind in (True, False)
-            )
-        )
-        for name in concepts
-    }
+    turns = {question.prompt: question.turns for asked in prompts.values() for question in asked}
+    kinds: dict[tuple[str, bool | None], list[Pair]] = {}
+    for row in rows:
+        if row.answer.strip():
+            pair = Pair(row.prompt, row.answer, turns=turns.get(row.prompt, ()))
+            kinds.setdefault((row.concept, row.aware), []).append(pair)
+    return {name: OwnPairs(*(tuple(kinds.get((name, kind), ())) for kind in (True, False))) for name in prompts}
 
 
 def too_few_prompts(prompts: Mapping[str, Sequence[Question]]) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spin_llm.files import read_jsonl, sha256_json
+from spin_llm.files import read_typed_lines, sha256_json
 from spin_llm.generation.completion import Completer, Completion, Prompt
 from spin_llm.judges.verdict import Qualities, Texts, Verdict, head_label, unseen
 from spin_llm.progress import Advance
@@ -41,7 +41,8 @@ SHIPPED_TEXTS = Path(__file__).with_name("shipped")
 FRAME = (SHIPPED_TEXTS / "rubric.txt").read_text(encoding="utf-8")  # around a question: `rubrics.jsonl`
 # By label and axis; "" stands for every axis.
 RUBRICS: dict[tuple[str, str], str] = {
-    (row["label"], row["axis"]): row["question"] for row in read_jsonl(SHIPPED_TEXTS / "rubrics.jsonl")
+    (row["label"], row["axis"]): row["question"]
+    for row in read_typed_lines(SHIPPED_TEXTS / "rubrics.jsonl", dict[str, str])
 }
 
 

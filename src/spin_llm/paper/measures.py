@@ -12,15 +12,15 @@ from operator import attrgetter
 from pathlib import Path
 
 from spin_llm import pipeline
-from spin_llm.evaluate.answers import BASE, EDITED, answers
+from spin_llm.evaluate.answers import answers, judge_rows, say_missing
 from spin_llm.evaluate.comparison import measured
 from spin_llm.evaluate.likelihood import View, compare_likelihoods
-from spin_llm.evaluate.verdicts import judge_rows, say_missing
 from spin_llm.files import read_typed, write_json, write_jsonl
 from spin_llm.judges.verdict import remembering
 from spin_llm.paper.arms import Work, make_selection, make_view, unless_empty
 from spin_llm.paper.selections import dependence, location
 from spin_llm.results.file import written
+from spin_llm.results.measured import BASE, EDITED
 from spin_llm.results.paper import AboutArm, Arm, ArmRecord, LocationRecord
 from spin_llm.results.rows import VerdictRow, read_rows
 from spin_llm.scores import ScoreSet

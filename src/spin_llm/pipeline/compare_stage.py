@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from typing import get_args
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate import BASE, EDITED
 from spin_llm.evaluate.answers import Served
 from spin_llm.evaluate.likelihood import View
 from spin_llm.files import sha256_file
@@ -39,6 +38,7 @@ from spin_llm.records import PATCH, RECORD, Compared, ModelRecord, OtherModel
 from spin_llm.report.page import write_report as report_of
 from spin_llm.results import file
 from spin_llm.results.file import Results
+from spin_llm.results.measured import BASE, EDITED
 from spin_llm.results.rows import GENERATIONS, VERDICTS
 from spin_llm.search.find import search_questions
 from spin_llm.settings import EFFORTS, RunSettings

@@ -11,7 +11,7 @@ Gains are of margins, then of awareness rates among those that refuse at most 2 
 points less and answer at most 2 points less of the questions. On an axis where the judge was not measured
 (judges/quality/reading.py) verdicts decide nothing: a concept goes by its margin, over-refusal and coherence limit
 nothing, and it is said. Verdicts that are missing count for nothing where they are few, and against the edit where they
-forbid a reading (evaluate/missing.py). Left out: the record (find.py).
+forbid a reading (evaluate/axes.py). Left out: the record (find.py).
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from pathlib import Path
 
 from scipy.special import ndtri
 
-from spin_llm.evaluate.answers import BASE, EDITED, Evaluation
-from spin_llm.evaluate.axes import ANSWERED
+from spin_llm.evaluate.answers import Evaluation
 from spin_llm.evaluate.comparison import evaluate
 from spin_llm.evaluate.likelihood import View
 from spin_llm.judges.verdict import Judge
 from spin_llm.patch.patch import memory_patch
 from spin_llm.progress import Console
-from spin_llm.results.measured import AxisResult
+from spin_llm.results.measured import ANSWERED, BASE, EDITED, AxisResult
 from spin_llm.results.searched import Rates, SurvivorRecord, Trial
 from spin_llm.search.trials import Bench
 from spin_llm.selection import select

@@ -1,7 +1,7 @@
 """What the answers are like: the phrases listed and shifted, and rates by facet on a common scale, with their pictures.
 
 In: `phrases` and `facets` of results.json. Out: rows of texts, lines of a chart; matplotlib figures. Absent parts come
-out empty. Left out: finding phrases (evaluate/phrases.py); the axes, and their style (table.py).
+out empty. Left out: finding phrases (evaluate/wording.py); the axes, and their style (table.py).
 """
 
 from __future__ import annotations
