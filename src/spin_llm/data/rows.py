@@ -84,9 +84,8 @@ def read_rows(path: Path) -> Iterator[Row]:
             empty = False
             yield row
     except MemoryError:
-        raise SpinError(
-            f"{path} does not fit in memory.", change="give a part of it, or a machine with more."
-        ) from None
+        change = "give a part of it, or a machine with more."
+        raise SpinError(f"{path} does not fit in memory.", change=change) from None
     if empty:
         raise SpinError(
             f"{path} holds no rows.",
@@ -161,9 +160,8 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 raise _malformed(path, where, problem, cause)
             yield Row(where, dict(zip(header, fields, strict=False)))
     except csv.Error as error:
-        raise _malformed(
-            path, f"row {number + 1} (line {reader.line_num})", f"not valid CSV: {error}.", cause
-        ) from None
+        where = f"row {number + 1} (line {reader.line_num})"
+        raise _malformed(path, where, f"not valid CSV: {error}.", cause) from None
 
 
 def _jsonl_rows(path: Path, lines: Iterable[str] | None = None) -> Iterator[Row]:
@@ -238,9 +236,8 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                 raise _malformed(path, "header", f"a column name is there twice: {shown(twice)}.", "a typo.")
             for batch in file.iter_batches(batch_size=256):
                 if batch.get_total_buffer_size() > LONGEST_ROW << 3:
-                    raise _too_long(
-                        path, f"the 256 rows after row {number}", LONGEST_ROW << 3, "leave out the longest."
-                    )
+                    where = f"the 256 rows after row {number}"
+                    raise _too_long(path, where, LONGEST_ROW << 3, "leave out the longest.")
                 for place in range(batch.num_rows):
                     number += 1
                     yield Row(f"row {number}", batch.slice(place, 1).to_pylist()[0])

@@ -112,8 +112,7 @@ def load_prompts(
 ) -> tuple[Question, ...]:
     """The distinct prompts of a source of pairs, whatever their responses; a file may have prompts alone. Raises as
     load_pairs does."""
-    known = str(source) in ("starter", *KNOWN)
-    kinds = ("aware", "unaware") if known else (None,)
+    kinds = ("aware", "unaware") if str(source) in ("starter", *KNOWN) else (None,)
     wanted = [Wanted(kind, concept, prompt_column) for kind in kinds]
     pairs = [pair for each in wanted for pair in _load(str(source), each, data_dir, rows)[1]]
     return tuple({pair.prompt: _question(pair) for pair in pairs}.values())

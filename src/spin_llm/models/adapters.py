@@ -185,7 +185,6 @@ def import_peft() -> Any:
     try:
         import peft
     except ImportError:
-        raise SpinError(
-            "LoRA and DoRA need the package peft.", change="pip install 'spin-llm[baselines]', or peft."
-        ) from None
+        change = "pip install 'spin-llm[baselines]', or peft."
+        raise SpinError("LoRA and DoRA need the package peft.", change=change) from None
     return peft

@@ -128,20 +128,16 @@ def mlp_coverage(model: Any) -> float:
 def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
     """(name, module list) of the decoder stack: among lists of equal-class blocks, the one with most matrix weights."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    best: tuple[int, str, nn.ModuleList] | None = None
-    names = {id(module): name for name, module in model.named_modules()}
-    for module in decoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) and not any(_is_linear(child) for child in module):
-            weights = sum(p.numel() for p in module.parameters() if p.ndim >= 2)
-            if best is None or weights > best[0]:
-                best = (weights, names[id(module)], module)
-    if best is None:
+    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    stacks = [module for module in lists if not any(_is_linear(child) for child in module)]
+    if not stacks:
         seen = ", ".join(f"{name}: {type(child).__name__}" for name, child in model.named_children())
         raise SpinError(
             f"No stack of decoder layers was found in {type(model).__name__} (it holds {seen}).",
             cause="an architecture without a list of repeated blocks.",
         )
-    return best[1], best[2]
+    best = max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters() if p.ndim >= 2))
+    return next(name for name, module in model.named_modules() if module is best), best
 
 
 def _all_matrices(model: Any) -> Iterator[Matrix]:

@@ -97,18 +97,16 @@ def weight_files(folder: Path) -> list[Path]:
     first, *others = roots
     files = _files_of(folder, first)
     if missing := [name for name in files if not (folder / name).is_file()]:
-        raise SpinError(
-            f"{folder} lacks {', '.join(missing)}, named by its index {first}.", cause="an incomplete download."
-        )
+        what = f"{folder} lacks {', '.join(missing)}, named by its index {first}."
+        raise SpinError(what, cause="an incomplete download.")
     for root in others:
         if more := [name for name in _files_of(folder, root) if name not in files and (folder / name).is_file()]:
             raise _ambiguous(folder, f"{first} and {root}{f' (with {more[0]})' * (root not in more)} are two sets")
     if any(DISTRIBUTED.fullmatch(file.name) for file in folder.iterdir()):
         raise _ambiguous(folder, "files of a distributed training (shard-*-model-*.safetensors) lie beside the model's")
     if (folder / "adapter_config.json").is_file():
-        raise _ambiguous(
-            folder, "adapter_config.json lies beside the model, and transformers would put that adapter on"
-        )
+        why = "adapter_config.json lies beside the model, and transformers would put that adapter on"
+        raise _ambiguous(folder, why)
     return [folder / name for name in files]
 
 
