@@ -173,11 +173,13 @@ def test_the_generation_benchmark_compares_the_same_answers(
     given += ["--prompts", "11", "--new-tokens", "5", "--rounds", "2", "--output", str(output)]
     benchmarks["generation"].main(given)
     found = json.loads(output.read_text(encoding="utf-8"))
-    assert set(found) == {"speed", "parts"}
-    for section in found.values():
+    assert set(found) == {"speed", "parts", "sizes"}
+    for section, others in ((found["speed"], 2), (found["parts"], 9)):
         assert len({row["tokens"] for row in section["rates"].values()}) == 1
         assert all(len(row["tokens_a_second"]["rounds"]) == 2 for row in section["rates"].values())
-        assert len(section["ours_times"]) == 2
+        assert len(section["ours_times"]) == others
+    assert not any(found["parts"]["answers_that_differ"].values())
+    assert [row["rows"] for row in found["sizes"]["sizes"]] == [16, 32, 64, 96, 128]
     assert "ours / one at a time" in capsys.readouterr().out
 
 
