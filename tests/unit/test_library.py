@@ -9,7 +9,7 @@ import tiny
 from conftest import TinyModel
 
 from spin_llm.errors import SpinError
-from spin_llm.patch import make_patch
+from spin_llm.patch.file import make_patch
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import ScoreSet, Scoring, score
 from spin_llm.search.find import search

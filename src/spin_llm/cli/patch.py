@@ -75,9 +75,9 @@ def revert(
 
 
 def _rewrite(verb: str, model: str, patch_file: Path, output: Path | None, overwrite: bool, as_json: bool) -> None:
-    from spin_llm import patch as patches
     from spin_llm.models import Checkpoint, resolve
     from spin_llm.models.disk.copying import model_files
+    from spin_llm.patch import file as patches
 
     if output is None:
         raise SpinError(f"{verb} needs an output folder.", change="give -o FOLDER.")
