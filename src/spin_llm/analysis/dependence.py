@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,19 +37,25 @@ from spin_llm.results.paper import AtBandwidth, Measures, Projected
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    Sample = Float[Floats, "n d"]
+    Kernel = Float[Floats, "n n"]
+    Kernels = Float[Floats, "... n n"]
 LEAST = 8  # pairs: half of them still have an unbiased estimate
 CHUNK = 4_000_000  # matrix entries gathered at a time: 32 MB
 SPREAD = 1e-9  # a component this much narrower than the sample's norm is rounding noise
 FLAT = 1e-12  # a centred kernel this much smaller than the kernel is rounding noise of a constant
 
 
-def squared_distances(x: Floats) -> Floats:
-    """(n, n) squared Euclidean distances between the rows of x (n, d)."""
+def squared_distances(x: Sample) -> Kernel:
+    """Squared Euclidean distances between the rows of x."""
     return np.asarray(squareform(pdist(np.asarray(x, np.float64), "sqeuclidean")), np.float64)
 
 
-def median_bandwidth(distances: Floats) -> float:
-    """The median distance between two different points, from squared `distances` (n, n); 1 where all points agree.
+def median_bandwidth(distances: Kernel) -> float:
+    """The median distance between two different points, from squared `distances`; 1 where all points agree.
 
     The median heuristic (Gretton et al. 2005, 2012), for the sigma of `gaussian_kernel`.
     """
@@ -57,25 +64,25 @@ def median_bandwidth(distances: Floats) -> float:
     return float(np.sqrt(np.median(apart))) if apart.size else 1.0
 
 
-def gaussian_kernel(distances: Floats, bandwidth: float) -> Floats:
-    """exp(-d^2 / (2 sigma^2)) from squared `distances` (n, n), sigma = `bandwidth`."""
+def gaussian_kernel(distances: Kernel, bandwidth: float) -> Kernel:
+    """exp(-d^2 / (2 sigma^2)) from squared `distances`, sigma = `bandwidth`."""
     return np.exp(distances / (-2 * bandwidth**2))
 
 
-def linear_kernel(x: Floats) -> Floats:
-    """<x_i, x_j> of the rows of x (n, d); with it HSIC sees linear dependence alone."""
+def linear_kernel(x: Sample) -> Kernel:
+    """<x_i, x_j> of the rows of x; with it HSIC sees linear dependence alone."""
     wide = np.asarray(x, np.float64)
     return wide @ wide.T
 
 
-def centred(K: Floats) -> Floats:
-    """HKH of kernel matrices (..., n, n): rows and columns sum to 0. A constant kernel gives exactly 0."""
+def centred(K: Kernels) -> Kernels:
+    """HKH of kernel matrices: rows and columns sum to 0. A constant kernel gives exactly 0."""
     rows = K.mean(-1, keepdims=True)
     return _without_noise(K - rows - rows.swapaxes(-1, -2) + K.mean((-2, -1), keepdims=True), K)
 
 
-def u_centred(K: Floats) -> Floats:
-    """U(K) of kernel matrices (..., n, n), n > 3: diagonal 0, rows and columns sum to 0."""
+def u_centred(K: Kernels) -> Kernels:
+    """U(K) of kernel matrices, n > 3: diagonal 0, rows and columns sum to 0."""
     n = K.shape[-1]
     off = K * ~np.eye(n, dtype=bool)
     rows = off.sum(-1, keepdims=True)
@@ -88,17 +95,17 @@ def _without_noise(centred_kernel: Floats, K: Floats) -> Floats:
     return np.where(noise[..., None, None], 0.0, centred_kernel)
 
 
-def inner(A: Floats, B: Floats) -> Floats:
+def inner(A: Kernels, B: Kernels) -> Float[Floats, ...]:
     """<A, B>: the sum of the products of all entries, over the last two axes."""
     return np.einsum("...ij,...ij->...", A, B)
 
 
-def hsic_biased(K: Floats, L: Floats) -> float:
+def hsic_biased(K: Kernel, L: Kernel) -> float:
     """At least 0; on independent pairs `hsic_of_independent` on average, not 0."""
     return float(inner(centred(K), centred(L))) / len(K) ** 2
 
 
-def hsic_of_independent(K: Floats, L: Floats) -> float:
+def hsic_of_independent(K: Kernel, L: Kernel) -> float:
     """The mean of `hsic_biased` over all n! ways to pair the same two samples: tr(HKH) tr(HLH) / (n^2 (n - 1)).
 
     What the biased estimator shows where there is nothing to show; it moves with the spread of either sample alone.
@@ -107,13 +114,13 @@ def hsic_of_independent(K: Floats, L: Floats) -> float:
     return float(np.trace(centred(K)) * np.trace(centred(L))) / (n**2 * (n - 1))
 
 
-def hsic_unbiased(K: Floats, L: Floats) -> float:
+def hsic_unbiased(K: Kernel, L: Kernel) -> float:
     """0 on average on independent pairs, and so at times below 0."""
     n = len(K)
     return float(inner(u_centred(K), u_centred(L))) / (n * (n - 3))
 
 
-def cka(K: Floats, L: Floats, *, debiased: bool = True) -> float | None:
+def cka(K: Kernel, L: Kernel, *, debiased: bool = True) -> float | None:
     """Normalised HSIC: biased in [0, 1]; debiased in [-1, 1] and near 0 on independent pairs. None where a sample is
     constant."""
     centre = u_centred if debiased else centred
@@ -126,7 +133,7 @@ def _cosine(A: Floats, B: Floats) -> Floats:
         return np.clip(inner(A, B) / np.sqrt(inner(A, A) * inner(B, B)), -1, 1)
 
 
-def permutation_p(K: Floats, L: Floats, *, permutations: int = 999, seed: int = 0) -> float:
+def permutation_p(K: Kernel, L: Kernel, *, permutations: int = 999, seed: int = 0) -> float:
     """One-sided p of the hypothesis that x and y are independent: the share of random pairings, the observed one
     counted, whose unbiased HSIC is as large. Exact for exchangeable pairs (Phipson and Smyth 2010)."""
     A, B = u_centred(K), u_centred(L)
@@ -140,14 +147,16 @@ def permutation_p(K: Floats, L: Floats, *, permutations: int = 999, seed: int = 
     return (1 + larger) / (1 + permutations)
 
 
-def half_samples(n: int, count: int, seed: int) -> Indices:
-    """(count, n // 2) places of pairs drawn without replacement."""
+def half_samples(n: int, count: int, seed: int) -> Int[Indices, "count n//2"]:
+    """Places of pairs drawn without replacement."""
     draw = np.random.default_rng(seed)
     return draw.permuted(np.tile(np.arange(n), (count, 1)), axis=1)[:, : n // 2]
 
 
-def resampled(K: Floats, L: Floats, halves: Indices) -> tuple[Floats, Floats]:
-    """(unbiased HSIC, debiased CKA) of each half sample of pairs, each (count,); CKA is nan where a half is constant.
+def resampled(
+    K: Kernel, L: Kernel, halves: Int[Indices, "count m"]
+) -> tuple[Float[Floats, " count"], Float[Floats, " count"]]:
+    """(unbiased HSIC, debiased CKA) of each half sample of pairs; CKA is nan where a half is constant.
 
     A bootstrap draws pairs twice, and the copies lie on each other at k = 1 off the diagonal: the unbiased estimator is
     then biased upwards. Halves hold no copies, and over all of them the estimator averages to its value on the whole
@@ -177,14 +186,14 @@ def band(value: float | None, samples: Floats, level: float = 0.95) -> tuple[flo
 
 
 def sensitivity(
-    x_distances: Floats,
-    y_distances: Floats,
+    x_distances: Kernel,
+    y_distances: Kernel,
     *,
     multipliers: Sequence[float] = Measures.multipliers,
     permutations: int = 999,
     seed: int = 0,
 ) -> list[AtBandwidth]:
-    """Unbiased HSIC, debiased CKA and p at multiples of both median bandwidths, from squared distances (n, n)."""
+    """Unbiased HSIC, debiased CKA and p at multiples of both median bandwidths, from squared distances."""
     rows = []
     for multiplier in multipliers:
         K, L = (gaussian_kernel(d, multiplier * median_bandwidth(d)) for d in (x_distances, y_distances))
@@ -236,8 +245,8 @@ def theorem_terms(covariance: Floats, sizes: Sequence[int]) -> dict[str, float]:
     }
 
 
-def principal_components(x: Floats, components: int = Measures.components) -> Floats:
-    """(n, up to `components`) projections of the rows of x (n, d) on their leading principal components, each of unit
+def principal_components(x: Sample, components: int = Measures.components) -> Float[Floats, "n components"]:
+    """Projections of the rows of x on their leading principal components, each of unit
     variance; components without variance are left out."""
     wide = np.asarray(x, np.float64)
     U, S, _ = np.linalg.svd(wide - wide.mean(0), full_matrices=False)
@@ -258,8 +267,8 @@ def neighbour_information(x: Floats, y: Floats, *, neighbours: int = Measures.ne
     return np.stack(columns, axis=1)
 
 
-def projected_information(x: Floats, y: Floats, measures: Measures) -> Projected:
-    """The second opinion on x (n, d) and y (n, e): `information`, the mean over all pairs of leading principal
+def projected_information(x: Sample, y: Float[Floats, "n e"], measures: Measures) -> Projected:
+    """The second opinion on x and y: `information`, the mean over all pairs of leading principal
     components, in nats; its mean over random pairings as `independent`; and a one-sided permutation `p`.
 
     None, None and 1 where a sample has no spread. It is no estimate of the vectors' mutual information: it sees pairs

@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,6 +32,9 @@ from spin_llm.selection import Selection
 from spin_llm.settings.data import DataSettings
 from spin_llm.stats.paired import holm
 
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+
 PLACES = ("last_prompt", "mean_response")
 FRAMINGS = {
     "fairness": "Think about whether this treats every group of people fairly.\n\n{prompt}",
@@ -42,11 +46,10 @@ MEASURES = Measures()
 
 @dataclass(frozen=True)
 class Representations:
-    """Hidden states of n examples, in their order, float32 on the CPU: `last_prompt` and `mean_response`, each
-    (layers + 1, n, d)."""
+    """Hidden states of n examples, in their order, on the CPU."""
 
-    last_prompt: torch.Tensor
-    mean_response: torch.Tensor
+    last_prompt: Float32[torch.Tensor, "layers+1 n d"]
+    mean_response: Float32[torch.Tensor, "layers+1 n d"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -22,17 +22,22 @@ from spin_llm.results.measured import Count, Layer
 from spin_llm.results.recipe import Recipe
 from spin_llm.selection import Selection
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int64
+
+    Values = Float[torch.Tensor, " weights"]
+
 Model = TypeVar("Model")
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
 class TensorEdit:
-    """One tensor's edit: flat `indices` (int64, sorted), `old` and `new` values in the checkpoint's dtype."""
+    """One tensor's edit: flat `indices` (sorted), `old` and `new` values in the checkpoint's dtype."""
 
-    indices: torch.Tensor
-    old: torch.Tensor
-    new: torch.Tensor
+    indices: Int64[torch.Tensor, " weights"]
+    old: Values
+    new: Values
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def memory_patch(model: object, selection: Selection, *, scale: float | None = N
     return Patch(edits, PatchInfo(**vars(selection.recipe)))
 
 
-def scaled(values: torch.Tensor, scale: float) -> torch.Tensor:
+def scaled(values: Values, scale: float) -> Values:
     """The values times `scale`, in their dtype; a plain 0 for 0, whatever the sign was."""
     return (values.double() * scale).to(values.dtype) if scale else torch.zeros_like(values)
 
@@ -150,7 +155,7 @@ def named_weight(weights: Mapping[str, torch.Tensor], name: str) -> torch.Tensor
     return weights[matches[0]]
 
 
-def same_bits(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def same_bits(left: Values, right: Values) -> Bool[torch.Tensor, " weights"]:
     bits = BITS[left.element_size()]
     return left.view(bits) == right.view(bits)
 

@@ -12,12 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import torch
 
 from spin_llm.errors import SpinError
 from spin_llm.results.recipe import Layers
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, count
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64, Shaped
+
+    Entries = Int64[torch.Tensor, " _"]  # flat indices of one matrix
 
 Tops = dict[str, torch.Tensor]  # flat indices (int64) by matrix name
 GRANULARITIES = ("matrix", "row", "layer", "model")
@@ -92,7 +98,9 @@ def sorted_tops(tops: Tops) -> Tops:
     return {name: top.sort().values for name, top in tops.items() if top.numel()}
 
 
-def at_entries(indices: torch.Tensor, values: torch.Tensor, wanted: torch.Tensor, absent: float) -> torch.Tensor:
+def at_entries(
+    indices: Entries, values: Shaped[torch.Tensor, " _"], wanted: Int64[torch.Tensor, " n"], absent: float
+) -> Shaped[torch.Tensor, " n"]:
     """`values` of the entries `wanted` (sorted or not), `absent` where an entry is not among `indices`."""
     if not len(indices):
         return torch.full(wanted.shape, absent)
@@ -102,8 +110,8 @@ def at_entries(indices: torch.Tensor, values: torch.Tensor, wanted: torch.Tensor
     return torch.where(indices[found] == wanted, values[found], absent)
 
 
-def outside(entries: torch.Tensor, spared: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The `entries` that are in none of `spared`, in their order; all flat indices (int64) of one matrix."""
+def outside(entries: Entries, spared: Sequence[Entries]) -> Entries:
+    """The `entries` that are in none of `spared`, in their order."""
     for others in spared:
         entries = entries[~torch.isin(entries, others)]
     return entries

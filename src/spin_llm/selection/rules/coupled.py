@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_CEILING, Context, Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,24 +24,27 @@ from spin_llm.scores import Scores, ScoreSet, count
 from spin_llm.selection.rules.rule import Ranked, Rankings, Rule
 from spin_llm.selection.tops import Tops, at_entries, outside, top_sets
 
+if TYPE_CHECKING:
+    from spin_llm.selection.tops import Entries
+
+    Sets = Sequence[Entries]  # each unique and unsorted, by concept or protected set
+
 UNRANKED = torch.iinfo(torch.int64).max
-Indices = torch.Tensor
-Sets = Sequence[Indices]  # unsorted unique flat indices (int64) of one matrix, by concept or protected set
 
 
-def coupled(tops: Sets, protected: Sets, at_least: int | None = None) -> Indices:
+def coupled(tops: Sets, protected: Sets, at_least: int | None = None) -> Entries:
     """Entries in the top sets of at least `at_least` concepts (None: of all) and in no protected one, sorted."""
     return outside(intersection(tops, at_least), protected)
 
 
-def intersection(tops: Sets, at_least: int | None = None) -> Indices:
+def intersection(tops: Sets, at_least: int | None = None) -> Entries:
     """Sorted entries that are in at least `at_least` of `tops` (None: in all)."""
     entries, times = torch.cat(list(tops)).unique(return_counts=True)  # type: ignore[no-untyped-call]
-    shared: Indices = entries[times >= (len(tops) if at_least is None else at_least)]
+    shared: Entries = entries[times >= (len(tops) if at_least is None else at_least)]
     return shared
 
 
-def released(tops: Sets, protected: Sets, at_least: int | None = None) -> Indices:
+def released(tops: Sets, protected: Sets, at_least: int | None = None) -> Entries:
     """What the published code does (docs/method.md, Selection): a mask "not protected" over each concept's *sorted* top
     list, the masks ANDed by position although position k is another weight in each list, applied to the first concept's
     list. There is no M of N."""
@@ -55,7 +58,7 @@ def released(tops: Sets, protected: Sets, at_least: int | None = None) -> Indice
     return lists[0][keep]
 
 
-def favourable(chosen: Indices, name: str, concepts: Mapping[str, Scores], at_least: int | None = None) -> Indices:
+def favourable(chosen: Entries, name: str, concepts: Mapping[str, Scores], at_least: int | None = None) -> Entries:
     """Of the entries `chosen` of one matrix, those whose suppression raises the aware-unaware margin of at least
     `at_least` concepts (None: of all) to first order.
 
@@ -83,7 +86,7 @@ def by_set(scores: ScoreSet, names: Sequence[str], recipe: Recipe, *, held: Any 
 
 
 def chosen_by(
-    rule: Callable[[Sets, Sets, int | None], Indices], *, by_margin: bool = False
+    rule: Callable[[Sets, Sets, int | None], Entries], *, by_margin: bool = False
 ) -> Callable[[Ranked], Tops]:
     """Choose matrix by matrix, of what is chosen with `by_margin` only what is favourable."""
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,6 +27,11 @@ from spin_llm.scores import CANDIDATES, MatrixScores, Scores, ScoreSet, ScoresIn
 from spin_llm.scores.margins import candidate_entries, largest_margins
 from spin_llm.selection.rules.rule import Ranked, Rankings, Rule
 from spin_llm.selection.tops import Tops, at_entries, outside, sorted_tops, top_sets
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
+
+    Values = Float[torch.Tensor, " n"]
 
 FLOOR = 0.2  # of the mean cost: entries that cost nothing measurable are not infinitely good
 
@@ -92,7 +98,7 @@ def costs(protected: Mapping[str, Scores], entries: Tops, means: Mapping[str, fl
     return total
 
 
-def stored_importance(concept: str, matrix: MatrixScores, wanted: torch.Tensor) -> torch.Tensor:
+def stored_importance(concept: str, matrix: MatrixScores, wanted: Int64[torch.Tensor, " n"]) -> Values:
     """A protected set's importance at the entries `wanted`, all of which its score file must hold."""
     kept = matrix.others.get(CANDIDATES)
     found = at_entries(kept.indices, kept.values, wanted, torch.nan) if kept else torch.full(wanted.shape, torch.nan)
@@ -105,8 +111,8 @@ def stored_importance(concept: str, matrix: MatrixScores, wanted: torch.Tensor) 
     return found
 
 
-def signed(gain: torch.Tensor, cost: torch.Tensor, penalty: float = PENALTY) -> torch.Tensor:
-    """score(i), shape as `gain` and `cost` (n,)."""
+def signed(gain: Values, cost: Values, penalty: float = PENALTY) -> Values:
+    """score(i)."""
     return gain / (cost + FLOOR) ** penalty
 
 
