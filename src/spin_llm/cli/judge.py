@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from cyclopts.validators import Number
 
-from spin_llm.cli.options import Json, Overwrite, Quiet, helps, output_option
+from spin_llm.cli.options import Json, Overwrite, Quiet, at_least, helps, writes
 from spin_llm.cli.terminal import console_of, draw, show
 from spin_llm.errors import SpinError
 from spin_llm.outputs import check_output
@@ -26,9 +25,7 @@ def fit(
     data: Annotated[Path, Parameter(help="Labelled answers: csv or jsonl with concept, prompt, answer, label(s).")],
     /,
     *,
-    output: Annotated[
-        Path | None, output_option("The judge file to write, FILE.safetensors; it has no default.")
-    ] = None,
+    output: Annotated[Path | None, writes("The judge file to write, FILE.safetensors; it has no default.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Fit the local judge on labelled answers; writes a judge file for --judge."""
@@ -55,12 +52,8 @@ def check(
     *,
     judge: Annotated[list[str] | None, Parameter(help=JUDGE["judge"])] = None,
     data_dir: Annotated[str | None, Parameter(help=DATA["data_dir"])] = None,
-    max_rows: Annotated[
-        int | None, Parameter(help="At most so many rows per concept (of pairs: per kind).", validator=Number(gte=1))
-    ] = None,
-    output: Annotated[
-        Path | None, output_option("A JSON file for the measured quality (default: none is written).")
-    ] = None,
+    max_rows: Annotated[int | None, at_least(1, "At most so many rows per concept (of pairs: per kind).")] = None,
+    output: Annotated[Path | None, writes("A JSON file for the measured quality (default: none is written).")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -90,7 +83,7 @@ def score(
     generations: Annotated[Path, Parameter(help="A generations.jsonl.")],
     /,
     *,
-    output: Annotated[Path | None, output_option("The verdicts (default: verdicts.jsonl beside the answers).")] = None,
+    output: Annotated[Path | None, writes("The verdicts (default: verdicts.jsonl beside the answers).")] = None,
     judge: Annotated[str, Parameter(help=JUDGE["judge"])] = JudgeSettings.judge,
     trust_remote_code: Annotated[bool, Parameter(help=MODEL["trust_remote_code"], show_default=False)] = False,
     quiet: Quiet = False,
@@ -111,7 +104,7 @@ def sheet(
     generations: Annotated[Path, Parameter(help="A generations.jsonl, or a run's own/answers.jsonl.")],
     /,
     *,
-    output: Annotated[Path | None, output_option("The sheet (default: sheet.csv beside the answers).")] = None,
+    output: Annotated[Path | None, writes("The sheet (default: sheet.csv beside the answers).")] = None,
     label: Annotated[str, Parameter(help="What to ask about the concepts: aware, safe or coherent.")] = "aware",
     seed: Annotated[int, Parameter(help=MODEL["seed"])] = 0,
     overwrite: Overwrite = False,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from cyclopts import Group, Parameter
+from cyclopts.validators import Number
 
 from spin_llm.cli.terminal import slug
 from spin_llm.settings import GROUPS, RunSettings, flag_of
@@ -38,7 +39,12 @@ Config = Annotated[
 ]
 
 
-def output_option(where: str) -> Parameter:
+def at_least(least: int, text: str) -> Parameter:
+    """A number that is not below the least."""
+    return Parameter(help=text, validator=Number(gte=least))
+
+
+def writes(where: str) -> Parameter:
     """-o, which says `where` the result is written."""
     return Parameter(("--output", "-o"), help=where, group=OUTPUT)
 
@@ -48,7 +54,7 @@ class Output:
     """Where a command writes its folder, and what it prints."""
 
     output: Annotated[
-        Path | None, output_option("The folder to write (default: runs/MODEL, with -eval or a method after it).")
+        Path | None, writes("The folder to write (default: runs/MODEL, with -eval or a method after it).")
     ] = None
     overwrite: Overwrite = False
     as_json: Json = False

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
-from spin_llm.cli.options import PLAIN, Out, Quiet, from_settings, output_option
+from spin_llm.cli.options import PLAIN, Out, Quiet, at_least, from_settings, writes
 from spin_llm.cli.terminal import console_of, show, slug
 from spin_llm.errors import SpinError
 from spin_llm.settings import AnswerSettings, DataSettings, JudgeSettings, ModelSettings, RunSettings, flag_of
@@ -46,10 +45,7 @@ def paper(
     given: partial[RunSettings],
     *,
     limit: Annotated[
-        int | None,
-        Parameter(
-            help="A small version: at most so many questions, examples and training pairs.", validator=Number(gte=4)
-        ),
+        int | None, at_least(4, "A small version: at most so many questions, examples and training pairs.")
     ] = None,
     also: Annotated[list[str] | None, Parameter(help="For sizes: a further model; repeat it.")] = None,
     preset: Annotated[
@@ -60,10 +56,8 @@ def paper(
             show_default=False,
         ),
     ] = False,
-    epochs: Annotated[
-        int | None, Parameter(help="Epochs of the fine-tuning baselines.", validator=Number(gte=1))
-    ] = None,
-    output: Annotated[Path | None, output_option("The folder of all experiments (default: runs/MODEL-paper).")] = None,
+    epochs: Annotated[int | None, at_least(1, "Epochs of the fine-tuning baselines.")] = None,
+    output: Annotated[Path | None, writes("The folder of all experiments (default: runs/MODEL-paper).")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment of the paper: its table or figure, beside the printed numbers; what is done is kept."""

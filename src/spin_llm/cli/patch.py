@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from spin_llm.cli.options import Json, Model, Overwrite, from_settings, helps, output_option
+from spin_llm.cli.options import Json, Model, Overwrite, from_settings, helps, writes
 from spin_llm.cli.terminal import console_of, show
 from spin_llm.errors import SpinError
 from spin_llm.settings import SEARCHED, EditSettings, ScoreSettings
@@ -20,7 +20,7 @@ from spin_llm.settings.edit import parse_layers
 if TYPE_CHECKING:
     from spin_llm.results.recipe import Recipe
 
-NewFolder = Annotated[Path | None, output_option("The folder to write; it has no default.")]
+NewFolder = Annotated[Path | None, writes("The folder to write; it has no default.")]
 PatchFile = Annotated[Path, Parameter("PATCH", help="A patch.safetensors, or a run folder with one.")]
 
 
@@ -46,7 +46,7 @@ def select(
     model: Annotated[
         str | None, Parameter("--for", help="Make the patch for this model, fine-tuned from the scored one.")
     ] = None,
-    output: Annotated[Path | None, output_option("The patch file (default: RUN/patch.safetensors).")] = None,
+    output: Annotated[Path | None, writes("The patch file (default: RUN/patch.safetensors).")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
-from spin_llm.cli.options import PLAIN, Json, Out, Overwrite, Quiet, from_settings, output_option
+from spin_llm.cli.options import PLAIN, Json, Out, Overwrite, Quiet, at_least, from_settings, writes
 from spin_llm.cli.terminal import console_of, show, show_results
 from spin_llm.errors import SpinError
 from spin_llm.settings import (
@@ -42,8 +41,7 @@ def run(settings: RunSettings, *, out: Out = PLAIN) -> None:
 
 
 @from_settings(
-    *(group for group in GROUPS if group is not ExtraSettings),
-    without=f"{OWN} statistics ratio protect_ratio scale",
+    *(group for group in GROUPS if group is not ExtraSettings), without=f"{OWN} statistics ratio protect_ratio scale"
 )
 def sweep(settings: RunSettings, *, out: Out = PLAIN) -> None:
     """Score, then search the edit alone: many settings by a proxy, the best by their answers; `run` goes on from it."""
@@ -109,12 +107,8 @@ def stability(
     folder: Annotated[Path, Parameter("RUN", help="A run folder with scores/ and a patch.")],
     /,
     *,
-    resamples: Annotated[
-        int, Parameter(help="How many bootstrap resamples of the scored examples.", validator=Number(gte=2))
-    ] = 100,
-    seed: Annotated[
-        int | None, Parameter(help="Seed of the resamples (default: the run's).", validator=Number(gte=0))
-    ] = None,
+    resamples: Annotated[int, at_least(2, "How many bootstrap resamples of the scored examples.")] = 100,
+    seed: Annotated[int | None, at_least(0, "Seed of the resamples (default: the run's).")] = None,
     model: Annotated[
         str | None, Parameter("--for", help="Where the run's model is now (default: where run.json says).")
     ] = None,
@@ -140,7 +134,7 @@ def report(
     folders: Annotated[list[Path], Parameter("RUN", help="Run folders with results.")],
     /,
     *,
-    output: Annotated[Path | None, output_option("Of several runs: the page (default: compare.html).")] = None,
+    output: Annotated[Path | None, writes("Of several runs: the page (default: compare.html).")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write report.html and report.md of a run again; of several runs, one page that compares them."""

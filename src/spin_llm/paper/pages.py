@@ -6,16 +6,16 @@ Out: the pages. Left out: measuring; which experiments there are (experiments.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spin_llm.files import read_typed, write_json, write_text
 from spin_llm.outputs import writing
 from spin_llm.paper.figures import figure
-from spin_llm.paper.tables import Part, Table, parts_of
+from spin_llm.paper.tables import Part, parts_of
 from spin_llm.report.canvas import inline_svg, png_bytes, svg_text
-from spin_llm.report.render import escape_markdown, render_page
+from spin_llm.report.render import render_markdown, render_page
 from spin_llm.results.file import written
 from spin_llm.results.paper import ArmRecord, Experiment, ExperimentRecord
 
@@ -62,12 +62,7 @@ def write_pages(known: Sequence[Experiment], folder: Path, model: str) -> list[P
     """EXPERIMENT.md of every experiment that is there, paper.md and paper.html, in the paper's order; the files of the
     whole."""
     sections = [section_of(experiment, folder, model) for experiment in known]
-    texts = {section.name: "\n".join(markdown_lines(section)) + "\n" for section in sections}
-    for section in sections:
-        if section.state != "absent":
-            write_text(folder / f"{section.name}.md", texts[section.name])
     title = f"The paper's experiments on {Path(model).name}"
-    write_text(folder / "paper.md", "\n".join([f"# {escape_markdown(title)}", "", *texts.values()]))
     pictures = {one.name: inline_svg(one.picture, one.title) for one in sections if one.picture}
     context = {
         "title": title,
@@ -76,6 +71,11 @@ def write_pages(known: Sequence[Experiment], folder: Path, model: str) -> list[P
         "done": [section.title for section in sections if section.state == "done"],
         "shared": shared_differences(sections),
     }
+    for section in sections:
+        if section.state != "absent":
+            text = render_markdown("paper.md.j2", {"title": "", "sections": [section]})
+            write_text(folder / f"{section.name}.md", text)
+    write_text(folder / "paper.md", render_markdown("paper.md.j2", context))
     write_text(folder / "paper.html", render_page("paper.html.j2", context, svg=pictures))
     return [folder / "paper.md", folder / "paper.html"]
 
@@ -100,27 +100,3 @@ def shared_differences(sections: Sequence[Section]) -> list[str]:
     """What differs from the paper in every experiment that has results."""
     lists = [section.differs for section in sections if section.differs]
     return [text for text in lists[0] if all(text in other for other in lists)] if lists else []
-
-
-def markdown_lines(section: Section) -> Iterator[str]:
-    """The section as Markdown."""
-    yield from (f"## {escape_markdown(section.title)}", "")
-    for part in section.parts:
-        if isinstance(part, Table):
-            yield from table_lines(part)
-        else:
-            yield from (escape_markdown(part), "")
-    if section.differs:
-        yield from (f"What differs from the paper: {escape_markdown('; '.join(section.differs))}.", "")
-    if section.picture:
-        yield from (f"![{escape_markdown(section.title)}]({section.name}.png)", "")
-
-
-def table_lines(table: Table) -> Iterator[str]:
-    if table.caption:
-        yield from (f"{escape_markdown(table.caption)}:", "")
-    for number, row in enumerate((table.head, *table.rows)):
-        yield "| " + " | ".join(escape_markdown(cell) for cell in row) + " |"
-        if not number:
-            yield "|" + "".join(" --- |" if place < table.words else " ---: |" for place in range(len(row)))
-    yield ""
