@@ -23,7 +23,6 @@ from spin_llm.patch.file import load_patch, save_patch
 from spin_llm.patch.patch import Patch
 from spin_llm.pipeline.context import Run, score_file
 from spin_llm.results.paper import AboutArm, Arm
-from spin_llm.results.recipe import Recipe
 from spin_llm.scores import ScoreSet
 from spin_llm.selection import Selection, select
 from spin_llm.settings import RunSettings, scope_of
@@ -102,7 +101,7 @@ def make_edit(work: Work, arm: Arm) -> Patch:
     """The patch of an edit; read when it is there."""
     path = edit_file(work, arm)
     if not path.is_file():
-        _, selection, scores = make_selection(work, arm)
+        selection, scores = make_selection(work, arm)
         save_patch(path, pipeline.patch_of(work.settings_of(arm), work.model.checkpoint, selection, scores))
     return load_patch(path)
 
@@ -126,12 +125,12 @@ def make_scores(run: Run) -> ScoreSet:
     return run.scores
 
 
-def make_selection(work: Work, arm: Arm) -> tuple[Recipe, Selection, ScoreSet]:
-    """(recipe, selection, scores by role) of an edit, from scores that arms with the same data share."""
+def make_selection(work: Work, arm: Arm) -> tuple[Selection, ScoreSet]:
+    """(selection, scores by role) of an edit, from scores that arms with the same data share."""
     run = work.scored(work.settings_of(arm))
     scores, done = make_scores(run), edit_file(work, arm)
     recipe = load_patch(done).info.recipe if done.is_file() else pipeline.find_recipe(run, scores, done.parent)[0]
-    return recipe, select(scores, recipe), scores
+    return select(scores, recipe), scores
 
 
 def trained_view(work: Work, arm: Arm) -> tuple[View, AboutArm]:

@@ -25,6 +25,7 @@ from spin_llm.results.paper import AboutArm, Arm, ArmRecord, LocationRecord
 from spin_llm.results.rows import VerdictRow, read_rows
 from spin_llm.scores import ScoreSet
 from spin_llm.search.trials import measure_proxy, measure_reference
+from spin_llm.settings import RunSettings
 
 ANEW = "delete that file: what it holds is made again."
 SUFFIXES = {"answers": "", "tasks": "-tasks", "margins": "-margins", "information": "-location"}
@@ -45,7 +46,7 @@ def measure(work: Work, arm: Arm, kind: str) -> ArmRecord:
         return of_information(work, arm, found, file)
     if not file.is_file():
         if kind == "tasks":
-            work = with_tasks(work)
+            pipeline.check_capabilities(task_settings(work))
         view, about = make_view(work, arm)
         found = replace(found, about=about)
         if view is not None:
@@ -83,21 +84,18 @@ def of_answers(work: Work, arm: Arm, found: ArmRecord, view: View) -> ArmRecord:
     return replace(found, axes=results.axes, style=results.style, phrases=results.phrases, judge=results.judge)
 
 
-def with_tasks(work: Work) -> Work:
-    """The work with the paper's tasks, unless others were given, on as few documents as all is small; SpinError when
-    they cannot be run."""
+def task_settings(work: Work) -> RunSettings:
+    """The settings with the paper's tasks, unless others were given, on as few documents as all is small."""
     told = work.settings
     limit = told.capabilities_limit or work.limit
-    told = replace(told, capabilities=told.capabilities or ("paper",), capabilities_limit=limit)
-    pipeline.check_capabilities(told)
-    return work.told(told)
+    return replace(told, capabilities=told.capabilities or ("paper",), capabilities_limit=limit)
 
 
 def of_tasks(work: Work, arm: Arm, found: ArmRecord, view: View) -> ArmRecord:
     """The arm's lm-eval tasks against the base's."""
     views: dict[str, View] = {BASE: lambda: nullcontext(work.model), EDITED: view}
     folder = work.folder / "arms" / f"{work.key(arm)}-tasks"
-    return replace(found, axes=pipeline.capability_results(work.settings, views, folder, work.console))
+    return replace(found, axes=pipeline.capability_results(task_settings(work), views, folder, work.console))
 
 
 def of_margins(work: Work, arm: Arm, found: ArmRecord, view: View) -> ArmRecord:
@@ -120,10 +118,10 @@ def of_information(work: Work, arm: Arm, found: ArmRecord, places: Path) -> ArmR
             write_json(file, written(replace(found, about=made)))
             write_json(places, {})
         else:
-            recipe, selection, scores = made
+            selection, scores = made
             if not file.is_file():
                 reports = dependence(work, arm, selection)
                 write_json(file, written(replace(found, about=AboutArm(selection.weights), information=reports)))
-            write_json(places, written(location(work, arm, recipe, selection, scores)))
+            write_json(places, written(location(work, arm, selection, scores)))
     found = read_typed(file, ArmRecord, change=ANEW)
     return replace(found, location=read_typed(places, LocationRecord, change=ANEW), name=arm.name)

@@ -1,10 +1,10 @@
 """What SPIN's edit is inside the model: how far it makes the concepts' representations depend less on each other, where
 its weights live, and whether other ratios, rules, selectors, responses, examples or seeds choose the same.
 
-In: the work, SPIN's recipe, selection and scores. Out: the reports of analysis/layers.py on the dependence of the
-concepts' representations; what each other selection is, the report of analysis/location.py over all of them, SPIN
-first. Every one is at SPIN's ratio unless it says another; scores
-that other experiments stored are used again. A selection of nothing is a row that says why. Left out: wording.
+In: the work, SPIN's selection and scores. Out: the reports of analysis/layers.py on the dependence of the concepts'
+representations; what each other selection is, the report of analysis/location.py over all of them, SPIN first. Every
+one is at SPIN's ratio unless it says another; scores that other experiments stored are used again. A selection of
+nothing is a row that says why. Left out: wording.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from spin_llm.paper.arms import Work, make_scores
 from spin_llm.paper.experiments import SELECTORS, SPIN_SHOTS
 from spin_llm.pipeline.inputs import RunData
 from spin_llm.results.paper import Arm, ArmOptions, DependenceRecord, LocationRecord, Measures
-from spin_llm.results.recipe import Recipe
 from spin_llm.scores import ScoreSet
 from spin_llm.selection import Selection, random_like, select
 
@@ -60,28 +59,26 @@ def dependence(work: Work, arm: Arm, selection: Selection) -> dict[str, Dependen
     }
 
 
-def location(work: Work, arm: Arm, recipe: Recipe, selection: Selection, scores: ScoreSet) -> LocationRecord:
+def location(work: Work, arm: Arm, selection: Selection, scores: ScoreSet) -> LocationRecord:
     """`location_report` of SPIN's and the other selections; what each is, or why it is empty."""
-    selections, about = {arm.name: selection}, {arm.name: f"{recipe.rule}, the edit"}
-    for name, other, what in others(work, arm, recipe, selection, scores):
+    selections, about = {arm.name: selection}, {arm.name: f"{selection.recipe.rule}, the edit"}
+    for name, other, what in others(work, arm, selection, scores):
         about[name] = what
         if other is not None:
             selections[name] = other
             about[name] += "" if other.weights else ": selects nothing"
-    transposed = any(matrix.transposed for matrix in editable_matrices(work.model.model, recipe.target))
+    transposed = any(matrix.transposed for matrix in editable_matrices(work.model.model, selection.recipe.target))
     report = location_report(selections, draws=0, transposed=transposed)
     own = location_report({arm.name: selection}, transposed=transposed, seed=work.settings.seed)  # chance is for SPIN's
     return replace(report, about=about, selections={**report.selections, **own.selections})
 
 
-def others(
-    work: Work, arm: Arm, recipe: Recipe, selection: Selection, scores: ScoreSet
-) -> Iterator[tuple[str, Selection | None, str]]:
+def others(work: Work, arm: Arm, selection: Selection, scores: ScoreSet) -> Iterator[tuple[str, Selection | None, str]]:
     """(name, selection or None where the scores do not reach so far, what it is)."""
-    chosen = partial(select, allow_empty=True)
+    chosen, recipe = partial(select, allow_empty=True), selection.recipe
     yield "random", random_like(selection, work.settings.seed), "as many weights in each matrix, at random"
     yield "released", chosen(scores, replace(recipe, rule="released")), "the published code's rule"
-    # a stored patch names what is protected also where that follows the ratio
+    # a selection names what is protected also where that follows the ratio
     protect_ratio = None if recipe.protect_ratio == recipe.ratio else recipe.protect_ratio
     for factor in FACTORS:
         ratio = factor * recipe.ratio
