@@ -13,8 +13,9 @@ from harness import Command, contrast_words
 
 from spin_llm.data import rows
 from spin_llm.paper import conduct
-from spin_llm.paper.experiments import Experiment, experiments
+from spin_llm.paper.experiments import experiments
 from spin_llm.pipeline import context
+from spin_llm.results.paper import Experiment
 
 pytest_plugins = ["harness"]
 LIMITS = "--template raw --dtype float32 --keep 0.1 --new-tokens 4 --max-perplexity-increase 0.3"

@@ -16,9 +16,9 @@ from tiny import select
 
 from spin_llm.analysis.location import agreement, by_statistic, gini, location_report, selection_grid
 from spin_llm.errors import SpinError
-from spin_llm.paper.experiments import Arm
-from spin_llm.paper.selections import others
+from spin_llm.paper.measures import others
 from spin_llm.results.file import written
+from spin_llm.results.paper import Arm
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo
 from spin_llm.scores.storage import keep_top
@@ -156,7 +156,7 @@ def test_other_ratios_protect_as_the_edit_does(given: float | None, protect_rati
     made = ScoreSet({"fairness": scores(0), "privacy": scores(1)}, {"general": scores(2)})
     recipe = Recipe("coupled", 0.2, protect_ratio=given)
     work, edit = SimpleNamespace(settings=SimpleNamespace(seed=0)), selection_of(made, recipe)
-    rows = islice(others(work, Arm("SPIN", "edit"), recipe, edit, made), 4)  # type: ignore[arg-type]
+    rows = islice(others(work, Arm("SPIN", "edit"), edit, made), 4)  # type: ignore[arg-type]
     found = {name: selection for name, selection, _ in rows}["2 x the ratio"]
     wanted = select(made.concepts, made.protected, ratio=0.4, protect_ratio=protect_ratio)
     assert found is not None

@@ -13,8 +13,7 @@ from statistics import fmean
 
 from spin_llm.files import read_typed
 from spin_llm.paper.arms import Work, edit_file, score_folder
-from spin_llm.paper.measures import record_file
-from spin_llm.paper.selections import located
+from spin_llm.paper.measures import located, record_file
 from spin_llm.pipeline.context import encode, score_file
 from spin_llm.pipeline.score_stage import (
     WITH_GRADIENTS,
