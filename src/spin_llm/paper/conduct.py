@@ -77,16 +77,15 @@ def run_paper(
 def with_date(settings: RunSettings, folder: Path) -> RunSettings:
     """The settings with the date that chat templates print, which is that of the folder's first call."""
     path = folder / "date.json"
-    if path.is_file():
-        before = read_typed(path, str)
-        if settings.date not in (None, before):
-            raise SpinError(
-                f"{folder} was begun with --date {before}.", change="give that one, or another folder with --output."
-            )
-        return replace(settings, date=before)
-    settings = replace(settings, date=settings.date or date.today().isoformat())
-    write_json(path, settings.date)
-    return settings
+    before = read_typed(path, str) if path.is_file() else None
+    if before and settings.date not in (None, before):
+        raise SpinError(
+            f"{folder} was begun with --date {before}.", change="give that one, or another folder with --output."
+        )
+    day = before or settings.date or date.today().isoformat()
+    if before is None:
+        write_json(path, day)
+    return replace(settings, date=day)
 
 
 def shared_settings(settings: RunSettings, limit: int | None) -> RunSettings:

@@ -112,22 +112,16 @@ def curves_of(
     experiment: Experiment, results: Results, option: Literal["examples", "ratio"]
 ) -> dict[str, dict[str, list[Point]]]:
     """{method: {axis: points by rising x}} of the arms that were measured."""
-    arms = {arm.name: arm for arm in experiment.arms}
-    curves: dict[str, dict[str, list[Point]]] = {}
-    for row in results:
-        arm = arms.get(row.name)
-        x = arm.options.get(option) if arm else None
-        if x is None or not row.axes:
-            continue
-        method = row.name.partition(",")[0] if option == "examples" else "SPIN"
+    places = {arm.name: arm.options.get(option) for arm in experiment.arms}
+    measured = [(x, row) for row in results if row.axes and (x := places.get(row.name)) is not None]
+    method = {row.name: row.name.partition(",")[0] if option == "examples" else "SPIN" for row in results}
+    curves: dict[str, dict[str, list[Point]]] = {method[row.name]: {} for _, row in measured}
+    for x, row in sorted(measured, key=lambda one: one[0]):
         for axis in CURVES:
             found = row.axes.get(axis)
             if found is not None and found.edited is not None and not found.no_reading:
-                curves.setdefault(method, {}).setdefault(axis, []).append((x, found))
-    return {
-        name: {axis: sorted(found, key=lambda point: point[0]) for axis, found in points.items()}
-        for name, points in curves.items()
-    }
+                curves[method[row.name]].setdefault(axis, []).append((x, found))
+    return {name: points for name, points in curves.items() if points}
 
 
 def draw_curve(

@@ -40,10 +40,10 @@ def write_record(
     """The figure as EXPERIMENT.png and .svg, then EXPERIMENT.json, which says that the experiment is done."""
     base = folder / experiment.name
     drawn = figure(experiment, results)
-    for suffix in (".png", ".svg"):
-        if drawn is None:
-            base.with_suffix(suffix).unlink(missing_ok=True)  # of an earlier run of other settings
-    if drawn is not None:
+    if drawn is None:
+        for suffix in (".png", ".svg"):  # of an earlier run of other settings
+            base.with_suffix(suffix).unlink(missing_ok=True)
+    else:
         with writing(base.with_suffix(".png")) as part:
             part.write_bytes(png_bytes(drawn))
         write_text(base.with_suffix(".svg"), svg_text(drawn, experiment.name))
