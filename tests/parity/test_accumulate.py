@@ -54,7 +54,7 @@ def added(home: Accumulate, left: torch.Tensor, right: torch.Tensor, tokens: lis
 
 
 def compiled_home(dtype: torch.dtype) -> Accumulate:
-    """The C function; where this processor has no products of bfloat16 pairs, what is used instead, which says so."""
+    """The C function; where this processor does not multiply bfloat16 itself, what is used instead, which says so."""
     home = accumulation(CPU, dtype)
     assert home is not by_operators or (dtype == torch.bfloat16 and "bfloat16" in slow_sums(CPU, dtype))
     return home
@@ -158,7 +158,7 @@ def test_the_compiler_that_is_there_is_used(monkeypatch: pytest.MonkeyPatch):
 
 def test_no_memory_for_the_factors_is_an_error(monkeypatch: pytest.MonkeyPatch):
     home = compiled_home(torch.float32)
-    monkeypatch.setitem(home.functions, torch.float32, lambda *arguments: 1)
+    monkeypatch.setattr(home, "function", lambda *arguments: 1)
     with pytest.raises(MemoryError):
         added(home, *drawn((1, 2, 3, 4), torch.float32))
 

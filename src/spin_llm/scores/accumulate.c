@@ -1,138 +1,101 @@
 /* Sums over the examples of a batch of |g|, g * g and share * g, with g = left[s]^T right[s] the gradient of one matrix.
 
 In: left (examples, tokens, rows) and right (examples, tokens, columns) of which the last axis is contiguous, strides in
-elements; the number of tokens of each example. Out: added to the float32 sums (rows, columns) that are not NULL. g is
-formed in registers and never stored: a tile of ROWS x COLUMNS of it, example by example, goes into sums that stay in the
-first cache until the batch is done. The order of the sums does not depend on the number of threads.
-Both factors are packed so that the products read memory in order: a word is one token of one row or column in float32,
-a pair of tokens in bfloat16. Left out: bfloat16 where the processor has no product of pairs (accumulate.py knows). */
+elements; the number of tokens of each example; torch's product of small blocks, bfloat16 or float32 with sums in float32
+(oneDNN's batch-reduce product: AVX2, AVX512, AVX512-BF16 or AMX, as the processor has them). Out: added to the float32
+sums (rows, columns) that are not NULL. g is formed a block at a time and added while it is in the first cache; memory
+sees the sums once a batch. Their order does not depend on the number of threads.
+Both factors are packed for that product: left as [block][example][row][token], right as [panel][example][token][column],
+in bfloat16 with two tokens of a column side by side. An odd last token is followed by zeros. */
+#include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512F__)
-#include <immintrin.h>
-enum { LANES = 16, VECTORS = 4 };
-#elif defined(__AVX__)
-enum { LANES = 8, VECTORS = 2 };
-#else
-enum { LANES = 4, VECTORS = 4 };
-#endif
-enum { ROWS = 6, COLUMNS = LANES * VECTORS, ROW_PANELS = 8, COLUMN_PANELS = 8, SMALL = 1 << 24 };
+
 #define INLINE static inline __attribute__((always_inline))
-typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4)));
+enum { ROWS = 64, COLUMNS = 64, PANELS = 8, SMALL = 1 << 24 };
+
+typedef void product(int64_t rows, int64_t columns, int64_t tokens, int64_t left_stride, int64_t right_stride,
+                     int64_t out_stride, bool add, const void *left, const void *right, float *out, bool pairs);
 typedef struct { const void *data; int64_t example, token, width; } factor; /* strides of an example and of a token */
 typedef struct { float *absolute, *squared, *signed_; float share; } sums;
 
-int has_bfloat16(void) {
-#if defined(__AVX512BF16__)
-    return 1;
-#else
-    return 0;
-#endif
-}
-
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t even(int64_t tokens) { return tokens + tokens % 2; }
 
-/* `size` columns of each example from `first` on, zeros behind the last one: packed[example][word][size] */
-INLINE void pack(uint32_t *packed, factor f, const int64_t *tokens, int64_t examples, int64_t depth, int64_t first,
-                 int64_t size, int pairs) {
-    int64_t filled = least(size, f.width - first);
-    for (int64_t s = 0; s < examples; s++) {
-        uint32_t *out = packed + s * depth * size;
-        for (int64_t t = 0; t < tokens[s]; t += 1 + pairs, out += size) {
-            int64_t place = s * f.example + t * f.token + first;
-            if (!pairs) {
-                memcpy(out, (const uint32_t *)f.data + place, 4 * filled);
-            } else {
-                const uint16_t *low = (const uint16_t *)f.data + place, *high = low + f.token;
-                if (t + 1 < tokens[s])
-                    for (int64_t i = 0; i < filled; i++) out[i] = low[i] | (uint32_t)high[i] << 16;
-                else
-                    for (int64_t i = 0; i < filled; i++) out[i] = low[i];
-            }
-            memset(out + filled, 0, 4 * (size - filled));
+/* `many` rows or columns of one example from `first` on, as 32-bit words of one token or of a pair of them: word w of
+number i goes to packed[i * across + w * along]. What is behind the last one stays zero. */
+INLINE void pack(uint32_t *packed, factor f, int64_t example, int64_t tokens, int64_t first, int64_t many, int64_t across,
+                 int64_t along, bool pairs) {
+    static const uint16_t nothing[COLUMNS];
+    int64_t start = example * f.example + first, filled = least(many, f.width - first), words = even(tokens) / (1 + pairs);
+    if (filled < many) memset(packed, 0, many * words * 4);
+    for (int64_t w = 0; w < words; w++) {
+        uint32_t *out = packed + w * along;
+        if (pairs) {
+            const uint16_t *one = (const uint16_t *)f.data + start + 2 * w * f.token;
+            const uint16_t *next = 2 * w + 1 < tokens ? one + f.token : nothing;
+            for (int64_t i = 0; i < filled; i++) out[i * across] = one[i] | (uint32_t)next[i] << 16;
+        } else {
+            const uint32_t *one = (const uint32_t *)f.data + start + w * f.token;
+            for (int64_t i = 0; i < filled; i++) out[i * across] = w < tokens ? one[i] : 0;
         }
     }
 }
-
-INLINE vector product(vector sum, uint32_t left, const uint32_t *right, int pairs) {
-#if defined(__AVX512BF16__)
-    if (pairs)
-        return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(left),
-                                        (__m512bh)_mm512_loadu_si512(right));
-#endif
-    float one;
-    memcpy(&one, &left, 4);
-    return sum + one * *(const vector *)right;
+static void pack_left(uint32_t *packed, factor f, int64_t example, int64_t tokens, int64_t first, bool pairs) {
+    if (pairs) pack(packed, f, example, tokens, first, ROWS, even(tokens) / 2, 1, true);
+    else pack(packed, f, example, tokens, first, ROWS, even(tokens), 1, false);
+}
+static void pack_right(uint32_t *packed, factor f, int64_t example, int64_t tokens, int64_t first, bool pairs) {
+    if (pairs) pack(packed, f, example, tokens, first, COLUMNS, 1, COLUMNS, true);
+    else pack(packed, f, example, tokens, first, COLUMNS, 1, COLUMNS, false);
 }
 
-/* the sums of one tile over all examples, added to `to` at (row, column) */
-INLINE void tile(const uint32_t *left, const uint32_t *right, const int64_t *tokens, int64_t examples, int64_t depth,
-                 sums to, int64_t row, int64_t rows, int64_t column, int64_t columns, int pairs) {
-    vector absolute[ROWS][VECTORS] = {0}, squared[ROWS][VECTORS] = {0}, signed_[ROWS][VECTORS] = {0};
-    for (int64_t s = 0; s < examples; s++) {
-        const uint32_t *l = left + s * depth * ROWS, *r = right + s * depth * COLUMNS;
-        vector g[ROWS][VECTORS] = {0};
-        for (int64_t word = quotient(tokens[s], 1 + pairs); word > 0; word--, l += ROWS, r += COLUMNS)
-            for (int i = 0; i < ROWS; i++)
-                for (int j = 0; j < VECTORS; j++) g[i][j] = product(g[i][j], l[i], r + j * LANES, pairs);
-        for (int i = 0; i < ROWS; i++)
-            for (int j = 0; j < VECTORS; j++) {
-                if (to.absolute) absolute[i][j] += (vector)((integers)g[i][j] & 0x7fffffff);
-                if (to.squared) squared[i][j] += g[i][j] * g[i][j];
-                if (to.signed_) signed_[i][j] += to.share * g[i][j];
-            }
+/* g (ROWS, COLUMNS), of which the corner (rows, columns) is inside of the matrix, added to the sums from `place` on */
+static void add(const float *g, sums to, int64_t place, int64_t stride, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < rows; i++, g += COLUMNS, place += stride) {
+        if (to.absolute)
+            for (int64_t j = 0; j < columns; j++) to.absolute[place + j] += fabsf(g[j]);
+        if (to.squared)
+            for (int64_t j = 0; j < columns; j++) to.squared[place + j] += g[j] * g[j];
+        if (to.signed_)
+            for (int64_t j = 0; j < columns; j++) to.signed_[place + j] += to.share * g[j];
     }
-    float *out[3] = {to.absolute, to.squared, to.signed_};
-    const float *in[3] = {(float *)absolute, (float *)squared, (float *)signed_};
-    for (int kind = 0; kind < 3; kind++)
-        for (int64_t i = 0; out[kind] && i < least(ROWS, rows - row); i++)
-            for (int64_t j = 0; j < least(COLUMNS, columns - column); j++)
-                out[kind][(row + i) * columns + column + j] += in[kind][i * COLUMNS + j];
 }
 
-INLINE int accumulate(factor left, factor right, const int64_t *tokens, int64_t examples, sums to, int pairs) {
-    int64_t longest = 0, rows = left.width, columns = right.width, panels = quotient(columns, COLUMNS);
-    for (int64_t s = 0; s < examples; s++) longest = tokens[s] > longest ? tokens[s] : longest;
-    int64_t depth = quotient(longest, 1 + pairs), row_panel = examples * depth * ROWS;
-    int64_t column_panel = examples * depth * COLUMNS;
-    int64_t blocks = quotient(rows, ROWS * ROW_PANELS), stripes = quotient(panels, COLUMN_PANELS);
-    int failed = 0;
-    uint32_t *packed = malloc(4 * panels * column_panel);
-    if (!packed) return 1;
-#pragma omp parallel if (examples * longest * rows * columns > SMALL)
-    {
-        uint32_t *block = malloc(4 * ROW_PANELS * row_panel);
-        if (!block) {
-#pragma omp atomic write
-            failed = 1;
-        }
+/* 0, or 1 where there is no memory for the packed factors. `size` is that of a number: 2 or 4 bytes. */
+int accumulate(factor left, factor right, const int64_t *tokens, int64_t examples, int64_t size, sums to, product *gemm) {
+    int64_t depth = 0, rows = left.width, columns = right.width;
+    int64_t blocks = quotient(rows, ROWS), panels = quotient(columns, COLUMNS), stripes = quotient(panels, PANELS);
+    for (int64_t s = 0; s < examples; s++) depth = depth < even(tokens[s]) ? even(tokens[s]) : depth;
+    int64_t left_step = ROWS * depth * size, right_step = COLUMNS * depth * size; /* bytes of an example */
+    char *lefts = aligned_alloc(64, blocks * examples * left_step), *rights = aligned_alloc(64, panels * examples * right_step);
+    int failed = !lefts || !rights;
+#pragma omp parallel if (examples * depth * rows * columns > SMALL)
+    if (!failed) {
+        float g[ROWS * COLUMNS] __attribute__((aligned(64)));
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t b = 0; b < blocks; b++)
+            for (int64_t s = 0; s < examples; s++)
+                pack_left((uint32_t *)(lefts + (b * examples + s) * left_step), left, s, tokens[s], b * ROWS, size == 2);
 #pragma omp for schedule(dynamic)
         for (int64_t p = 0; p < panels; p++)
-            pack(packed + p * column_panel, right, tokens, examples, depth, p * COLUMNS, COLUMNS, pairs);
+            for (int64_t s = 0; s < examples; s++)
+                pack_right((uint32_t *)(rights + (p * examples + s) * right_step), right, s, tokens[s], p * COLUMNS, size == 2);
 #pragma omp for collapse(2) schedule(dynamic)
-        for (int64_t b = 0; b < blocks; b++)
-            for (int64_t stripe = 0; stripe < stripes; stripe++) {
-                if (failed) continue;
-                int64_t first = b * ROW_PANELS, many = least(ROW_PANELS, quotient(rows, ROWS) - first);
-                for (int64_t q = 0; q < many; q++)
-                    pack(block + q * row_panel, left, tokens, examples, depth, (first + q) * ROWS, ROWS, pairs);
-                for (int64_t p = stripe * COLUMN_PANELS; p < least(panels, (stripe + 1) * COLUMN_PANELS); p++)
-                    for (int64_t q = 0; q < many; q++)
-                        tile(block + q * row_panel, packed + p * column_panel, tokens, examples, depth, to,
-                             (first + q) * ROWS, rows, p * COLUMNS, columns, pairs);
-            }
-        free(block);
+        for (int64_t stripe = 0; stripe < stripes; stripe++)
+            for (int64_t b = 0; b < blocks; b++)
+                for (int64_t p = stripe * PANELS; p < least(panels, (stripe + 1) * PANELS); p++)
+                    for (int64_t s = 0; s < examples; s++) {
+                        gemm(ROWS, COLUMNS, even(tokens[s]), even(tokens[s]), COLUMNS, COLUMNS, false,
+                             lefts + (b * examples + s) * left_step, rights + (p * examples + s) * right_step, g, size == 2);
+                        add(g, to, b * ROWS * columns + p * COLUMNS, columns, least(ROWS, rows - b * ROWS),
+                            least(COLUMNS, columns - p * COLUMNS));
+                    }
     }
-    free(packed);
+    free(lefts);
+    free(rights);
     return failed;
-}
-
-int accumulate_float32(factor left, factor right, const int64_t *tokens, int64_t examples, sums to) {
-    return accumulate(left, right, tokens, examples, to, 0);
-}
-int accumulate_bfloat16(factor left, factor right, const int64_t *tokens, int64_t examples, sums to) {
-    return accumulate(left, right, tokens, examples, to, 1);
 }

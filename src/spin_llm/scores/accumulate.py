@@ -6,10 +6,11 @@ and how many tokens each example has. Out: added to float32 accumulators (rows, 
     absolute += sum_s |g_s|        squared += sum_s g_s^2        signed += share * sum_s g_s
 
 The same sums in three homes. `by_operators`: torch's, on any device, the reference: each g_s is written to memory in
-the compute dtype and read again, which takes several times as long as the product. `Compiled`: one C function
-(accumulate.c), built when it is first needed by the machine's own compiler, for this processor: g_s stays in registers,
-in float32. `by_triton`: the same on CUDA (triton_kernel.py); nobody's default before it was measured there. Left out:
-what is summed for which statistic (importance.py).
+the compute dtype and read again, which takes longer than the product where matrices are large. `Compiled`: one C
+function (accumulate.c), built when it is first needed by the machine's own compiler, around the product of small blocks
+that torch itself uses: g_s is a block at a time, in float32, and stays in the cache. `by_triton`: the same on CUDA
+(triton_kernel.py); nobody's default before it was measured there. Left out: what is summed for which statistic
+(importance.py).
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ import torch
 
 Totals = dict[str, torch.Tensor]
 SOURCE = Path(__file__).with_name("accumulate.c")
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fPIC")
 KINDS = ("absolute", "squared", "signed")
+BLOCK_PRODUCTS = {
+    torch.float32: "_ZN2at6native7cpublas6brgemmEllllllbPKfS3_Pfb",
+    torch.bfloat16: "_ZN2at6native7cpublas6brgemmEllllllbPKN3c108BFloat16ES5_Pfb",
+}
 
 
 # (totals, left, right, tokens, share): adds one batch to those accumulators of a matrix that are in `totals`; of the
@@ -39,7 +44,7 @@ Accumulate = Callable[[Totals, torch.Tensor, torch.Tensor, Sequence[int], float]
 def accumulation(device: torch.device, dtype: torch.dtype) -> Accumulate:
     """The fastest of the homes that there is for these factors."""
     library = compiled(compiler()) if device.type == "cpu" else None
-    return library if library is not None and dtype in library.functions else by_operators
+    return library if library is not None and dtype in library.products else by_operators
 
 
 def slow_sums(device: torch.device, dtype: torch.dtype) -> str:
@@ -48,7 +53,9 @@ def slow_sums(device: torch.device, dtype: torch.dtype) -> str:
         return ""
     if not compiler():
         return "there is no C compiler"
-    return f"{compiler()} could not build them" if compiled(compiler()) is None else f"there are none for {dtype}"
+    if compiled(compiler()) is None:
+        return f"{compiler()} could not build them"
+    return f"there are none for {str(dtype).removeprefix('torch.')} on this processor"
 
 
 def by_operators(totals: Totals, left: torch.Tensor, right: torch.Tensor, tokens: Sequence[int], share: float) -> None:
@@ -79,14 +86,20 @@ class _Sums(ctypes.Structure):
 
 
 class Compiled:
-    """The sums by accumulate.c; `functions` by the dtype of the factors."""
+    """The sums by accumulate.c; `products` are torch's of small blocks, by the dtype of the factors."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.functions = {torch.float32: library.accumulate_float32}
-        if library.has_bfloat16():
-            self.functions[torch.bfloat16] = library.accumulate_bfloat16
-        for function in self.functions.values():
-            function.argtypes = (_Factor, _Factor, ctypes.c_void_p, ctypes.c_int64, _Sums)
+        self.function = library.accumulate
+        self.function.argtypes = (
+            _Factor,
+            _Factor,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.c_int64,
+            _Sums,
+            ctypes.c_void_p,
+        )
+        self.products = block_products()
 
     def __call__(
         self, totals: Totals, left: torch.Tensor, right: torch.Tensor, tokens: Sequence[int], share: float
@@ -100,8 +113,25 @@ class Compiled:
         counts = (ctypes.c_int64 * len(tokens))(*tokens)
         places = [totals[kind].data_ptr() if kind in totals else None for kind in KINDS]
         factors = (_Factor(side.data_ptr(), side.stride(0), side.stride(1), side.shape[2]) for side in (left, right))
-        if self.functions[left.dtype](*factors, counts, len(tokens), _Sums(*places, share)):
+        size, product = left.element_size(), self.products[left.dtype]
+        if self.function(*factors, counts, len(tokens), size, _Sums(*places, share), product):
             raise MemoryError("no memory for the factors of a batch's gradients")
+
+
+def block_products() -> dict[torch.dtype, ctypes.c_void_p]:
+    """torch's product of small blocks (`at::native::cpublas::brgemm`), for the dtypes that this processor multiplies
+    itself; nothing where this torch has none."""
+    native = {
+        torch.float32: torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"),
+        torch.bfloat16: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
+    }
+    found = {}
+    for library in Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"):
+        symbols = ctypes.CDLL(str(library))
+        for dtype, name in BLOCK_PRODUCTS.items():
+            if native[dtype] and torch.backends.mkldnn.is_available() and hasattr(symbols, name):
+                found[dtype] = ctypes.cast(getattr(symbols, name), ctypes.c_void_p)
+    return found
 
 
 def compiler() -> str | None:
