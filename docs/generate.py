@@ -34,6 +34,7 @@ BESIDE = {  # files that have no docstring: by folder of the package
     "judges/shipped/": "the shipped judge, the labelled answers it was fitted and tested on, probes",
     "paper/printed.json": "the numbers that the paper prints",
     "py.typed": "says that the package has types",
+    "scores/accumulate.c": "the compiled sums: blocks of each example's gradient, added while they are in the cache",
     "report/templates/": "the pages' templates, style (light and dark) and script (filter, search, lazy transcripts)",
 }
 AROUND = {  # the rest of the repository
