@@ -3,9 +3,9 @@
     python benchmarks/scoring.py [--only speed,memory,...] [--rounds 3] [--model smollm2-135m]
 
 In: a model, pairs of the starter set (about 80 tokens each), the MLP matrices as the target. Out: tables, and
-results/scoring.json, section by section. Sections: speed, memory, passes, examples, length, ranks, work, profile,
+results/scoring.json, section by section. Sections: speed, memory, passes, examples, length, ranks, work, sums, profile,
 checkpoint. What is compared runs in interleaved rounds of one process (memory, passes and ranks: processes of their
-own); numbers are medians with their range. Left out: GPUs.
+own); numbers are medians with their range. Left out: GPUs (gpu.py).
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from spin_llm.models import LoadedModel, Matrix, editable_matrices, load
 from spin_llm.scores import Passes, Plan, importance, make_batches, make_plan, ranks, score_concept
 from spin_llm.scores import concept as scoring_module
 from spin_llm.scores import plan as plan_module
+from spin_llm.scores.accumulate import accumulation, by_operators
 from spin_llm.scores.importance import new_totals
 from spin_llm.scores.passes import scoring
 from spin_llm.scores.plan import memory_now, peak_memory
@@ -345,6 +346,34 @@ def print_work(dtype: str, result: dict[str, Any]) -> None:
     )
 
 
+def sums_section(settings: Settings) -> dict[str, Any]:
+    """Seconds for the sums of one batch at each shape of MLP matrix: compiled, by torch's operators, and the products
+    alone, which are written to memory. In turn, so that a slow spell meets all."""
+    results: dict[str, Any] = {}
+    print(f"{'ms a batch':34} {'compiled':>22} {'operators':>22} {'products alone':>22}")
+    for dtype in DTYPES:
+        loaded = loaded_model(settings.model, dtype)
+        examples = make_batches(examples_of_about(loaded, settings.tokens, settings.examples))[0].examples
+        tokens = [len(example.input_ids) for example in examples]
+        for shape in sorted({tuple(m.weight.shape) for m in editable_matrices(loaded.model, "mlp")}):
+            left, right = (torch.randn(len(tokens), max(tokens), width).to(loaded.dtype) for width in shape)
+            totals = {"absolute": torch.zeros(shape)}
+            runs: dict[str, Callable[[], object]] = {
+                "compiled": partial(accumulation(loaded.device, loaded.dtype), totals, left, right, tokens, 1.0),
+                "operators": partial(by_operators, totals, left, right, tokens, 1.0),
+                "products alone": partial(by_operators, {}, left, right, tokens, 1.0),
+            }
+            for run in runs.values():
+                run()
+            measured = interleaved(runs, max(settings.rounds, 5))
+            name = f"{dtype} {shape[0]} x {shape[1]}"
+            gflop = 2e-9 * sum(tokens) * shape[0] * shape[1]
+            results[name] = {"examples": len(tokens), "gflop": gflop, **measured}
+            times = [span(divided(row, 1e-3), 1) for row in measured.values()]
+            print(f"{name:34} " + " ".join(f"{time:>22}" for time in times))
+    return results
+
+
 def profile_section(settings: Settings) -> dict[str, Any]:
     """Where the time of one full batch goes: operators by their own time."""
     results = {}
@@ -406,6 +435,7 @@ SECTIONS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "length": length_section,
     "ranks": ranks_section,
     "work": work_section,
+    "sums": sums_section,
     "profile": profile_section,
     "checkpoint": checkpoint_section,
 }
