@@ -1,29 +1,25 @@
 """The scores of a run: every concept and protected set into scores/NAME.safetensors.
 
 In: a `Run`. Out: the score files; before them, where the settings ask for it, the model's own answers in the folder
-own/, as the pairs that are scored; how long that takes, and what else takes how long, in tokens of a forward pass.
-What is there is not made again. Left out: the scoring of one set (scores/); what else there is to do
-(paper/estimate.py).
+own/, as the pairs that are scored. What is there is not made again. Left out: the scoring of one set (scores/); how
+long the rest takes (estimate.py).
 """
 
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from spin_llm.data import Example, rows_sha256
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, editable_matrices, mlp_coverage, unknown_modules, unknown_text
-from spin_llm.models.losses import response_losses
 from spin_llm.ownership import owned
 from spin_llm.pipeline.context import Run, encode, score_file
+from spin_llm.pipeline.estimate import expected, left_out, measured_rates, units
 from spin_llm.pipeline.folder import check_model, check_settings, free_space
 from spin_llm.pipeline.inputs import RunData
 from spin_llm.pipeline.resuming import Opened
@@ -32,13 +28,9 @@ from spin_llm.records import RECORD, read_record
 from spin_llm.scores import Passes, Plan, Ranks, Scoring, candidate_entries, load_scores, save_scores
 from spin_llm.scores import ranks as joined_ranks
 from spin_llm.scores.sets import Entries, Sides, plan_sets, score_sets
-from spin_llm.search.trials import KL_PAIRS
 from spin_llm.settings import RunSettings
 
 ALONE = Ranks()
-WITH_GRADIENTS = 3  # forward passes that one with gradients takes as long as
-ANSWER_TOKEN, VERDICT = 4, 60  # tokens of a forward pass; a verdict of the local judge (in batches: docs/search.md)
-PATIENCE = 0.5  # seconds; a pass that took longer is measurement enough
 
 
 def score(
@@ -91,11 +83,12 @@ def score_stage(run: Run, ranks: Ranks = ALONE) -> None:
         missing = {**missing, **{name: files[name] for name in data.protect}}  # they keep what the concepts chose
     if missing:
         vars(run).pop("scores", None)  # what was read before
-        score_missing(run, missing, ranks)
+        score_missing(run, missing, ranks, whole=not run.scores_alone)
 
 
-def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> None:
-    """Plan once for all sets, then score them one after the other into their files."""
+def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE, *, whole: bool = False) -> None:
+    """Plan once for all sets, and with `whole` for the rest of the run, then score them one after the other into their
+    files."""
     settings, loaded, data, console = run.settings, run.model, run.inputs, run.console
     sets = encoded_sets(settings, loaded, data, files)
     for name, (aware, _) in sets.items():
@@ -104,8 +97,8 @@ def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE) -> 
     names = [matrix.name for matrix in editable_matrices(loaded.model, settings.target)]
     for name in names:
         loaded.checkpoint.stored_name(name)  # an error now, not when all is scored
-    plan, seconds = planned(run, sets)
-    forecast = Forecast(seconds, console.say)
+    plan = planned(run, sets)
+    forecast = forecast_of(run, plan, sets) if whole else Forecast(plan.seconds, console.say)
     each = plan.seconds / max(1, len(plan.partitions) * sum(len(side) for sides in sets.values() for side in sides))
     if ranks.first and plan.disk > (free := free_space(run.folder)):
         raise SpinError(
@@ -153,9 +146,8 @@ def scoring_of(settings: RunSettings) -> Scoring:
     return Scoring(settings.wanted_statistics, settings.target, settings.keep, settings.granularity, settings.seed)
 
 
-def planned(run: Run, sets: Mapping[str, Sides]) -> tuple[Plan, float]:
-    """(one plan for all sets to be scored, the seconds that it takes, with what comes after it where an edit is
-    searched), said before the work begins."""
+def planned(run: Run, sets: Mapping[str, Sides]) -> Plan:
+    """One plan for all sets to be scored, said before the work begins."""
     settings, loaded, say = run.settings, run.model, run.console.say
     if settings.target != "attention" and (coverage := mlp_coverage(loaded.model)) < 1:
         say(f"only {coverage:.0%} of the MLP weights are scored; the others are experts fused in another form")
@@ -163,55 +155,20 @@ def planned(run: Run, sets: Mapping[str, Sides]) -> tuple[Plan, float]:
         say(unknown_text(unknown))
     plan = plan_sets(loaded, sets, scoring_of(settings), settings.memory_budget, checkpoints=True)
     say(plan.text())
-    if settings.searches:
-        tokens = sum(len(example.input_ids) for sides in sets.values() for rows in sides for example in rows)
-        seconds = expected(settings, run.inputs, plan.seconds, tokens)
-        parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
-        say(f"effort {settings.effort}: about {sum(seconds.values()) / 60:.0f} minutes ({parts})")
-        return plan, sum(seconds.values())
-    return plan, plan.seconds
+    return plan
 
 
-def expected(settings: RunSettings, data: RunData, scoring: float, tokens: int) -> dict[str, float]:
-    """The seconds that a run with a search will take by kind of work, from those of scoring."""
-    forward = scoring / max(tokens, 1) / WITH_GRADIENTS
-    scored = sum(map(len, (*data.concepts.values(), *data.unaware.values(), *data.protect.values())))
-    reported = sum(map(len, data.questions.values())) * (2 + len(settings.wanted_controls))
-    return {
-        "scoring": scoring,
-        "search": trial_tokens(settings, data, tokens / max(1, scored)) * forward,
-        "answers and verdicts": answer_tokens(settings, reported + searched_answers(settings, data)) * forward,
-    }
-
-
-def trial_tokens(settings: RunSettings, data: RunData, pair: float) -> float:
-    """Tokens that a search puts through the model to try edits on pairs of `pair` tokens."""
-    pairs = 2 * settings.budget.pairs + KL_PAIRS + sum(len(kind) for kinds in data.contrasts.values() for kind in kinds)
-    return settings.budget.trials * pairs * pair
-
-
-def searched_answers(settings: RunSettings, data: RunData) -> float:
-    """How many answers a search judges: the base's, those of the survivors, and of the pick."""
-    return sum(map(len, data.search.values())) * (1.5 + 0.75 * settings.budget.survivors)
-
-
-def answer_tokens(settings: RunSettings, answers: float, verdicts: float | None = None) -> float:
-    """Tokens of a forward pass that take as long as so many answers and their verdicts, one each unless told."""
-    return answers * ANSWER_TOKEN * settings.new_tokens + (answers if verdicts is None else verdicts) * VERDICT
-
-
-def seconds_per_token(loaded: LoadedModel, examples: Sequence[Example]) -> float:
-    """Seconds that a token of a forward pass takes: a short example once unmeasured, since it loads kernels and
-    weights, then again, then a few of middle length; what takes long is not followed by more."""
-    ordered = sorted(examples, key=lambda example: len(example.input_ids))
-    middle = len(ordered) // 2
-    found = 0.0
-    for number, batch in enumerate((ordered[:1], ordered[:1], ordered[middle : middle + 4])):
-        start = time.perf_counter()
-        with torch.inference_mode():
-            response_losses(loaded, batch).tolist()
-        seconds = time.perf_counter() - start
-        found = seconds / (len(batch) * max(len(example.input_ids) for example in batch))
-        if number and seconds > PATIENCE:
-            break
-    return found
+def forecast_of(run: Run, plan: Plan, sets: Mapping[str, Sides]) -> Forecast:
+    """How long the scoring and all that the run does after it will take, said; from now on the bars of the run's
+    console advance it, and it is corrected when it is off."""
+    settings, data, console = run.settings, run.inputs, run.console
+    examples = [example for sides in sets.values() for rows in sides for example in rows]
+    pair = sum(len(example.input_ids) for example in examples) / max(1, len(examples))
+    rates = measured_rates(settings, run.model, examples, data.questions)
+    seconds = expected(settings, data, rates, plan.seconds, pair)
+    parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items() if value)
+    about = f"effort {settings.effort}" if settings.searches else "the run"
+    console.say(f"{about}: about {sum(seconds.values()) / 60:.0f} minutes ({parts}){left_out(settings)}")
+    forecast = Forecast(sum(seconds.values()), console.say)
+    run.console = forecast.watching(console, units(settings, data, rates, seconds))
+    return forecast
