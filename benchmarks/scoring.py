@@ -3,8 +3,8 @@
     python benchmarks/scoring.py [--only speed,memory,...] [--rounds 3] [--model smollm2-135m]
 
 In: a model, pairs of the starter set (about 80 tokens each), the MLP matrices as the target. Out: tables, and
-results/scoring.json, section by section. Sections: speed, memory, passes, examples, length, ranks, work, sums, profile,
-checkpoint. What is compared runs in interleaved rounds of one process (memory, passes and ranks: processes of their
+results/scoring.json, section by section. Sections: speed, memory, passes, plan, examples, length, ranks, work, sums,
+profile, checkpoint. What is compared runs in interleaved rounds of one process (memory, passes, plan, ranks: of their
 own); numbers are medians with their range. Left out: GPUs (gpu.py).
 """
 
@@ -42,8 +42,12 @@ from common import (
 )
 from work import Product, measured_rate, seconds_of_sums, unavoidable
 
-from spin_llm.data import Example
+from spin_llm.data import Example, load_questions
+from spin_llm.generation.batches import Answer, generate
+from spin_llm.judges.named import load_judge
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, load
+from spin_llm.models.losses import mean_loss
+from spin_llm.pipeline.estimate import measured_rates
 from spin_llm.scores import Passes, Plan, importance, make_batches, make_plan, ranks, score_concept
 from spin_llm.scores import concept as scoring_module
 from spin_llm.scores import plan as plan_module
@@ -51,6 +55,7 @@ from spin_llm.scores.accumulate import accumulation, by_operators
 from spin_llm.scores.importance import new_totals
 from spin_llm.scores.passes import scoring
 from spin_llm.scores.plan import memory_now, peak_memory
+from spin_llm.settings import RunSettings
 
 DTYPES = ("float32", "bfloat16")
 PROFILED = 12
@@ -71,6 +76,8 @@ class Settings:
     layers: int = 0  # of the released algorithm, evenly spread; 0 is all of them
     passes: int = 4
     pass_examples: int = 32
+    plan_models: tuple[str, ...] = ("smollm2-135m",)
+    plan_questions: int = 16
     lengths: tuple[int, ...] = (40, 80, 160, 320)
     length_examples: int = 16
     checkpoint_examples: int = 768
@@ -238,6 +245,50 @@ def plan_of_passes(loaded: LoadedModel, examples: Sequence[Example], wanted: int
             share = whole.accumulators * (1 + 0.02 * attempt) / wanted  # whole matrices do not fill a share exactly
             plan = make(budget=max(whole.batch, whole.finishing) + math.ceil(share))
     raise SystemExit(f"No budget gave {wanted} passes; the last gave {len(plan.partitions)}.")
+
+
+def plan_section(settings: Settings) -> dict[str, Any]:
+    """What a plan says beside what is measured, in the same minutes: each kind of a run's work, and peak memory."""
+    result: dict[str, Any] = {}
+    for model in settings.plan_models:
+        rows = [in_process("plan", settings, model=model) for _ in range(settings.rounds)]
+        kinds = {kind: timing([row[kind][0] / row[kind][1] for row in rows]) for kind in rows[0]}
+        result[Path(model).stem] = {"planned_over_measured": kinds, "rounds": rows}
+        print(f"{Path(model).stem}: " + ", ".join(f"{kind} {span(value, 2)}" for kind, value in kinds.items()))
+    return result
+
+
+def plan_job(settings: Settings, model: str) -> dict[str, Any]:
+    """(planned, measured) by kind of work: seconds, and of memory bytes."""
+    loaded = load(model)
+    examples = examples_of_about(loaded, settings.tokens, settings.pass_examples)
+    asked = {"fairness": load_questions("starter", concept="fairness").questions[: settings.plan_questions]}
+    own = RunSettings(model, template="raw")
+    plan = plan_of_passes(loaded, examples, 1)
+    with peak_memory(loaded.device) as peak:
+        found: dict[str, list[float]] = {
+            "scoring": [plan.seconds, seconds_of(lambda: score_concept(loaded, examples, passes=Passes(plan)))]
+        }
+        memory = [plan.peak, peak()]
+    rates = measured_rates(own, loaded, examples, asked)
+    tokens = sum(len(example.input_ids) for example in examples)
+    found["reading"] = [rates.token * tokens, seconds_of(lambda: mean_loss(loaded, examples))]
+    prompts = [question.asked for question in asked["fairness"]]
+    made: list[Answer] = []
+    answering = seconds_of(lambda: made.extend(a for b in generate(loaded, prompts, template="raw") for a in b))
+    found["answers"] = [rates.answer * len(prompts), answering]
+    judge = load_judge("local")
+    judge("fairness", ["Why?"], ["So."])  # it is loaded
+    said = [answer.answer or "-" for answer in made], [question.prompt for question in asked["fairness"]]
+    found["verdicts"] = [rates.verdict * len(prompts), seconds_of(lambda: judge("fairness", said[1], said[0]))]
+    found["in all"] = [sum(row[place] for row in found.values()) for place in (0, 1)]
+    return {**found, "peak memory": memory}
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def examples_section(settings: Settings) -> dict[str, Any]:
@@ -425,12 +476,14 @@ def checkpoint_section(settings: Settings) -> dict[str, Any]:
 JOBS: dict[str, Callable[..., dict[str, Any] | None]] = {
     "memory": memory_job,
     "passes": passes_job,
+    "plan": plan_job,
     "ranks": ranks_job,
 }
 SECTIONS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "speed": speed,
     "memory": memory,
     "passes": passes,
+    "plan": plan_section,
     "examples": examples_section,
     "length": length_section,
     "ranks": ranks_section,
@@ -459,9 +512,13 @@ def in_process(job: str, settings: Settings, *, processes: int = 1, **options: A
     return found
 
 
+def settled(given: dict[str, Any]) -> Settings:
+    return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+
+
 def do_task(text: str) -> None:
     task = json.loads(text)
-    settings = Settings(**{**task["settings"], "lengths": tuple(task["settings"]["lengths"])})
+    settings = settled(task["settings"])
     torch.set_num_threads(settings.threads)
     result = JOBS[task["job"]](settings, **task["options"])
     if result is not None:
@@ -474,9 +531,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default=",".join(SECTIONS), help=f"sections, of {','.join(SECTIONS)}")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     for name, value in asdict(defaults).items():
-        if name != "lengths":
-            parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    parser.add_argument("--lengths", type=int, nargs="+", default=defaults.lengths)
+        several = {"type": type(value[0]), "nargs": "+"} if isinstance(value, tuple) else {"type": type(value)}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=value, **several)
     given = vars(parser.parse_args(arguments))
     only, task = given.pop("only").split(","), given.pop("task")
     if task:
@@ -484,7 +540,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if unknown := set(only) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    settings = Settings(**{**given, "lengths": tuple(given["lengths"])})
+    settings = settled(given)
     torch.set_num_threads(settings.threads)
     for name in only:
         print(f"\n== {name}", flush=True)

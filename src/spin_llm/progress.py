@@ -121,7 +121,7 @@ class Pace:
                 run(piece)
                 seconds = perf_counter() - start
             timed.append((size, seconds))
-            if seconds > patience:
+            if seconds > patience and len(timed) > 1:  # of one piece alone nothing is known of a larger one
                 break
         return cls.through(timed[0], timed[-1])
 

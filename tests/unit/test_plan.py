@@ -31,11 +31,6 @@ class NoModel:
     dtype = torch.float32
 
 
-@dataclass(frozen=True)
-class OnDevice:
-    device: torch.device
-
-
 def matrices(*shapes: tuple[int, int], transposed: bool = False) -> list[Matrix]:
     made = []
     for number, (rows, columns) in enumerate(shapes):
@@ -142,12 +137,11 @@ def test_gaps_are_filled_where_that_saves_a_pass():
     assert [[matrix.layer for matrix in part] for part in made.partitions] == [[0, 2], [1, 3]]
 
 
-def test_every_device_has_its_own_room(monkeypatch: pytest.MonkeyPatch):
+def test_every_device_has_its_own_room():
     """A model over two devices: a pass fills both."""
     of = matrices(*[(1000, 2000)] * 4)
-    rooms = {torch.device("cuda", n): 2 * 10**7 for n in (0, 1)}
-    monkeypatch.setattr(Matrix, "weight", property(lambda m: OnDevice(torch.device("cuda", m.layer // 2))))
-    made = plan.fewest_passes(of, dict.fromkeys((m.name for m in of), 2 * 10**7), rooms)
+    places = {matrix.name: f"device {matrix.layer // 2}" for matrix in of}
+    made = plan.fewest_passes(of, dict.fromkeys(places, 8), places, dict.fromkeys(places.values(), 8))
     assert [[matrix.layer for matrix in part] for part in made] == [[0, 2], [1, 3]]
 
 

@@ -116,6 +116,8 @@ def test_pieces_are_timed_until_one_takes_long(monkeypatch: pytest.MonkeyPatch):
     pace = Pace.of(run, [(size, size) for size in (100, 400, 1000)], patience=4.0)
     assert ran == [100, 100, 400]
     assert (pace.start, pace.each) == pytest.approx((1.0, 0.01))
+    ran.clear()
+    assert Pace.of(run, [(100, 100), (200, 200)], patience=0.1)(1000) == pytest.approx(11.0), "never by one piece alone"
 
 
 def test_bars_advance_the_plan():

@@ -94,12 +94,30 @@ def eval_(
     *(ModelSettings, DataSettings, MachineSettings, "target", "selector", "thinking_tokens"),
     without=f"{OWN} seed prompt_column response_column",
 )
-def doctor(settings: RunSettings, *, as_json: Json = False, quiet: Quiet = False) -> None:
+def doctor(
+    settings: RunSettings,
+    *,
+    machine: Annotated[
+        str | None,
+        Parameter(
+            "--as",
+            help="Plan for another machine, from the configuration alone: devices x memory [@ TFLOP/s [/ GB/s]], "
+            "such as 8x80g@150/1000.",
+        ),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Look at a model before a run: what can be edited, templates, dtype, batching, memory and disk."""
     with console_of(quiet) as console:
-        from spin_llm.pipeline.doctor import examine, lines
+        if machine is None:
+            from spin_llm.pipeline import doctor as looking
 
-        found = examine(settings, console=console)
+            found, lines = looking.examine(settings, console=console), looking.lines
+        else:
+            from spin_llm.pipeline import machines
+
+            found, lines = machines.plan_as(settings, machine), machines.lines
     show(found, lines(found), as_json=as_json)
 
 

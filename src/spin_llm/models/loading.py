@@ -114,6 +114,31 @@ def load(
     return LoadedModel(model, loaded, tokenizer, checkpoint, notes)
 
 
+def load_empty(model: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> LoadedModel:
+    """`model` without its weights, on the meta device: of a local folder, config.json and the tokenizer are enough."""
+    from transformers import AutoConfig
+
+    path = Path(model).expanduser()
+    here = path / "config.json"
+    checkpoint = Checkpoint(path) if here.is_file() else checkpoint_of(model, trust_remote_code=trust_remote_code)
+    folder = checkpoint.base or checkpoint.folder
+    with said.quiet_transformers():
+        tokenizer = _read_tokenizer(folder, folder, trust_remote_code)
+        with said.reading(folder):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        said.refuse_other_kinds(config, folder, trust_remote_code=trust_remote_code)
+        empty = _empty(config, folder, trust_remote_code).to(torch.float32 if dtype == "float32" else torch.bfloat16)
+    return LoadedModel(model, empty.requires_grad_(False).eval(), tokenizer, checkpoint)
+
+
+def _empty(config: Any, folder: Path, trust_remote_code: bool) -> Any:
+    """A model of this configuration on the meta device."""
+    from transformers import AutoModelForCausalLM
+
+    with said.reading(folder), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
 def _read_model(
     folder: Path, dtype: torch.dtype, device_map: str | None, trust_remote_code: bool
 ) -> tuple[Any, tuple[str, ...]]:
@@ -173,8 +198,6 @@ def _own_template(folder: Path) -> str | None:
 def _refuse_much_larger(config: Any, folder: Path, trust_remote_code: bool) -> None:
     """SpinError for a configuration of many more weights than the folder holds. transformers would fill the rest with
     random numbers until memory ends, and tell of it afterwards."""
-    from transformers import AutoModelForCausalLM
-
     stored = Checkpoint(folder).tensors
     held = sum(math.prod(tensor.shape) for tensor in stored.values())
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0) or 0
@@ -182,9 +205,7 @@ def _refuse_much_larger(config: Any, folder: Path, trust_remote_code: bool) -> N
     cause = "config.json is another model's, or most of the weight files were left out."
     if isinstance(layers, int) and layers > len(stored):
         raise SpinError(f"{what} {layers:,} layers, and {len(stored):,} tensors are there.", cause=cause)
-    with said.reading(folder), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    wanted = sum(parameter.numel() for parameter in model.parameters())
+    wanted = sum(parameter.numel() for parameter in _empty(config, folder, trust_remote_code).parameters())
     if wanted > 2 * held + 1_000_000:
         raise SpinError(f"{what} {wanted:,} weights, and {held:,} are there.", cause=cause)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from spin_llm.progress import SILENT, Console
 from spin_llm.records import versions
 from spin_llm.scores import count, importance, top_entries
 from spin_llm.scores.plan import free_memory
-from spin_llm.scores.sets import plan_sets
+from spin_llm.scores.sets import Sides, plan_sets
 from spin_llm.settings import RunSettings
 
 Report = dict[str, Any]
@@ -217,17 +217,8 @@ def plan(settings: RunSettings, loaded: LoadedModel, matrices: Sequence[Matrix])
         "score_files": int(settings.keep * weights) * KEPT_BYTES * (len(settings.concepts) + len(settings.protect)),
     }
     try:
-        rows = Shelf().rows
-        settings = with_rule(settings, rows=rows)
-        data = read_data(settings, rows=rows, search=False)
-        data = fitting(settings, replace(data, choose=(), final=(), questions={}, search={}, own={}), loaded)
-        made = plan_sets(
-            loaded,
-            encoded_sets(settings, loaded, data, (*data.concepts, *data.protect)),
-            scoring_of(settings),
-            settings.memory_budget,
-            checkpoints=True,
-        )
+        settings, sets = scored_sets(settings, loaded)
+        made = plan_sets(loaded, sets, scoring_of(settings), settings.memory_budget, checkpoints=True)
     except SpinError as error:
         return {**report, "text": f"plan: none. {error.what}", "passes": 0}
     return {
@@ -240,6 +231,15 @@ def plan(settings: RunSettings, loaded: LoadedModel, matrices: Sequence[Matrix])
         "disk": made.disk,
         "seconds": made.seconds,
     }
+
+
+def scored_sets(settings: RunSettings, loaded: LoadedModel) -> tuple[RunSettings, Mapping[str, Sides]]:
+    """(the settings with the rule that their data allow, the examples that a run would score)."""
+    rows = Shelf().rows
+    settings = with_rule(settings, rows=rows)
+    data = read_data(settings, rows=rows, search=False)
+    data = fitting(settings, replace(data, choose=(), final=(), questions={}, search={}, own={}), loaded)
+    return settings, encoded_sets(settings, loaded, data, (*data.concepts, *data.protect))
 
 
 def lines(report: Report) -> list[str]:

@@ -12,10 +12,11 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import torch
@@ -29,6 +30,7 @@ from spin_llm.scores.passes import Batch, scoring
 
 DEFAULT_SHARE = 0.8  # of the free memory
 PROBE_EXAMPLES = 4
+Place = TypeVar("Place", bound=Hashable)  # a device, or what stands for one
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -57,9 +59,9 @@ class Plan:
         passes = len(self.partitions)
         return (
             f"plan: {passes} {'pass' if passes == 1 else 'passes'} for {sum(map(len, self.partitions))} matrices; peak "
-            f"{_bytes(self.peak)} on {self.device.type} ({_bytes(self.resident)} model and libraries, "
-            f"{_bytes(self.accumulators)} accumulators, {_bytes(max(self.batch, self.finishing))} per batch); "
-            f"{_bytes(self.disk)} of disk; about {self.seconds:,.0f} s"
+            f"{in_words(self.peak)} on {self.device.type} ({in_words(self.resident)} model and libraries, "
+            f"{in_words(self.accumulators)} accumulators, {in_words(max(self.batch, self.finishing))} per batch); "
+            f"{in_words(self.disk)} of disk; about {self.seconds:,.0f} s"
             + (f" (longer by far than with the compiled sums: {self.slow})" if self.slow else "")
         )
 
@@ -111,19 +113,20 @@ def make_plan(
     resident, batch, seconds = measure(loaded, batches, matrices, kinds)
     largest = max(matrix.weight.numel() for matrix in matrices)
     finishing = 4 * largest * (statistics + 3)  # dense statistics, and what the top-K takes
+    places = {matrix.name: matrix.weight.device for matrix in matrices}
     rooms = {
         place: (int(free_memory(place) * DEFAULT_SHARE) if budget is None else budget) - max(batch, finishing)
-        for place in {matrix.weight.device for matrix in matrices} or {device}
+        for place in set(places.values())
     }
     sizes = {matrix.name: matrix_bytes(matrix, kinds) for matrix in matrices}
     for matrix in matrices:
-        if sizes[matrix.name] > (room := rooms[matrix.weight.device]):
+        if sizes[matrix.name] > (room := rooms[places[matrix.name]]):
             raise SpinError(
-                f"The memory budget of {_bytes(room + max(batch, finishing))} is too small to score {matrix.name}.",
+                f"The memory budget of {in_words(room + max(batch, finishing))} is too small to score {matrix.name}.",
                 change=f"give --memory-budget {(max(sizes.values()) + max(batch, finishing)) // 2**20 + 1}m or more, "
                 "or a smaller --max-length.",
             )
-    passes = fewest_passes(matrices, sizes, rooms)
+    passes = fewest_passes(matrices, sizes, places, rooms)
     if len(passes) > 1:  # a pass keeps the inputs of its own matrices alone; the first one's graph is the deepest
         resident, batch, _ = measure(loaded, batches, passes[0], kinds)
     slow = slow_sums(device, loaded.dtype)
@@ -133,16 +136,16 @@ def make_plan(
 
 
 def fewest_passes(
-    matrices: Sequence[Matrix], sizes: Mapping[str, int], rooms: Mapping[torch.device, int]
+    matrices: Sequence[Matrix], sizes: Mapping[str, int], places: Mapping[str, Place], rooms: Mapping[Place, int]
 ) -> tuple[tuple[Matrix, ...], ...]:
-    """The matrices in passes whose accumulators (bytes by name) fit the room of each device: one pass after the other
+    """The matrices in passes whose accumulators (bytes by name) fit the room of their places: one pass after the other
     from the lowest up, so that later ones need no gradients far below, unless filling gaps needs fewer passes."""
     found = []
     for order, gaps in ((matrices, False), (matrices, True), (sorted(matrices, key=lambda m: -sizes[m.name]), True)):
         passes: list[list[Matrix]] = []
-        filled: list[Counter[torch.device]] = []
+        filled: list[Counter[Place]] = []
         for matrix in order:
-            size, device = sizes[matrix.name], matrix.weight.device
+            size, device = sizes[matrix.name], places[matrix.name]
             open_ones = range(0 if gaps else max(0, len(passes) - 1), len(passes))
             place = next((n for n in open_ones if filled[n][device] + size <= rooms[device]), len(passes))
             if place == len(passes):
@@ -243,5 +246,6 @@ def _high_water() -> int:
         return usage if sys.platform == "darwin" else usage * 1024
 
 
-def _bytes(count: float) -> str:
+def in_words(count: float) -> str:
+    """Bytes, as people write them."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
