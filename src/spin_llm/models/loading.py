@@ -87,7 +87,7 @@ def load(
     model: str,
     *,
     dtype: str = "auto",
-    device_map: str | None = None,
+    device_map: str | dict[str, str] | None = None,
     trust_remote_code: bool = False,
     checkpoint: Checkpoint | None = None,
     check: Callable[[Any], object] = lambda tokenizer: None,
@@ -105,6 +105,12 @@ def load(
         if checkpoint.base:
             loaded, more = put_on(loaded, given, folder)
             notes += more
+    if away := sum(parameter.is_meta for parameter in loaded.parameters()):
+        raise SpinError(
+            f"{given} does not fit the devices that there are: {away} of its tensors would be left in slower memory.",
+            cause="--device-map spread it, and what is left was not to be loaded.",
+            change="use more devices, or larger ones (spin-llm doctor MODEL --as 8x80g tells how many).",
+        )
     said.refuse_not_finite(str(given), loaded)
     _refuse_unknown_tokens(given, loaded, tokenizer)
     loaded.requires_grad_(False).eval()
@@ -140,7 +146,7 @@ def _empty(config: Any, folder: Path, trust_remote_code: bool) -> Any:
 
 
 def _read_model(
-    folder: Path, dtype: torch.dtype, device_map: str | None, trust_remote_code: bool
+    folder: Path, dtype: torch.dtype, device_map: str | dict[str, str] | None, trust_remote_code: bool
 ) -> tuple[Any, tuple[str, ...]]:
     """The model of a checkpoint folder on its device, and a note of tensors that have no place in it."""
     from transformers import AutoConfig, AutoModelForCausalLM

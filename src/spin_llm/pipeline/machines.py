@@ -3,11 +3,11 @@
 In: run settings, a machine in words, such as 8x80g@150/1000. Out: passes, memory, disk, time and the commands, as plain
 values and as lines. One pass over all batches takes, in seconds,
 
-    (2 n t (1 + above) + 2 T t) / rate  +  (bytes of the sums + 2 bytes of the weights a batch) / bandwidth
+    (2 n t (1 + above) + 4 h r + 2 T t) / rate  +  (bytes of the sums + 2 bytes of the weights a batch) / bandwidth
 
-with n weights that each of t tokens is multiplied by, T scored ones, `above` the share of n over the lowest scored
-matrix. Left out: how near a machine comes to its rates; that is measured where one is (scores/plan.py). Compared with
-small models measured on a CPU (benchmarks/scoring.py: plan), and with no GPU yet.
+with n weights in the layers that each of t tokens is multiplied by, h in the head for r tokens of responses, T scored
+ones, `above` the share of n over the lowest of these. Left out: how near a machine comes to its rates; that is measured
+where one is (scores/plan.py). Compared with small models measured on a CPU (LOG.md, 2026-11-28: speed), with no GPU.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
 from spin_llm.models.loading import load_empty
+from spin_llm.models.structure import decoder_layers
 from spin_llm.pipeline.doctor import Report, scored_sets
 from spin_llm.pipeline.folder import KEPT_BYTES
 from spin_llm.pipeline.score_stage import scoring_of
@@ -68,8 +69,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Work:
-    """What scoring a model costs, counted: `weights` that a token is multiplied by and those of the `head` (response
-    tokens alone), `stored` bytes, batches, and bytes that the largest of them keeps for its backward pass."""
+    """What scoring a model costs, counted: `weights` that a token is multiplied by (of a mixture all experts), those of
+    the `head`, `stored` bytes, and bytes that the largest batch keeps for its backward pass."""
 
     matrices: Sequence[Matrix]
     kinds: Sequence[str]
@@ -81,26 +82,26 @@ class Work:
 
     def flops_and_bytes(self, part: Sequence[Matrix]) -> tuple[float, float]:
         """(products, bytes moved) of one pass over all batches in which `part` is scored."""
-        tokens, responses, examples = 0, 0, [0, 0]
+        padded, tokens, responses, examples = 0, 0, 0, [0, 0]
         for batch in self.batches:
-            tokens += batch.tokens
+            padded += batch.tokens
+            tokens += sum(len(example.input_ids) for example in batch.examples)
             responses += sum(example.response_tokens for example in batch.examples)
             examples[batch.aware] += len(batch.examples)
         scored = sum(matrix.weight.numel() for matrix in part)
         deepest = 1 + max(matrix.layer for matrix in self.matrices)
-        above = 1 - min(matrix.layer for matrix in part) / deepest
+        above = 1 - (0.5 + min(matrix.layer for matrix in part)) / deepest  # of the lowest layer about half
         moved = sum(SUMMED[kind] for kind in self.kinds) + WRITTEN
         unaware = WRITTEN + SUMMED["signed"]
         sums = scored * (examples[True] * moved + examples[False] * unaware)
-        products = 2 * (self.weights * tokens + self.head * responses) * (1 + above) + 2 * scored * tokens
+        products = 2 * (self.weights * padded * (1 + above) + self.head * responses * 2 + scored * tokens)
         return products, sums + 2 * self.stored * len(self.batches)
 
 
 def counted(loaded: LoadedModel, batches: Sequence[Batch], matrices: Sequence[Matrix], kinds: Sequence[str]) -> Work:
     """The work of scoring an empty model."""
     head = loaded.model.get_output_embeddings().weight
-    inside = sum(p.numel() for p in loaded.model.get_decoder().parameters())
-    inside -= loaded.model.get_input_embeddings().weight.numel()
+    inside = sum(p.numel() for p in decoder_layers(loaded.model)[1].parameters() if p.ndim > 1)
     stored = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
     batch = kept_bytes(loaded, max(batches, key=lambda batch: batch.tokens), matrices)
     return Work(matrices, kinds, batches, inside, head.numel(), stored, batch)
@@ -199,10 +200,11 @@ def _lines(found: Report) -> Iterator[str]:
         f"memory     {where}: {in_words(found['accumulators'])} accumulators and {in_words(found['batch'])} a batch "
         "beside the weights, in all"
     )
+    shared = f" shared by {found['ranks']} processes" if found["ranks"] > 1 else ""
     yield (
         f"plan       {found['passes']} {'passes' if several else 'pass'} over {found['examples']} examples, about "
-        f"{found['seconds']:,.0f} s of scoring by arithmetic: {found['flops'] / 1e15:,.2f} PFLOP, {found['bytes'] / 1e12:,.2f} TB"
-        f"{' shared by ' + str(found['ranks']) + ' processes' if found['ranks'] > 1 else ''}"
+        f"{found['seconds']:,.0f} s of scoring by arithmetic: {found['flops'] / 1e15:,.2f} PFLOP, "
+        f"{found['bytes'] / 1e12:,.2f} TB{shared}"
     )
     yield (
         f"disk       {in_words(found['disk'])} while it scores, {in_words(found['score_files'])} of scores, and "
