@@ -183,9 +183,9 @@ def plan_as(settings: RunSettings, text: str) -> Report:
     }
 
 
-def lines(found: Report) -> list[str]:
+def lines(report: Report) -> list[str]:
     """The plan, a finding a line."""
-    return list(_lines(found))
+    return list(_lines(report))
 
 
 def _lines(found: Report) -> Iterator[str]:
