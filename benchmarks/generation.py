@@ -200,6 +200,7 @@ PARTS: dict[str, Callable[[Any], AbstractContextManager[Any]]] = {
     "no shared beginning": lambda model: mock.patch.object(decoding, "alike", return_value=0),
     "prompts of a batch at once": lambda model: mock.patch.object(decoding, "PREFILL", 10**6),
     "no early leaving": lambda model: mock.patch.object(decoding, "STRIDE", 10**6),
+    "keys for every head": lambda model: mock.patch.object(decoding, "grouped_heads", nullcontext),
     "prompts in the order given": lambda model: mock.patch.object(generation, "plan_batches", in_order),
     "batches of 32": lambda model: mock.patch.object(generation, "BATCH_PROMPTS", 32),
     "packed weights": packed,

@@ -174,7 +174,7 @@ def test_the_generation_benchmark_compares_the_same_answers(
     benchmarks["generation"].main(given)
     found = json.loads(output.read_text(encoding="utf-8"))
     assert set(found) == {"speed", "parts", "sizes"}
-    for section, others in ((found["speed"], 2), (found["parts"], 9)):
+    for section, others in ((found["speed"], 2), (found["parts"], 10)):
         assert len({row["tokens"] for row in section["rates"].values()}) == 1
         assert all(len(row["tokens_a_second"]["rounds"]) == 2 for row in section["rates"].values())
         assert len(section["ours_times"]) == others

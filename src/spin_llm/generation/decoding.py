@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from spin_llm.models import LoadedModel
 from spin_llm.models.reft import generating
 
 STRIDE = 8  # new tokens between two looks at which answers are done
 PREFILL = 24  # prompts whose states are computed together
+GROUPED = "sdpa_grouped"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,13 @@ def decode(
 
     model, going = loaded.model, list(range(len(prompts)))
     made: list[list[int]] = [[] for _ in prompts]
-    with torch.inference_mode(), contiguous_head(model), plain_generation(model), generating(model):
+    with (
+        torch.inference_mode(),
+        contiguous_head(model),
+        grouped_heads(model),
+        plain_generation(model),
+        generating(model),
+    ):
         keeps = min(map(len, prompts)) > 1 and keeps_states(model, max(map(len, prompts)) + new_tokens)
         ids, mask, kept = prefilled(model, prompts) if keeps else (*padded(prompts, loaded.device), {})
         while going:
@@ -159,6 +166,40 @@ def plain_generation(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = own
+
+
+@contextmanager
+def grouped_heads(model: Any) -> Iterator[None]:
+    """On a CPU, the heads that share keys and values ask for them together, as one head with several queries: for one
+    new token transformers copies keys and values for every head, and torch's kernel takes 18 times as long."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    def attend(
+        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **options: Any
+    ) -> Any:
+        (rows, heads, tokens, size), shared = (
+            query.shape,
+            key.shape[1],
+        )  # query, key, value: (rows, heads, tokens, size)
+        if tokens > 1 or (mask is not None and mask.shape[1] > 1):
+            return sdpa_attention_forward(module, query, key, value, mask, **options)
+        mask = None if mask is None else mask.expand(-1, -1, heads // shared, -1)
+        grouped = query.reshape(rows, shared, heads // shared, size)
+        states = scaled_dot_product_attention(grouped, key, value, mask, scale=options.get("scaling"))
+        return states.reshape(rows, 1, heads, states.shape[-1]), None
+
+    usual = model.config._attn_implementation
+    if usual != "sdpa" or next(model.parameters()).device.type != "cpu":
+        yield
+        return
+    AttentionInterface.register(GROUPED, attend)
+    AttentionMaskInterface.register(GROUPED, AttentionMaskInterface()["sdpa"])
+    model.set_attn_implementation(GROUPED)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)
 
 
 @contextmanager
