@@ -32,7 +32,7 @@ from spin_llm.results.measured import BASE, EDITED
 from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import Trial
 from spin_llm.scores import ScoreSet, Scoring, score_concept
-from spin_llm.scores.margins import candidate_entries
+from spin_llm.scores.storage import candidate_entries
 from spin_llm.search.answered import ranked
 from spin_llm.search.find import find_edit
 from spin_llm.search.trials import Bench, Reference, attempt, measure_proxy, measure_reference

@@ -15,35 +15,20 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-_HOMES = {
+_HOMES = {  # the module of each public name
     "SpinError": "errors",
     "RunSettings": "settings",
-    "load_pairs": "data",
-    "load_questions": "data",
+    **dict.fromkeys(("load_pairs", "load_questions"), "data"),
     "load": "models",
-    "score": "scores",
-    "score_concept": "scores",
-    "Scoring": "scores",
-    "ScoreSet": "scores",
+    **dict.fromkeys(("score", "score_concept", "Scoring", "ScoreSet", "load_scores", "save_scores"), "scores"),
     "Recipe": "results.recipe",
-    "load_scores": "scores",
-    "save_scores": "scores",
     "search": "search.find",
     "select": "selection",
     "Patch": "patch.patch",
-    "make_patch": "patch.file",
-    "load_patch": "patch.file",
-    "save_patch": "patch.file",
-    "apply_checkpoint": "patch.file",
-    "revert_checkpoint": "patch.file",
-    "sweep": "pipeline",
-    "run": "pipeline",
-    "select_from_folder": "pipeline",
-    "evaluate_models": "pipeline",
-    "stability": "pipeline",
+    **dict.fromkeys(("make_patch", "load_patch", "save_patch", "apply_checkpoint", "revert_checkpoint"), "patch.file"),
+    **dict.fromkeys(("sweep", "run", "select_from_folder", "evaluate_models", "stability"), "pipeline"),
     "load_judge": "judges.named",
-    "evaluate": "pipeline.compare_stage",
-    "write_report": "pipeline.compare_stage",
+    **dict.fromkeys(("evaluate", "write_report"), "pipeline.compare_stage"),
 }
 
 __all__ = list(_HOMES)

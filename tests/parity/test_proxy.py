@@ -17,7 +17,7 @@ from spin_llm.models.losses import mean_loss, response_losses
 from spin_llm.patch.patch import memory_patch
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import ScoreSet, Sides
-from spin_llm.scores.margins import candidate_entries
+from spin_llm.scores.storage import candidate_entries
 from spin_llm.search.trials import (
     Bench,
     attempt,

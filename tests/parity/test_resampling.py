@@ -26,8 +26,8 @@ from spin_llm.progress import Console
 from spin_llm.results.recipe import PENALTY, Recipe
 from spin_llm.scores import CANDIDATES, Scores, ScoreSet, Sides, gather, reweighted
 from spin_llm.scores.accumulate import accumulation, by_operators
-from spin_llm.scores.margins import candidate_entries
 from spin_llm.scores.per_example import gradient_at, load_per_example, save_per_example
+from spin_llm.scores.storage import candidate_entries
 from spin_llm.selection import select
 from spin_llm.selection.rules.signed import FLOOR
 from spin_llm.settings import RunSettings

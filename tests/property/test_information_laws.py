@@ -2,23 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spin_llm.analysis.dependence import (
-    gaussian_information,
+    Floats,
     neighbour_information,
     principal_components,
     projected_information,
-    theorem_terms,
 )
 from spin_llm.errors import SpinError
 from spin_llm.results.paper import Measures, Projected
 
 SIZES = (2, 1, 2, 1)
 seeds = st.integers(0, 10**6)
+
+
+def gaussian_information(covariance: Floats, a: Sequence[int], b: Sequence[int], given: Sequence[int] = ()) -> float:
+    """I[A; B | C] in nats of the Gaussian with this covariance; a, b and `given` are the places of A, B and C.
+
+    1/2 ln( det S_AC det S_BC / (det S_ABC det S_C) ). Raises SpinError where a part is a function of the others: the
+    information is then infinite, or undefined.
+    """
+
+    def log_det(places: Sequence[int]) -> float:
+        sign, value = np.linalg.slogdet(covariance[np.ix_(places, places)])
+        if sign <= 0 or not np.isfinite(value):
+            raise SpinError("The covariance is singular: one part is a function of the others.")
+        return float(value)
+
+    a, b, given = list(a), list(b), list(given)
+    return 0.5 * (log_det(a + given) + log_det(b + given) - log_det(a + b + given) - (log_det(given) if given else 0.0))
+
+
+def theorem_terms(covariance: Floats, sizes: Sequence[int]) -> dict[str, float]:
+    """Both sides of Theorem 1 and the terms between them, in nats; `sizes`: dimensions of X, Z1, Y, Z2, in this order.
+
+    `whole` = `kept` + `x_z2` + `z1_y` + `z1_z2`; the theorem asks for the last of them to be above 0.
+    """
+    ends = np.cumsum([0, *sizes])
+    x, z1, y, z2 = (list(range(start, end)) for start, end in pairwise(ends))
+    return {
+        "whole": gaussian_information(covariance, x + z1, y + z2),
+        "kept": gaussian_information(covariance, x, y),
+        "x_z2": gaussian_information(covariance, x, z2, y),
+        "z1_y": gaussian_information(covariance, z1, y, x),
+        "z1_z2": gaussian_information(covariance, z1, z2, x + y),
+    }
 
 
 def covariance(seed: int, size: int = 6) -> np.ndarray:

@@ -14,8 +14,7 @@ from tiny import select
 from spin_llm.errors import SpinError
 from spin_llm.results.recipe import PENALTY, Recipe
 from spin_llm.scores import CANDIDATES, MatrixScores, Scores, ScoreSet, ScoresInfo, count
-from spin_llm.scores.margins import candidate_entries
-from spin_llm.scores.storage import Kept, top_entries
+from spin_llm.scores.storage import Kept, candidate_entries, top_entries
 from spin_llm.selection import control_selection, intersection
 from spin_llm.selection import select as selection_of
 from spin_llm.selection.rules.signed import FLOOR

@@ -1,38 +1,29 @@
 """How far two samples of vectors depend on each other: HSIC and CKA, with a test, a band and a sensitivity; and mutual
-information, by nearest neighbours and of Gaussians.
+information by nearest neighbours.
 
-In: kernel matrices K and L (n, n), float64, of n pairs (x_i, y_i); the samples themselves; or the covariance of jointly
-Gaussian parts X, Z1, Y, Z2. Out: numbers. With H = 1 - 11'/n and U(K) the centring that ignores the diagonal (Szekely
-and Rizzo 2014, equation 2.1):
+In: kernel matrices K and L (n, n), float64, of n pairs (x_i, y_i); or the samples themselves. Out: numbers. With
+H = 1 - 11'/n and U(K) the centring that ignores the diagonal (Szekely and Rizzo 2014, equation 2.1):
 
     HSIC, biased     <HKH, HLH> / n^2             Gretton et al. 2005, with n for n - 1 (Gretton et al. 2007)
     HSIC, unbiased   <U(K), U(L)> / (n (n - 3))   equal to Song et al. 2012, equation 5
     CKA              HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), of either estimator (Kornblith et al. 2019)
-    I[A; B | C]      1/2 ln( det S_AC det S_BC / (det S_ABC det S_C) ) nats, for Gaussians
 
-Each of the first three is an inner product of two centred matrices, so pairs are permuted by permuting one of them.
-Theorem 1 of the paper says: if I[Z1; Z2 | X, Y] > 0 then I[X; Y] < I[(X, Z1); (Y, Z2)]. It is the chain rule (Cover
-and Thomas, section 2.5), applied twice:
-
-    I[(X, Z1); (Y, Z2)] = I[X; Y] + I[X; Z2 | Y] + I[Z1; Y | X] + I[Z1; Z2 | X, Y]
-
-whose terms are all at least 0. What follows from all this, and what does not: docs/information.md. Left out: which
-representations are compared and what makes two of them a pair (layers.py); mutual information in many dimensions, which
-no estimator gives from a hundred examples.
+Each is an inner product of two centred matrices, so pairs are permuted by permuting one of them. What follows from all
+this, and from the paper's theorem, and what does not: docs/information.md. Left out: which representations are
+compared and what makes two of them a pair (layers.py); mutual information in many dimensions, which no estimator gives
+from a hundred examples.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
-from spin_llm.errors import SpinError
 from spin_llm.results.paper import AtBandwidth, Measures, Projected
 
 Floats = NDArray[np.float64]
@@ -211,38 +202,6 @@ def _chunks(total: int, n: int) -> Iterator[int]:
     """Sizes that add up to `total`, each of few enough (n, n) matrices."""
     size = max(1, CHUNK // n**2)
     yield from (min(size, total - start) for start in range(0, total, size))
-
-
-def gaussian_information(covariance: Floats, a: Sequence[int], b: Sequence[int], given: Sequence[int] = ()) -> float:
-    """I[A; B | C] in nats of the Gaussian with this covariance; a, b and `given` are the places of A, B and C.
-
-    Raises SpinError where a part is a function of the others: the information is then infinite, or undefined.
-    """
-
-    def log_det(places: Sequence[int]) -> float:
-        sign, value = np.linalg.slogdet(covariance[np.ix_(places, places)])
-        if sign <= 0 or not np.isfinite(value):
-            raise SpinError("The covariance is singular: one part is a function of the others.")
-        return float(value)
-
-    a, b, given = list(a), list(b), list(given)
-    return 0.5 * (log_det(a + given) + log_det(b + given) - log_det(a + b + given) - (log_det(given) if given else 0.0))
-
-
-def theorem_terms(covariance: Floats, sizes: Sequence[int]) -> dict[str, float]:
-    """Both sides of Theorem 1 and the terms between them, in nats; `sizes`: dimensions of X, Z1, Y, Z2, in this order.
-
-    `whole` = `kept` + `x_z2` + `z1_y` + `z1_z2`; the theorem asks for the last of them to be above 0.
-    """
-    ends = np.cumsum([0, *sizes])
-    x, z1, y, z2 = (list(range(start, end)) for start, end in pairwise(ends))
-    return {
-        "whole": gaussian_information(covariance, x + z1, y + z2),
-        "kept": gaussian_information(covariance, x, y),
-        "x_z2": gaussian_information(covariance, x, z2, y),
-        "z1_y": gaussian_information(covariance, z1, y, x),
-        "z1_z2": gaussian_information(covariance, z1, z2, x + y),
-    }
 
 
 def principal_components(x: Sample, components: int = Measures.components) -> Float[Floats, "n components"]:

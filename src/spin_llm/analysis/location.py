@@ -109,7 +109,7 @@ def _jaccard(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]
 def _chance(left: Selection, right: Selection) -> float | None:
     shared = sum(
         len(left.indices[name]) * len(right.indices[name]) / left.places[name].size
-        for name in left.indices.keys() & right.indices.keys()
+        for name in sorted(left.indices.keys() & right.indices.keys())  # sums in one order
     )
     union = left.weights + right.weights - shared
     return shared / union if union else None

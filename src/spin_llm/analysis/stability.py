@@ -35,17 +35,8 @@ from spin_llm.models import LoadedModel, editable_matrices
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.edited import Edge, Frequency, Spread, StabilityRecord
 from spin_llm.results.recipe import Recipe
-from spin_llm.scores import (
-    PerExample,
-    Scores,
-    ScoreSet,
-    Sides,
-    gather,
-    gathered_bytes,
-    load_per_example,
-    reweighted,
-    save_per_example,
-)
+from spin_llm.scores import PerExample, Scores, ScoreSet, Sides, gather, reweighted
+from spin_llm.scores.per_example import gathered_bytes, load_per_example, save_per_example
 from spin_llm.scores.plan import DEFAULT_SHARE, free_memory
 from spin_llm.selection import KNOWN, Rule, Selection, Tops, top_sets
 from spin_llm.selection.rules.rule import Ranked, Rankings

@@ -82,10 +82,10 @@ def _rewrite(verb: str, model: str, patch_file: Path, output: Path | None, overw
     if output is None:
         raise SpinError(f"{verb} needs an output folder.", change="give -o FOLDER.")
     patch = patches.load_patch(patch_file)
-    function = {"apply": patches.apply_checkpoint, "revert": patches.revert_checkpoint}[verb]
+    values = {"apply": "new", "revert": "old"}[verb]
     with console_of(quiet=False) as console:
         checkpoint = Checkpoint(resolve(model, trust_remote_code=True, say=console.say))
-        path = function(checkpoint, patch, output, overwrite=overwrite, say=console.say)
+        path = patches.apply_checkpoint(checkpoint, patch, output, values=values, overwrite=overwrite, say=console.say)
     left_out = model_files(checkpoint.folder).left_out
     lines = [f"{patch.weights:,} weights in {len(patch.edits)} tensors, read back as transformers loads them"]
     if left_out:

@@ -201,35 +201,26 @@ def too_long(
 
 def refuse_long_pairs(longs: Sequence[Long], *, max_length: int, context: int, others: str = "") -> None:
     """SpinError when there are any; `others` is a further way out."""
-    if not longs:
-        return
-    needed = max(long.tokens for long in longs) + 1
-    limit = min(max_length, context)
-    ways = [f"give --max-length {needed} or more"] if needed <= context else []
-    ways += [*filter(None, [others]), "shorten those rows or take them out of the file"]
-    limit_of = f"the model's context of {context}" if context <= max_length else f"--max-length {max_length}"
-    raise SpinError(
-        f"{_listed(longs, 'response')}. Within {limit_of}, {limit - 1} fit beside one token of the prompt.",
-        cause="long responses, which are never cut, since they bear the loss.",
-        change=", or ".join(ways) + ".",
-    )
+    if longs:
+        needed, room = max(long.tokens for long in longs) + 1, min(max_length, context) - 1
+        limit = f"the model's context of {context}" if context <= max_length else f"--max-length {max_length}"
+        way = f"give --max-length {needed} or more" if needed <= context else ""
+        fit = f"Within {limit}, {room} fit beside one token of the prompt."
+        cause = "long responses, which are never cut, since they bear the loss."
+        raise _too_long(longs, "response", fit, cause, [way, others, "shorten those rows"])
 
 
 def refuse_long_questions(longs: Sequence[Long], *, new_tokens: int, context: int, others: str = "") -> None:
     """SpinError when there are any; `others` is a further way out."""
-    if not longs:
-        return
-    left = context - max(long.tokens for long in longs)
-    ways = [f"give --new-tokens {left} or fewer"] if left > 0 else []
-    ways += [*filter(None, [others]), "shorten those questions or take them out of the file"]
-    raise SpinError(
-        f"{_listed(longs, 'question')}. In the model's context of {context}, {max(context - new_tokens, 0)} fit beside "
-        f"{new_tokens} of an answer.",
-        change=", or ".join(ways) + ".",
-    )
+    if longs:
+        left, room = context - max(long.tokens for long in longs), max(context - new_tokens, 0)
+        way = f"give --new-tokens {left} or fewer" if left > 0 else ""
+        fit = f"In the model's context of {context}, {room} fit beside {new_tokens} of an answer."
+        raise _too_long(longs, "question", fit, "", [way, others, "shorten those questions"])
 
 
-def _listed(longs: Sequence[Long], kind: str) -> str:
+def _too_long(longs: Sequence[Long], kind: str, fit: str, cause: str, ways: list[str]) -> SpinError:
     shown = "; ".join(f"{long.where}: {long.tokens} tokens" for long in longs[:SHOWN])
     number = f"A {kind} is" if len(longs) == 1 else f"{len(longs)} {kind}s are"
-    return f"{number} too long ({shown}{'; ...' if len(longs) > SHOWN else ''})"
+    what = f"{number} too long ({shown}{'; ...' if len(longs) > SHOWN else ''}). {fit}"
+    return SpinError(what, cause=cause, change=f"{', or '.join(filter(None, ways))} or take them out of the file.")

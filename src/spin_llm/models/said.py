@@ -10,9 +10,11 @@ folders that are no checkpoint at all (disk/resolve.py).
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -155,11 +157,10 @@ def quiet_transformers() -> Iterator[list[str]]:
     from transformers.utils import logging as theirs
 
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    lines: list[str] = []
     heard: list[str] = []
-    logger = logging.getLogger("transformers")
-    before = logger.handlers[:]
-    logger.handlers = [_Heard(lines)]
+    logger, kept = logging.getLogger("transformers"), BufferingHandler(sys.maxsize)
+    kept.setLevel(logging.WARNING)
+    before, logger.handlers = logger.handlers, [kept]
     theirs.set_verbosity_warning()
     theirs.disable_progress_bar()
     try:
@@ -171,19 +172,9 @@ def quiet_transformers() -> Iterator[list[str]]:
         theirs.set_verbosity(level)
         if bars:
             theirs.enable_progress_bar()
-        lines += [_one_line(str(one.message)) for one in caught if not issubclass(one.category, UNHEARD)]
-        heard += [line for line in dict.fromkeys(lines) if "LOAD REPORT" not in line]
-
-
-class _Heard(logging.Handler):
-    """Keeps warnings as single lines."""
-
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self.lines = lines
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(_one_line(record.getMessage()))
+        lines = [record.getMessage() for record in kept.buffer]
+        lines += [str(one.message) for one in caught if not issubclass(one.category, UNHEARD)]
+        heard += [line for line in dict.fromkeys(map(_one_line, lines)) if "LOAD REPORT" not in line]
 
 
 def _one_line(text: str) -> str:

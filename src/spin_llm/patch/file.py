@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -174,7 +175,12 @@ def patch_state(checkpoint: Checkpoint, patch: Patch) -> str:
     """
     states = set()
     for name, edit in patch.edits.items():
-        stored = _stored(checkpoint, name, patch)
+        stored, expected = checkpoint.tensors.get(name), patch.info.tensors[name]
+        if stored is None:
+            raise other_model(name, "the checkpoint has no such tensor")
+        if (stored.dtype, stored.shape) != (expected.dtype, expected.shape):
+            was = f"{expected.dtype} {list(expected.shape)}"
+            raise other_model(name, f"it is {stored.dtype} {list(stored.shape)}, not {was}")
         data = stored.read()
         flat = torch.frombuffer(data, dtype=stored.torch_dtype)
         current = flat[edit.indices]
@@ -183,7 +189,7 @@ def patch_state(checkpoint: Checkpoint, patch: Patch) -> str:
             raise other_model(name, "weights are neither the patch's old nor its new values")
         states |= ({"base"} if (~is_new).any() else set()) | ({"edited"} if (~is_old).any() else set())
         flat[edit.indices] = edit.old
-        if hashlib.sha256(data).hexdigest() != patch.info.tensors[name].sha256:
+        if hashlib.sha256(data).hexdigest() != expected.sha256:
             raise other_model(name, "its bytes are not those of the patch's base")
     return "mixed" if len(states) > 1 else states.pop()
 
@@ -193,32 +199,16 @@ def apply_checkpoint(
     patch: Patch,
     output: str | Path,
     *,
+    values: str = "new",
     overwrite: bool = False,
     say: Say = lambda message: None,
 ) -> Path:
-    """Copy the model's files to `output` and rewrite only the touched bytes; every other byte of every file stays.
+    """Copy the model's files to `output` and rewrite only the touched bytes, by the patch's `new` or `old` values;
+    every other byte of every file stays.
 
     What transformers then loads from the copy must be the edit; `output` appears only when that holds. Files beside the
     model's are left out (models/disk/copying.py).
     """
-    return _rewritten_copy(checkpoint, patch, output, "new", overwrite, say)
-
-
-def revert_checkpoint(
-    checkpoint: Checkpoint,
-    patch: Patch,
-    output: str | Path,
-    *,
-    overwrite: bool = False,
-    say: Say = lambda message: None,
-) -> Path:
-    """The way back: a copy with the old values, byte for byte the patch's base."""
-    return _rewritten_copy(checkpoint, patch, output, "old", overwrite, say)
-
-
-def _rewritten_copy(
-    checkpoint: Checkpoint, patch: Patch, output: str | Path, values: str, overwrite: bool, say: Say
-) -> Path:
     files = model_files(checkpoint.folder)
     for message in clear_stale(Path(output).absolute().parent):
         say(message)
@@ -231,6 +221,10 @@ def _rewritten_copy(
             _rewrite(copied[name], edit.indices, getattr(edit, values))
         _prove(part, patch, values)
     return Path(output)
+
+
+# The way back: a copy with the old values, byte for byte the patch's base.
+revert_checkpoint = partial(apply_checkpoint, values="old")
 
 
 def _prove(folder: Path, patch: Patch, values: str) -> None:
@@ -254,14 +248,3 @@ def _rewrite(stored: StoredTensor, indices: torch.Tensor, values: torch.Tensor) 
         for position, index in enumerate(indices.tolist()):
             file.seek(stored.start + index * width)
             file.write(raw[position * width : (position + 1) * width])
-
-
-def _stored(checkpoint: Checkpoint, name: str, patch: Patch) -> StoredTensor:
-    stored = checkpoint.tensors.get(name)
-    if stored is None:
-        raise other_model(name, "the checkpoint has no such tensor")
-    expected = patch.info.tensors[name]
-    if (stored.dtype, tuple(stored.shape)) != (expected.dtype, expected.shape):
-        was = f"{expected.dtype} {list(expected.shape)}"
-        raise other_model(name, f"it is {stored.dtype} {list(stored.shape)}, not {was}")
-    return stored

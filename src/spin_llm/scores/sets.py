@@ -19,10 +19,9 @@ from spin_llm.models import LoadedModel, editable_matrices
 from spin_llm.progress import SILENT, Advance, Console
 from spin_llm.scores.concept import Passes, Row, Scoring, as_examples, score_concept
 from spin_llm.scores.importance import accumulators, formed
-from spin_llm.scores.margins import candidate_entries
 from spin_llm.scores.passes import make_batches
 from spin_llm.scores.plan import Plan, make_plan, parse_bytes
-from spin_llm.scores.storage import HeldBack, Scores, ScoreSet
+from spin_llm.scores.storage import HeldBack, Scores, ScoreSet, candidate_entries
 from spin_llm.settings import CONCEPTS
 
 GENERAL_PAIRS = 64  # at most, to search or choose the ratio with, and as many others for the final perplexity

@@ -2,7 +2,8 @@
 
 In: dense float32 scores by matrix name. Out: `CONCEPT.safetensors` with `NAME.indices` (int64, flat, into the matrix as
 stored) and `NAME.values` (float32), the K largest entries of each matrix, largest first, ties by lower index; the
-metadata says how they were made. Left out: dense scores, which never reach the disk.
+metadata says how they were made. Of scores: the margins that a concept keeps, and which entries several concepts share.
+Left out: dense scores, which never reach the disk; what entries gain and cost (selection/).
 """
 
 from __future__ import annotations
@@ -287,3 +288,30 @@ def _consistent(matrix: MatrixScores) -> bool:
             *((Kept(indices, matrix.at[place]), matrix.at[place]) for place, indices in values.items()),
         )
     )
+
+
+def candidate_entries(
+    concepts: Mapping[str, Scores], names: Sequence[str], at_least: int | None = None
+) -> dict[str, torch.Tensor]:
+    """The entries with a positive margin that is among the kept ones of at least `at_least` concepts (None: of all):
+    sorted flat indices by matrix."""
+    least = len(concepts) if at_least is None else at_least
+    found: dict[str, torch.Tensor] = {}
+    for name in names:
+        kept = [largest_margins(concept, scores, name) for concept, scores in concepts.items()]
+        entries, times = torch.cat([indices[values > 0] for indices, values in kept]).unique(return_counts=True)
+        found[name] = entries[times >= least]
+    return found
+
+
+def largest_margins(concept: str, scores: Scores, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(flat indices, margins) of one matrix's largest margins, largest first; SpinError when none were stored."""
+    matrix = scores.matrices[name]
+    if scores.info.selector == "margin":
+        return matrix.indices, matrix.values
+    if "margin" not in matrix.others:
+        raise SpinError(
+            f"The scores of {concept!r} hold no margin, which the rule 'signed' needs.",
+            change="score again with --statistics margin, from data with aware and unaware responses.",
+        )
+    return matrix.others["margin"].indices, matrix.others["margin"].values

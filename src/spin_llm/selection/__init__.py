@@ -8,19 +8,5 @@ from spin_llm.selection.rules.coupled import intersection
 from spin_llm.selection.select import Selection, overlap, select
 from spin_llm.selection.tops import GRANULARITIES, Tops, targeted, top_sets
 
-__all__ = [
-    "GRANULARITIES",
-    "KNOWN",
-    "Rule",
-    "Selection",
-    "Tops",
-    "alone",
-    "control_selection",
-    "intersection",
-    "overlap",
-    "random_like",
-    "same_magnitude_like",
-    "select",
-    "targeted",
-    "top_sets",
-]
+__all__ = ["KNOWN", "Rule", "alone", "control_selection", "intersection", "random_like", "same_magnitude_like"]
+__all__ += ["GRANULARITIES", "Selection", "Tops", "overlap", "select", "targeted", "top_sets"]

@@ -24,7 +24,7 @@ import torch
 from spin_llm.errors import SpinError
 from spin_llm.results.recipe import PENALTY, Recipe
 from spin_llm.scores import CANDIDATES, MatrixScores, Scores, ScoreSet, ScoresInfo, count
-from spin_llm.scores.margins import candidate_entries, largest_margins
+from spin_llm.scores.storage import candidate_entries, largest_margins
 from spin_llm.selection.rules.rule import Ranked, Rankings, Rule
 from spin_llm.selection.tops import Tops, at_entries, outside, sorted_tops, top_sets
 
