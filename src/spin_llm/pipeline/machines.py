@@ -35,6 +35,7 @@ ASSUMED = ("150", "1000")  # TFLOP/s and GB/s: about half of what an A100's data
 GRAMMAR = re.compile(r"(?:(\d+)x)?([^x@/]+)(?:@([0-9.]+)(?:/([0-9.]+))?)?")
 # Bytes that torch's operators move for a scored weight and example (scores/accumulate.py): the gradient is written;
 # made absolute and added, or added, or widened and added.
+BACKWARD = 1.4  # of what a batch keeps, with what the backward pass holds beside it: 1.4 and 1.2 at 135M and 0.5B
 WRITTEN, SUMMED = 2, {"absolute": 14, "signed": 10, "squared": 22, "inputs": 0}
 
 
@@ -70,7 +71,7 @@ class Machine:
 @dataclass(frozen=True)
 class Work:
     """What scoring a model costs, counted: `weights` that a token is multiplied by (of a mixture all experts), those of
-    the `head`, `stored` bytes, and bytes that the largest batch keeps for its backward pass."""
+    the `head`, `stored` bytes, and bytes that the largest batch takes."""
 
     matrices: Sequence[Matrix]
     kinds: Sequence[str]
@@ -108,8 +109,8 @@ def counted(loaded: LoadedModel, batches: Sequence[Batch], matrices: Sequence[Ma
 
 
 def kept_bytes(loaded: LoadedModel, batch: Batch, matrices: Sequence[Matrix]) -> int:
-    """Bytes that a batch keeps between forward and backward pass on an empty model, and of the logits of its responses,
-    their gradient beside them."""
+    """Bytes that a batch takes: what is kept between forward and backward pass on an empty model, the logits of its
+    responses and their gradient, and what comes with them."""
     own = {p.untyped_storage()._cdata for p in (*loaded.model.parameters(), *loaded.model.buffers())}
     kept: dict[int, torch.Tensor] = {}  # holding it, so that no later one gets its name
 
@@ -128,7 +129,7 @@ def kept_bytes(loaded: LoadedModel, batch: Batch, matrices: Sequence[Matrix]) ->
         keep(loaded.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)[0])
     head = loaded.model.get_output_embeddings().weight
     logits = sum(e.response_tokens for e in batch.examples) * head.shape[0] * head.element_size()
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) + 2 * logits
+    return int(BACKWARD * (sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) + 2 * logits))
 
 
 def plan_as(settings: RunSettings, text: str) -> Report:
