@@ -22,6 +22,7 @@ from spin_llm.scores.plan import make_plan, matrix_bytes
 
 MIB = 2**20
 RESIDENT, BATCH, SECONDS = 300 * MIB, 5 * MIB, 7.0
+FINISHING = 0.25  # of a set
 KINDS = ("absolute", "signed", "inputs")
 
 
@@ -42,6 +43,7 @@ def matrices(*shapes: tuple[int, int], transposed: bool = False) -> list[Matrix]
 @pytest.fixture(autouse=True)
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "measure", lambda *_: (RESIDENT, BATCH, SECONDS))
+    monkeypatch.setattr(plan, "finishing_seconds", lambda *_: FINISHING)
 
 
 def planned(of: list[Matrix], budget: int | None, **options: Any) -> plan.Plan:
@@ -97,7 +99,9 @@ def test_a_smaller_budget_makes_more_passes(share: float, passes: int, time: flo
     made = planned(of, finishing + int(8 * each * share))
     assert [len(partition) for partition in made.partitions] == [8 // passes] * passes
     assert made.accumulators == 8 * each // passes
-    assert made.seconds == pytest.approx(SECONDS * time)  # a forward pass each, no gradients below the lowest matrix
+    assert made.seconds == pytest.approx(
+        SECONDS * time + FINISHING
+    )  # a forward pass each, no gradients below the lowest matrix
     assert made.peak == RESIDENT + made.accumulators + finishing
 
 
@@ -126,6 +130,19 @@ def fewest(sizes: list[int], room: int) -> int:
         )
 
     return next(passes for passes in range(1, len(sizes) + 1) if fit(passes))
+
+
+def test_every_set_is_finished():
+    of = matrices((100, 200))
+    once, thrice = (planned(of, 2**30, sets=sets).seconds for sets in (1, 3))
+    assert thrice - once == pytest.approx(2 * FINISHING)
+
+
+def test_finishing_is_measured(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    small, large = (torch.nn.Linear(64, rows, bias=False) for rows in (64, 640))
+    of = [Matrix(str(n), module, n, "mlp", False) for n, module in enumerate((small, large))]
+    assert plan.finishing_seconds(of, 2) > 0
 
 
 def test_gaps_are_filled_where_that_saves_a_pass():
@@ -174,7 +191,7 @@ def test_the_plan_in_words():
     )
     assert two.text() == (
         "plan: 2 passes for 4 matrices; peak 372 MiB on cpu (300 MiB model and libraries, 32 MiB accumulators, "
-        "40 MiB per batch); 64 MiB of disk; about 10 s"
+        "40 MiB per batch); 64 MiB of disk; about 11 s"
     )
     assert "; 0 MiB of disk;" in planned(of, 2**30).text()
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import TypeVar
 
 import psutil
@@ -27,6 +28,7 @@ from spin_llm.progress import Pace
 from spin_llm.scores.accumulate import slow_sums
 from spin_llm.scores.importance import Totals, new_totals
 from spin_llm.scores.passes import Batch, scoring
+from spin_llm.scores.storage import KEEP, keep_top
 
 DEFAULT_SHARE = 0.8  # of the free memory
 PROBE_EXAMPLES = 4
@@ -103,10 +105,12 @@ def make_plan(
     statistics: int,
     budget: int | None = None,
     checkpoints: bool = False,
+    sets: int = 1,
 ) -> Plan:
     """Divide the matrices so that the accumulators of one pass fit `budget` bytes beside what one batch takes.
 
-    `budget` is the memory to take beyond what is resident already; None means most of what is free. Raises SpinError,
+    `budget` is the memory to take beyond what is resident already; None means most of what is free. The batches are
+    those of so many `sets`. Raises SpinError,
     naming the smallest budget, when a single matrix does not fit.
     """
     device = loaded.device
@@ -132,7 +136,20 @@ def make_plan(
     slow = slow_sums(device, loaded.dtype)
     fullest = max(sum(sizes[matrix.name] for matrix in part) for part in passes)
     disk = 2 * fullest if checkpoints else 0  # a checkpoint is complete before the one before it goes
-    return Plan(passes, resident, batch, fullest, finishing, disk, seconds * relative_time(passes), device, slow)
+    time = seconds * relative_time(passes) + sets * finishing_seconds(matrices, statistics)
+    return Plan(passes, resident, batch, fullest, finishing, disk, time, device, slow)
+
+
+def finishing_seconds(matrices: Sequence[Matrix], statistics: int) -> float:
+    """Seconds in which the sums of one set become scores of which the top is kept, by those for the smallest matrix:
+    as much as for a dozen examples of a billion weights."""
+    smallest = min(matrices, key=lambda matrix: matrix.weight.numel())
+    sums = torch.rand(smallest.weight.shape, device=smallest.weight.device)
+    start = perf_counter()
+    dense = {str(number): (sums * smallest.weight.float()).abs() for number in range(statistics)}
+    keep_top(dense, "0", smallest, KEEP)
+    each = (perf_counter() - start) / smallest.weight.numel()
+    return each * sum(matrix.weight.numel() for matrix in matrices)
 
 
 def fewest_passes(

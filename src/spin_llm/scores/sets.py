@@ -100,6 +100,7 @@ def plan_sets(
         statistics=len(how.statistics),
         budget=parse_bytes(budget) if budget else None,
         checkpoints=checkpoints,
+        sets=len(sets),
     )
 
 
