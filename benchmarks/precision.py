@@ -25,6 +25,7 @@ from spin_llm.errors import SpinError
 from spin_llm.models import editable_matrices, load
 from spin_llm.results.recipe import Recipe
 from spin_llm.scores import Scores, ScoreSet, count, make_batches
+from spin_llm.scores.accumulate import by_operators
 from spin_llm.scores.importance import Counts, new_totals
 from spin_llm.scores.passes import dense_scores, scoring
 from spin_llm.scores.storage import ScoresInfo, keep_top
@@ -52,7 +53,7 @@ def scored(model: str, dtype: str, sums: torch.dtype, examples: int, max_length:
         totals = {m.name: new_totals(("absolute",), m.weight, transposed=m.transposed) for m in matrices}
         for parts in totals.values():
             parts["absolute"] = parts["absolute"].to(sums)
-        with scoring(loaded, matrices, totals) as add:
+        with scoring(loaded, matrices, totals, by_operators) as add:
             for batch in make_batches(encoded):
                 add(batch)
         counts = Counts(examples, 0, 0, 0)

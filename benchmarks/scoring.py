@@ -57,8 +57,8 @@ from spin_llm.scores.passes import scoring
 from spin_llm.scores.plan import memory_now, peak_memory
 from spin_llm.settings import RunSettings
 
-DTYPES = ("float32", "bfloat16")
 PROFILED = 12
+SEVERAL = ("lengths", "dtypes")  # settings that take several words
 PLAN_TRIES = 8
 
 
@@ -69,6 +69,7 @@ class Settings:
     model: str = "smollm2-135m"
     rounds: int = 3
     threads: int = os.cpu_count() or 1
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
     tokens: int = 80
     examples: int = 64
     released_examples: int = 2
@@ -104,8 +105,8 @@ def ours(loaded: LoadedModel, examples: Sequence[Example]) -> None:
 def algorithms(settings: Settings) -> dict[str, tuple[Callable[[LoadedModel, Sequence[Example]], object], int, float]]:
     """By name: the function, on how many examples it is timed, and by what its seconds are multiplied (the released
     algorithm on a part of the layers)."""
-    layers = spread_layers(settings, loaded_model(settings.model, "float32"))
-    everywhere = spread_layers(replace(settings, layers=0), loaded_model(settings.model, "float32"))
+    layers = spread_layers(settings, loaded_model(settings.model, settings.dtypes[0]))
+    everywhere = spread_layers(replace(settings, layers=0), loaded_model(settings.model, settings.dtypes[0]))
     return {
         "released": (partial(released, layers=layers), settings.released_examples, len(everywhere) / len(layers)),
         "plain": (plain, settings.plain_examples, 1.0),
@@ -118,7 +119,7 @@ def speed(settings: Settings) -> dict[str, Any]:
     runs: dict[str, Callable[[], object]] = {}
     scale: dict[str, float] = {}
     for name, (function, count, factor) in algorithms(settings).items():
-        for dtype in DTYPES:
+        for dtype in settings.dtypes:
             loaded = loaded_model(settings.model, dtype)
             examples = examples_of_about(loaded, settings.tokens, count)
             function(loaded, examples[:1])  # kernels are loaded
@@ -126,9 +127,13 @@ def speed(settings: Settings) -> dict[str, Any]:
             scale[f"{name} {dtype}"] = count / factor
     measured = {name: divided(value, scale[name]) for name, value in interleaved(runs, settings.rounds).items()}
     median = {name: value["median"] for name, value in measured.items()}
-    scored = examples_of_about(loaded_model(settings.model, "float32"), settings.tokens, settings.examples)
-    ratios = {f"released / ours, {dtype}": median[f"released {dtype}"] / median[f"ours {dtype}"] for dtype in DTYPES}
-    ratios |= {f"ours {dtype} / plain float32": median[f"ours {dtype}"] / median["plain float32"] for dtype in DTYPES}
+    scored = examples_of_about(loaded_model(settings.model, settings.dtypes[0]), settings.tokens, settings.examples)
+    ratios = {
+        f"released / ours, {dtype}": median[f"released {dtype}"] / median[f"ours {dtype}"] for dtype in settings.dtypes
+    }
+    ratios |= {
+        f"ours {dtype} / plain float32": median[f"ours {dtype}"] / median["plain float32"] for dtype in settings.dtypes
+    }
     print(f"{'seconds an example':24} median (range)")
     for name, value in measured.items():
         print(f"{name:24} {span(value)}")
@@ -148,7 +153,7 @@ def memory(settings: Settings) -> dict[str, Any]:
     """Peak memory of each algorithm, each in a process of its own."""
     found = {}
     for name in ("released", "plain", "ours"):
-        for dtype in DTYPES:
+        for dtype in settings.dtypes:
             found[f"{name} {dtype}"] = in_process("memory", settings, algorithm=name, dtype=dtype)
     print(f"{'peak memory':24} {'in all':>12} {'beside the loaded model':>24}")
     for name, value in found.items():
@@ -349,7 +354,7 @@ def ranks_job(settings: Settings) -> dict[str, Any] | None:
 def work_section(settings: Settings) -> dict[str, Any]:
     """Unavoidable GFLOP, the rate of this machine on their shapes, and how near the scoring pass comes."""
     results: dict[str, Any] = {}
-    for dtype in DTYPES:
+    for dtype in settings.dtypes:
         loaded = loaded_model(settings.model, dtype)
         matrices = editable_matrices(loaded.model, "mlp")
         examples = examples_of_about(loaded, settings.tokens, settings.examples)
@@ -402,7 +407,7 @@ def sums_section(settings: Settings) -> dict[str, Any]:
     alone, which are written to memory. In turn, so that a slow spell meets all."""
     results: dict[str, Any] = {}
     print(f"{'ms a batch':34} {'compiled':>22} {'operators':>22} {'products alone':>22}")
-    for dtype in DTYPES:
+    for dtype in settings.dtypes:
         loaded = loaded_model(settings.model, dtype)
         examples = make_batches(examples_of_about(loaded, settings.tokens, settings.examples))[0].examples
         tokens = [len(example.input_ids) for example in examples]
@@ -428,7 +433,7 @@ def sums_section(settings: Settings) -> dict[str, Any]:
 def profile_section(settings: Settings) -> dict[str, Any]:
     """Where the time of one full batch goes: operators by their own time."""
     results = {}
-    for dtype in DTYPES:
+    for dtype in settings.dtypes:
         loaded = loaded_model(settings.model, dtype)
         matrices = editable_matrices(loaded.model, "mlp")
         batch = make_batches(examples_of_about(loaded, settings.tokens, settings.examples))[0]

@@ -163,6 +163,15 @@ def test_no_memory_for_the_factors_is_an_error(monkeypatch: pytest.MonkeyPatch):
         added(home, *drawn((1, 2, 3, 4), torch.float32))
 
 
+def test_other_accumulators_are_refused():
+    home, (left, right, tokens) = compiled_home(torch.float32), drawn((1, 2, 3, 4), torch.float32)
+    for total in (torch.zeros(3, 4, dtype=torch.bfloat16), torch.zeros(4, 3), torch.zeros(4, 3).t()):
+        with pytest.raises(TypeError, match="contiguous float32"):
+            home({"absolute": total}, left, right, tokens, 1.0)
+    with pytest.raises(TypeError, match="one dtype"):
+        home({"absolute": torch.zeros(3, 4)}, left, right.bfloat16(), tokens, 1.0)
+
+
 def test_triton_sums_are_the_oracles():
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)

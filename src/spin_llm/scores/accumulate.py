@@ -104,12 +104,14 @@ class Compiled:
     def __call__(
         self, totals: Totals, left: torch.Tensor, right: torch.Tensor, tokens: Sequence[int], share: float
     ) -> None:
-        """Raises MemoryError where there is no room for a copy of the factors."""
+        """Raises MemoryError where there is no room for a copy of the factors, TypeError for other accumulators."""
         left, right = (side if side.stride(-1) == 1 else side.contiguous() for side in (left, right))
-        assert left.dtype == right.dtype
-        assert all(
-            total.is_contiguous() and total.shape == (left.shape[2], right.shape[2]) for total in totals.values()
-        )
+        shape = (left.shape[2], right.shape[2])
+        if left.dtype != right.dtype or any(
+            total.dtype != torch.float32 or total.shape != shape or not total.is_contiguous()
+            for total in totals.values()
+        ):
+            raise TypeError("accumulators are contiguous float32, of the matrix's shape; factors of one dtype")
         counts = (ctypes.c_int64 * len(tokens))(*tokens)
         places = [totals[kind].data_ptr() if kind in totals else None for kind in KINDS]
         factors = (_Factor(side.data_ptr(), side.stride(0), side.stride(1), side.shape[2]) for side in (left, right))

@@ -70,11 +70,15 @@ def make_batches(
 
 @contextmanager
 def scoring(
-    loaded: LoadedModel, matrices: Sequence[Matrix], totals: Mapping[str, Totals]
+    loaded: LoadedModel,
+    matrices: Sequence[Matrix],
+    totals: Mapping[str, Totals],
+    accumulate: Accumulate | None = None,
 ) -> Iterator[Callable[[Batch], None]]:
-    """Give a function that adds one batch to `totals` (by matrix name); see `backward_passes`."""
+    """Give a function that adds one batch to `totals` (by matrix name), by `accumulate` or the fastest way that there
+    is; see `backward_passes`."""
 
-    accumulate = accumulation(loaded.device, loaded.dtype)
+    accumulate = accumulate or accumulation(loaded.device, loaded.dtype)
 
     def add(matrix: Matrix, batch: Batch, inputs: torch.Tensor, gradients: torch.Tensor) -> None:
         add_batch(totals[matrix.name], batch, inputs, gradients, transposed=matrix.transposed, accumulate=accumulate)
