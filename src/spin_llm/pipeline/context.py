@@ -28,14 +28,26 @@ from spin_llm.judges.named import load_judge, refuse_fingerprint
 from spin_llm.judges.quality.reading import Asked, asked_of, reading
 from spin_llm.judges.verdict import Judge
 from spin_llm.models import Checkpoint, LoadedModel, checkpoint_of, load
+from spin_llm.ownership import is_vacant
 from spin_llm.patch.patch import Patch
-from spin_llm.pipeline.folder import NOTHING, located, model_record
+from spin_llm.pipeline.folder import NOTHING, located, model_record, there
 from spin_llm.pipeline.inputs import RunData, fitting, read_data, with_rule
-from spin_llm.pipeline.resuming import Opened, open_folder, own_patch
+from spin_llm.pipeline.resuming import (
+    Opened,
+    compared_changes,
+    data_changes,
+    made_after,
+    model_changes,
+    own_patch,
+    refuse_bound,
+    settings_changes,
+    with_date,
+    with_patch,
+)
 from spin_llm.progress import SILENT, Console
-from spin_llm.records import PATCH, Compared, ModelRecord
+from spin_llm.records import PATCH, RECORD, Compared, ModelRecord, is_run, read_record
 from spin_llm.scores import ScoreSet, load_scores
-from spin_llm.settings import OWN, STAGES, RunSettings
+from spin_llm.settings import OWN, STAGES, RunSettings, scope_of
 
 Made = TypeVar("Made")
 Told = ParamSpec("Told")
@@ -73,7 +85,7 @@ def all_rows(path: Path) -> tuple[Row, ...]:
 
 @dataclass(eq=False)
 class Run:
-    """A run and what it works with. `settings` are final when its folder is opened (`resuming.open_folder`); `others`
+    """A run and what it works with. `settings` are final when its folder is opened (`opened`); `others`
     are models that are compared with its own; `scores_alone`: nothing is searched or evaluated, and what that would
     need is neither read nor checked."""
 
@@ -101,13 +113,37 @@ class Run:
         overwrite: bool = False,
         compared: Compared = NOTHING,
     ) -> Opened:
-        """What may be done with the folder (`open_folder`), and with which settings, which are final then."""
+        """What may be done with the folder, by a command that has a say in `stages`; settings of the others are the
+        run's, and all are final then. `model` is a checkpoint, or what a server says of itself."""
+        folder, say, begun = self.folder, self.console.say, is_run(self.folder)
         data = self.read.record(located(self.settings))
-        opened = open_folder(
-            self.settings, self.folder, model, data, stages, compared, overwrite=overwrite, console=self.console
-        )
-        self.settings = opened.settings
-        return opened
+        if not begun and not is_vacant(folder):
+            raise SpinError(
+                f"The output {folder} exists and is not a run.", change="choose another folder with --output."
+            )
+        if overwrite or not begun:
+            self.settings = with_date(self.settings)
+            return Opened(folder, self.settings, None, "all" if begun else "", True, data, compared)
+        before = read_record(folder)
+        told = before.told(folder / RECORD)
+        later = {name: getattr(told, name) for name in vars(told) if scope_of(name) in set(STAGES) - set(stages)}
+        # a run of 0.1.0 has no date: that of the day
+        now = self.settings = replace(self.settings, **{"date": self.settings.date or told.date, **later})
+        changes = [*settings_changes(told, located(now), before.files), *compared_changes(before.compared, compared)]
+        changes += [*model_changes(before, model, self.console), *data_changes(before, data, told)]
+        changes = [change for change in changes if change.stage in ("all", *stages)]
+        changed = {change.stage for change in changes}
+        stale = "all" if "all" in changed else min(changed, key=STAGES.index, default="")
+        if stale == "all":
+            refuse_bound(folder, changes)
+            say(f"what is in {folder} was begun with other settings and finished no scores: it begins anew")
+        else:
+            kept = not stale or not any(there(folder, made_after(stale)))  # nothing of it is there
+            stale = with_patch(folder, "" if kept else stale, told, now)
+        if stale in STAGES:
+            words = "; ".join(change.words for change in changes[:4])
+            say(f"the scores stay; made again from the stage {stale} on: {words}")
+        return Opened(folder, now, before, stale, bool(changes), data, compared)
 
     def begin(self, opened: Opened) -> None:
         """Load the model, delete what has to be made again, and write run.json."""

@@ -55,7 +55,9 @@ def evaluate_stage(run: Run) -> Results:
     }
     rule, edit = KNOWN[recipe.rule], edit_summary(patch)
     if settings.asks_own:
-        edit = replace(edit, own_answers=own_answers_record(settings, folder))
+        path, name = folder / OWN / UNMEASURED, settings.dividing_judge
+        unmeasured = read_typed(path, dict[str, str]) if path.is_file() else {}
+        edit = replace(edit, own_answers=OwnAnswers(name, name == settings.judge, unmeasured))
     search, stable = folder / "search.json", folder / "stability.json"
     results = replace(
         measured,
@@ -72,13 +74,6 @@ def evaluate_stage(run: Run) -> Results:
     results = write_run_results(folder, results)
     shutil.rmtree(folder / "progress", ignore_errors=True)
     return results
-
-
-def own_answers_record(settings: RunSettings, folder: Path) -> OwnAnswers:
-    """Who divided the model's own answers, whether that judge reports too, and where it was not measured."""
-    name, path = settings.dividing_judge, folder / OWN / UNMEASURED
-    unmeasured = read_typed(path, dict[str, str]) if path.is_file() else {}
-    return OwnAnswers(name, name == settings.judge, unmeasured)
 
 
 def control_patches(
@@ -126,30 +121,22 @@ def weights_in_common(one: Patch, other: Patch) -> int:
 
 
 def evaluate_judged(run: Run, views: Mapping[str, View | Served], evaluation: Evaluation) -> Results:
-    """`evaluate` with the judges of a run, in its folder."""
-    judge, coherence = run.judge, run.coherence
-    answered_before(evaluation, run.folder)
-    return evaluate(views, evaluation, judge, run.folder, coherence=coherence, console=run.console)
-
-
-def answered_before(evaluation: Evaluation, folder: Path) -> None:
-    """Give the answers of a finished evaluation back to this one, which asks the same questions (resuming.py deletes
-    other answers): a judge or a control may be new."""
-    path = folder / "generations.jsonl"
-    if not path.is_file():
-        return
+    """`evaluate` with the judges of a run, in its folder. The answers of a finished evaluation, which asked the same
+    questions (resuming.py deletes other answers), are given back to it: a judge or a control may be new."""
+    judge, coherence, path = run.judge, run.coherence, run.folder / "generations.jsonl"
     prompts = [question.prompt for asked in evaluation.questions.values() for question in asked]
     by_model: dict[str, list[Answer]] = {}
-    for row in read_rows(path, Answer):
+    for row in read_rows(path, Answer) if path.is_file() else ():
         by_model.setdefault(row.model, []).append(row)
     for name, rows in by_model.items():
-        progress = folder / "progress" / f"answers-{name}.jsonl"
+        progress = run.folder / "progress" / f"answers-{name}.jsonl"
         if [row.prompt for row in rows] == prompts and not progress.exists():
             kept = ("answer", "tokens", "finished", "reasoning", "missing")
             write_jsonl(
                 progress,
                 ({"index": index, **{key: getattr(row, key) for key in kept}} for index, row in enumerate(rows)),
             )
+    return evaluate(views, evaluation, judge, run.folder, coherence=coherence, console=run.console)
 
 
 def edit_summary(patch: Patch) -> Edit:

@@ -16,7 +16,6 @@ import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from spin_llm.models import Checkpoint, LoadedModel
 from spin_llm.models.disk.identity import TEMPLATE_FILES
 from spin_llm.models.disk.resolve import resolve
 from spin_llm.models.structure import KINDS
-from spin_llm.records import Compared, DataRecord, Machine, ModelRecord, RunRecord
+from spin_llm.records import Compared, Machine, ModelRecord
 from spin_llm.results.file import Results, write_results
 from spin_llm.settings import OWN, RunSettings, flag_of
 from spin_llm.settings.sources import default_source
@@ -94,40 +93,20 @@ def model_record(settings: RunSettings, loaded: LoadedModel) -> ModelRecord:
     )
 
 
-def new_record(settings: RunSettings, model: ModelRecord, data: list[DataRecord], compared: Compared) -> RunRecord:
-    """run.json: enough to replay the run."""
-    return RunRecord(
-        command=replay_command(settings, compared),
-        settings=settings.as_json(),
-        compared=compared,
-        files=files_of(settings),
-        versions=records.versions(),
-        machine=this_machine(),
-        model=model,
-        data=data,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
 def this_machine() -> Machine:
-    """The CPU by its name, its cores, the threads that torch takes, and the GPU where there is one."""
+    """The CPU by what it calls itself, its cores, the threads that torch takes, and the GPU where there is one."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text(encoding="utf-8", errors="replace").splitlines() if about.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return Machine(
         platform=platform.platform(),
         processor=platform.machine(),
-        cpu=cpu_name(),
+        cpu=(names or [platform.processor() or platform.machine()])[0],
         cores=psutil.cpu_count(logical=False),
         threads=torch.get_num_threads(),
         instructions=torch.backends.cpu.get_cpu_capability(),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     )
-
-
-def cpu_name() -> str:
-    """What the CPU calls itself."""
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text(encoding="utf-8", errors="replace").splitlines() if about.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor() or platform.machine()])[0]
 
 
 def write_run_results(folder: Path, results: Results) -> Results:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from spin_llm.data import Pair, Question, load_pairs, load_prompts, load_questions, rows_sha256, sample, split_sample
 from spin_llm.data.chat import rendering_of
@@ -26,6 +26,10 @@ from spin_llm.search.find import LEAST_CONTRAST, split_questions
 from spin_llm.settings import OWN, SEARCHED, RunSettings
 
 Item = TypeVar("Item", Pair, Question)
+PARTS = {  # of `RunData`, by name, as a message calls them
+    **{"concepts": "concept", "unaware": "unaware pairs", "protect": "protect", "questions": "questions"},
+    **{"search": "search questions", "own": "own answers"},
+}
 ROLES = {"concept": "pairs of", "protect": "protected set", "questions": "questions on"}
 SKIP = "give --skip-long to leave them out"
 
@@ -137,25 +141,16 @@ class RunData:
                 )
             return found
 
-        def each(sets: Mapping[str, Sequence[Item]], role: str) -> dict[str, Sequence[Item]]:
-            return {name: kept(items, role, name) for name, items in sets.items()}
-
-        def margins(name: str, pairs: Sequence[Pair]) -> Sequence[Pair]:
-            return kept(pairs, "search by margins", name, LEAST_CONTRAST)
-
-        return replace(
-            self,
-            concepts=each(self.concepts, "concept"),
-            unaware=each(self.unaware, "unaware pairs"),
-            protect=each(self.protect, "protect"),
-            questions=each(self.questions, "questions"),
-            search=each(self.search, "search questions"),
-            own=each(self.own, "own answers"),
-            contrasts={name: (margins(name, one), margins(name, two)) for name, (one, two) in self.contrasts.items()},
-            choose=kept(self.choose, "general pairs", "choose"),
-            final=kept(self.final, "general pairs", "final"),
-            left_out=left_out,
-        )
+        sets: dict[str, Any] = {
+            part: {name: kept(items, role, name) for name, items in getattr(self, part).items()}
+            for part, role in PARTS.items()
+        }
+        sets["contrasts"] = {
+            name: tuple(kept(side, "search by margins", name, LEAST_CONTRAST) for side in sides)
+            for name, sides in self.contrasts.items()
+        }
+        sets |= {part: kept(getattr(self, part), "general pairs", part) for part in ("choose", "final")}
+        return replace(self, **sets, left_out=left_out)
 
 
 def with_rule(settings: RunSettings, console: Console = SILENT, rows: ReadRows = read_rows) -> RunSettings:
@@ -208,7 +203,8 @@ def read_data(
                 )
             unaware[name] = sample(others, settings.examples, settings.seed, f"the concept {name}, unaware")
         if search and settings.searches:
-            contrasts[name] = held_back(name, concepts[name], unaware[name], pairs, others, settings)
+            used = {pair.prompt for pair in (*concepts[name], *unaware[name])}
+            contrasts[name] = held_back(name, used, pairs, others, settings)
     protect, general = reader.protected(console)
     questions, searched = reader.asked()
     own = own_prompts(reader, {q.prompt for asked in (questions, searched) for part in asked.values() for q in part})
@@ -243,18 +239,10 @@ def own_prompts(reader: Reader, others: Collection[str]) -> dict[str, Sequence[Q
 
 
 def held_back(
-    name: str,
-    scored: Sequence[Pair],
-    scored_unaware: Sequence[Pair],
-    aware: Sequence[Pair],
-    unaware: Sequence[Pair],
-    settings: RunSettings,
+    name: str, used: set[str], aware: Sequence[Pair], unaware: Sequence[Pair], settings: RunSettings
 ) -> tuple[Sequence[Pair], Sequence[Pair]]:
-    """(aware, unaware) pairs to search with, as many as the effort has at most: none has a prompt that was scored.
-
-    Raises SpinError when fewer than 8 of a kind are left.
-    """
-    used = {pair.prompt for pair in (*scored, *scored_unaware)}
+    """(aware, unaware) pairs to search with, as many as the effort has at most: none has a prompt that was scored
+    (`used`). Raises SpinError when fewer than 8 of a kind are left."""
     kinds = [[pair for pair in pairs if pair.prompt not in used] for pairs in (aware, unaware)]
     if min(map(len, kinds)) < LEAST_CONTRAST:
         raise SpinError(

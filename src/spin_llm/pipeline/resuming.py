@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from spin_llm import records
@@ -20,10 +20,9 @@ from spin_llm.errors import SpinError
 from spin_llm.files import write_json
 from spin_llm.models import Checkpoint
 from spin_llm.models.disk.identity import NAMES
-from spin_llm.ownership import is_vacant
 from spin_llm.patch.file import load_patch
 from spin_llm.patch.patch import Patch
-from spin_llm.pipeline.folder import SOURCES, files_of, located, new_record, there
+from spin_llm.pipeline.folder import SOURCES, files_of, located, replay_command, there, this_machine
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RESULTS, Compared, DataRecord, ModelRecord, OtherModel, RunRecord
 from spin_llm.results.file import written
@@ -86,7 +85,18 @@ class Opened:
         read = {(row.role, row.name): row.sha256 for row in self.data}
         was = [read[row.role, row.name] for row in data]
         rows = [row if sha == row.sha256 else replace(row, read_sha256=sha) for row, sha in zip(data, was, strict=True)]
-        record, before = new_record(located(self.settings), model, rows, self.compared), self.before
+        settings, before = located(self.settings), self.before
+        record = RunRecord(
+            command=replay_command(settings, self.compared),
+            settings=settings.as_json(),
+            compared=self.compared,
+            files=files_of(settings),
+            versions=records.versions(),
+            machine=this_machine(),
+            model=model,
+            data=rows,
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         if self.stale:
             delete_artefacts(self.folder, self.stale)
         if before is not None and self.stale != "all":
@@ -103,61 +113,9 @@ class Opened:
         write_json(self.folder / RECORD, written(record))
 
 
-def open_folder(
-    settings: RunSettings,
-    folder: Path,
-    model: Checkpoint | ModelRecord,
-    data: Sequence[DataRecord],
-    stages: Sequence[str],
-    compared: Compared,
-    *,
-    overwrite: bool,
-    console: Console,
-) -> Opened:
-    """What may be done with a folder, by a command that has a say in `stages`; settings of the others are the run's.
-
-    `model` is a checkpoint, or what a server says of itself; `data` as `RunData.record` gives them.
-    """
-    if not records.is_run(folder):
-        if not is_vacant(folder):
-            raise SpinError(
-                f"The output {folder} exists and is not a run.", change="choose another folder with --output."
-            )
-        return Opened(folder, with_date(settings), None, "", True, data, compared)
-    if overwrite:
-        return Opened(folder, with_date(settings), None, "all", True, data, compared)
-    before = records.read_record(folder)
-    told = before.told(folder / RECORD)
-    settings = replace(settings, date=settings.date or told.date)  # a run of 0.1.0 has none: that of the day
-    later = [name for name in RunSettings.__dataclass_fields__ if scope_of(name) in set(STAGES) - set(stages)]
-    now = replace(settings, **{name: getattr(told, name) for name in later})
-    changes = [*settings_changes(told, located(now), before.files), *compared_changes(before.compared, compared)]
-    changes += [*model_changes(before, model, console), *data_changes(before, data, told)]
-    changes = [change for change in changes if change.stage in ("all", *stages)]
-    stale = first_stale(folder, changes)
-    if stale == "all":
-        refuse_bound(folder, changes)
-        console.say(f"what is in {folder} was begun with other settings and finished no scores: it begins anew")
-    else:
-        stale = with_patch(folder, stale, told, now)
-    if stale in STAGES:
-        words = "; ".join(change.words for change in changes[:4])
-        console.say(f"the scores stay; made again from the stage {stale} on: {words}")
-    return Opened(folder, now, before, stale, bool(changes), data, compared)
-
-
 def with_date(settings: RunSettings) -> RunSettings:
     """The settings with the date that chat templates print: the one given, or today."""
     return replace(settings, date=settings.date or date.today().isoformat())
-
-
-def first_stale(folder: Path, changes: Sequence[Change]) -> str:
-    """The first stage that has to be made again; "" when nothing of it, or of those after it, is there."""
-    stages = [change.stage for change in changes]
-    if "all" in stages:
-        return "all"
-    first = min(stages, key=STAGES.index, default="")
-    return first if first and any(there(folder, made_after(first))) else ""
 
 
 def settings_changes(told: RunSettings, now: RunSettings, files: Mapping[str, str]) -> Iterator[Change]:
@@ -179,9 +137,8 @@ def settings_changes(told: RunSettings, now: RunSettings, files: Mapping[str, st
 def compared_changes(before: Compared, now: Compared) -> Iterator[Change]:
     """What a comparison was with, where it is not as recorded: by hashes where they are there on both sides, else by
     its text."""
-    by_hash = {"patch": "patch_sha256", "baseline": "baseline_model"}
-    for name in ("baseline", "patch", "patch_sha256", "baseline_served"):
-        proof = by_hash.get(name, "")
+    by_hash = {"baseline": "baseline_model", "patch": "patch_sha256", "patch_sha256": "", "baseline_served": ""}
+    for name, proof in by_hash.items():
         one, other = getattr(before, name), getattr(now, name)
         if one != other and not (proof and getattr(before, proof) and getattr(now, proof)):
             yield Change("all", "settings", f"{name}: {one!r} there, {other!r} now")
@@ -279,11 +236,8 @@ def made_by(settings: RunSettings, patch: Patch) -> bool:
     if settings.ratio is None and not info.ratio_table:
         return False
     usual = usual_recipe(settings, settings.rule, settings.ratio or recipe.ratio)
-    return comparable(recipe) == comparable(usual)
-
-
-def comparable(recipe: Recipe) -> Recipe:
-    return replace(recipe, protect_ratio=recipe.protect_ratio or recipe.ratio, penalty=0.0, fractions=())
+    same = replace(recipe, protect_ratio=recipe.spares, penalty=usual.penalty, fractions=usual.fractions)
+    return same == replace(usual, protect_ratio=usual.spares)
 
 
 def usual_recipe(settings: RunSettings, rule: str, ratio: float) -> Recipe:

@@ -78,7 +78,7 @@ def search(
     }
     asked = None
     if judge:
-        sources = questions_of(questions, dict.fromkeys(scores.concepts, ""), "starter")
+        sources = questions_of(questions, dict.fromkeys(scores.concepts, ""))
         answering = search_questions(sources, budget, seed)
         asked = Evaluation(answering, (), held.template, seed=seed, asked=asked_of([model], sources))
     usual = Recipe("coupled", min(scores.keep, 1e-4), target=info.target or "mlp", granularity=info.granularity)

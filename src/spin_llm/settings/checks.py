@@ -7,12 +7,15 @@ checks of one group, or of several together (the groups, run.py).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from functools import cache
+import operator
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from spin_llm.errors import SpinError
+
+FRACTION = "a fraction above 0 and below 1"
 
 
 def flag_of(name: str) -> str:
@@ -24,6 +27,13 @@ def flag_of(name: str) -> str:
 def invalid(name: str, value: object, allowed: str) -> SpinError:
     """The error for a value of the right type that is out of range."""
     return SpinError(f"{flag_of(name)} {value} is out of range.", change=f"give {allowed}.")
+
+
+def require(settings: object, allowed: str, good: Callable[[Any], bool], *names: str) -> None:
+    """SpinError for a field of these names whose value, where it has one, is not good; `allowed` says what is."""
+    for name in names:
+        if (value := getattr(settings, name)) is not None and not good(value):
+            raise invalid(name, value, allowed)
 
 
 def no_choice(name: str, value: object, allowed: Sequence[str], what: str = "") -> SpinError:
@@ -73,8 +83,7 @@ def check(settings: object, group: type, **least: int) -> None:
                 change="`spin-llm run --help` says what each option takes.",
             ) from None
     for name, lowest in least.items():
-        if (value := getattr(settings, name)) is not None and value < lowest:
-            raise invalid(name, value, f"{lowest} or more")
+        require(settings, f"{lowest} or more", partial(operator.le, lowest), name)
 
 
 def choices_of(kind: Any) -> tuple[str, ...]:

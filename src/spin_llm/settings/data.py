@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
-from spin_llm.settings.checks import check, invalid, no_choice, put, several
-from spin_llm.settings.sources import as_pairs, default_sources, pairs_of, parse_options
+from spin_llm.settings.checks import FRACTION, check, invalid, no_choice, put, require, several
+from spin_llm.settings.sources import pairs_of, parse_options
 from spin_llm.settings.words import CONCEPTS, OWN, STATISTICS, Dtype, Granularity, Responses, Selector, Sources, Target
 
 LONGEST_NAME = 200
@@ -66,10 +66,8 @@ class DataSettings:
     """Most tokens of an example; longer prompts lose their start."""
 
     def __post_init__(self) -> None:
-        given = [as_pairs(self.concepts), as_pairs(self.protect)]
-        default = {} if None not in given else default_sources(self.data_dir)
-        put(self, concepts=pairs_of("concepts", self.concepts, CONCEPTS, default.get("concepts", "")))
-        put(self, protect=pairs_of("protect", self.protect, ("general",), default.get("protect", "")))
+        put(self, concepts=pairs_of("concepts", self.concepts, CONCEPTS, self.data_dir))
+        put(self, protect=pairs_of("protect", self.protect, ("general",), self.data_dir))
         put(self, template_options=parse_options(self.template_options))
         check(self, DataSettings, examples=1, max_length=2)
         if self.own_judge and self.responses != OWN:
@@ -126,8 +124,7 @@ class ScoreSettings:
     def __post_init__(self) -> None:
         put(self, statistics=several(self.statistics))
         check(self, ScoreSettings)
-        if not 0 < self.keep < 1:
-            raise invalid("keep", self.keep, "a fraction above 0 and below 1")
+        require(self, FRACTION, lambda keep: 0 < keep < 1, "keep")
         for statistic in self.statistics:
             if statistic not in STATISTICS:
                 raise no_choice("statistics", statistic, STATISTICS)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from spin_llm.errors import SpinError
-from spin_llm.settings.checks import check, invalid, put, several
+from spin_llm.settings.checks import FRACTION, check, invalid, put, require, several
 from spin_llm.settings.data import check_names
 from spin_llm.settings.words import EFFORTS, Effort, EffortName, RuleOrAuto, Sources
 
@@ -44,13 +44,10 @@ class EditSettings:
             put(self, rule="coupled")
         if self.layers and not (len(self.layers) == 2 and 0 <= self.layers[0] <= self.layers[1]):
             raise invalid("layers", self.layers, "the first and the last layer, as 4-20")
-        for name, value in (("ratio", self.ratio), ("protect_ratio", self.protect_ratio)):
-            if value is not None and not 0 < value < 1:
-                raise invalid(name, value, "a fraction above 0 and below 1" + (", or auto" if name == "ratio" else ""))
-        if not self.max_perplexity_increase >= 0:  # also catches NaN
-            raise invalid("max_perplexity_increase", self.max_perplexity_increase, "0 or more")
-        if not math.isfinite(self.scale):
-            raise invalid("scale", self.scale, "a finite factor")
+        require(self, f"{FRACTION}, or auto", lambda ratio: 0 < ratio < 1, "ratio")
+        require(self, FRACTION, lambda ratio: 0 < ratio < 1, "protect_ratio")
+        require(self, "0 or more", lambda value: value >= 0, "max_perplexity_increase")  # NaN neither
+        require(self, "a finite factor", math.isfinite, "scale")
 
 
 @dataclass(frozen=True)
@@ -128,8 +125,7 @@ class ExtraSettings:
         check(self, ExtraSettings, resamples=0, capabilities_limit=1)
         names = (name.strip() for name in ",".join(self.capabilities).split(","))
         put(self, capabilities=tuple(dict.fromkeys(filter(None, names))))
-        if self.resamples == 1:
-            raise invalid("resamples", 1, "0, or 2 or more")
+        require(self, "0, or 2 or more", lambda number: number != 1, "resamples")
 
 
 def parse_layers(text: str) -> tuple[int, int]:

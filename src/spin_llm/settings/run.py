@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from spin_llm.settings.checks import invalid, no_choice, put
+from spin_llm.settings.checks import invalid, no_choice, put, require
 from spin_llm.settings.data import DataSettings, MachineSettings, ModelSettings, ScoreSettings
 from spin_llm.settings.edit import AnswerSettings, EditSettings, ExtraSettings, JudgeSettings, SearchSettings
-from spin_llm.settings.sources import as_pairs, default_sources, questions_of
+from spin_llm.settings.sources import questions_of
 from spin_llm.settings.words import BY_MARGIN, CONTROLS, EFFORTS, MEASURES, RULES, SEARCHED, SHIPPED
 
 THINKING_TOKENS = 1024
@@ -49,8 +49,7 @@ class RunSettings(
         if self.examples is None:
             put(self, examples=(EFFORTS[self.effort] if self.effort in (*EFFORTS,) else EFFORTS["standard"]).examples)
         DataSettings.__post_init__(self)
-        default = "" if as_pairs(self.questions) is not None else default_sources(self.data_dir)["questions"]
-        put(self, questions=questions_of(self.questions, self.concepts, default))
+        put(self, questions=questions_of(self.questions, self.concepts, self.data_dir))
         for group in GROUPS:
             group.__post_init__(self)  # type: ignore[attr-defined]
         if self.thinking_tokens is not None:
@@ -62,9 +61,7 @@ class RunSettings(
     def _check_across(self) -> None:
         if self.at_least is not None and self.concepts and self.at_least > len(self.concepts):
             raise invalid("at_least", self.at_least, f"at most {len(self.concepts)}, the number of concepts")
-        for name, value in (("ratio", self.ratio), ("protect_ratio", self.protect_ratio)):
-            if value is not None and value > self.keep:
-                raise invalid(name, value, f"at most --keep, {self.keep:g}")
+        require(self, f"at most --keep, {self.keep:g}", lambda ratio: ratio <= self.keep, "ratio", "protect_ratio")
         if "margin" in self.wanted_statistics and self.responses == "unaware":
             raise invalid("responses", "unaware", "aware: the margin compares aware with unaware responses")
         controls = tuple(dict.fromkeys((*self.all_controls, "all", *RULES)))

@@ -46,21 +46,21 @@ def as_pairs(given: Any) -> Sources | None:
     return tuple(tuple(str(p) if isinstance(p, Path) else p for p in item) for item in items)  # type: ignore[misc]
 
 
-def pairs_of(name: str, given: Any, names: Sequence[str], default: str, beside: Sequence[str] = ()) -> Any:
+def pairs_of(name: str, given: Any, names: Sequence[str], data_dir: str | None, beside: Sequence[str] = ()) -> Any:
     """(name, source) pairs of what was given: None, texts as the command takes them, pairs, or a dict."""
     texts, pairs = texts_of(given), as_pairs(given)
     if pairs is not None or texts is None:
         return given if pairs is None else pairs  # for `check` to refuse
-    return sources(flag_of(name), texts, names, default, beside)
+    return sources(flag_of(name), texts, names, default_sources(data_dir)[name], beside)
 
 
-def questions_of(given: Any, concepts: Any, default: str) -> Any:
+def questions_of(given: Any, concepts: Any, data_dir: str | None = None) -> Any:
     """The pairs of `questions`; where they were not given as such, over-refusal is always among them, with the starter
     questions where the source has none."""
     named = [item[0] for item in as_pairs(concepts) or () if item]
     axes = default_axes(named)
     own = [name for name in named if set(axes) & set(named) and name not in axes]
-    pairs = pairs_of("questions", given, axes, default, own)
+    pairs = pairs_of("questions", given, axes, data_dir, own)
     if as_pairs(given) is not None or as_pairs(pairs) is None:
         return pairs
     found = dict(pairs)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from spin_llm.errors import SpinError
-from spin_llm.settings.checks import check, flag_of, invalid, put, several
+from spin_llm.settings.checks import check, flag_of, invalid, put, require, several
 from spin_llm.settings.sources import parse_options, texts_of
 from spin_llm.settings.words import METHODS, Dtype, Sources, Target
 
@@ -102,26 +102,18 @@ class BaselineSettings:
         put(self, template_options=parse_options(self.template_options))
         counts = ("examples", "epochs", "batch_size", "batch_tokens", "rank", "checkpoint_steps")
         check(self, BaselineSettings, **dict.fromkeys(counts, 1), max_length=2, seed=0)
-        for name, value in (("learning_rate", self.learning_rate), ("alpha", self.alpha)):
-            if value is not None and not 0 < value < math.inf:
-                raise invalid(name, value, "a number above 0")
-        for name, value in (("warmup", self.warmup), ("dropout", self.dropout)):
-            if value is not None and not 0 <= value < 1:
-                raise invalid(name, value, "a fraction from 0, below 1")
-        if not 0 <= self.weight_decay < math.inf:
-            raise invalid("weight_decay", self.weight_decay, "0 or more")
+        require(self, "a number above 0", lambda value: 0 < value < math.inf, "learning_rate", "alpha")
+        require(self, "a fraction from 0, below 1", lambda value: 0 <= value < 1, "warmup", "dropout")
+        require(self, "0 or more", lambda value: 0 <= value < math.inf, "weight_decay")
         for name in OWN_OPTIONS:
             if getattr(self, name) is not None and name not in DEFAULTS[self.method]:
                 raise SpinError(
                     f"{flag_of(name)} is not an option of the method {self.method}.", change="leave it out."
                 )
-        self._check_mix()
         if self.positions is not None:
             parse_positions(self.positions)
         if self.layers is not None:
             layer_numbers(self.layers)
-
-    def _check_mix(self) -> None:
         names = [name for name, _ in self.data]
         if not names or len(set(names)) != len(names):
             raise invalid("data", ", ".join(names) or "nothing", "each name once, and one at least")
