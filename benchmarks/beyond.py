@@ -27,9 +27,9 @@ from spin_llm.files import read_json, read_typed, write_json
 from spin_llm.patch.patch import Patch, memory_patch
 from spin_llm.pipeline.context import Run, encode
 from spin_llm.progress import Console
+from spin_llm.results.edited import Recipe
 from spin_llm.results.file import written
 from spin_llm.results.measured import BASE, EDITED
-from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import Trial
 from spin_llm.scores import ScoreSet, Scoring, score_concept
 from spin_llm.scores.storage import candidate_entries

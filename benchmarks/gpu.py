@@ -52,7 +52,7 @@ from spin_llm.data import Example  # noqa: E402
 from spin_llm.generation.batches import continuations  # noqa: E402
 from spin_llm.models import LoadedModel, editable_matrices  # noqa: E402
 from spin_llm.patch.patch import memory_patch  # noqa: E402
-from spin_llm.results.recipe import Recipe  # noqa: E402
+from spin_llm.results.edited import Recipe  # noqa: E402
 from spin_llm.scores import passes, score_concept  # noqa: E402
 from spin_llm.scores.accumulate import Accumulate, accumulation, by_operators  # noqa: E402
 from spin_llm.selection import Selection  # noqa: E402

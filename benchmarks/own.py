@@ -32,8 +32,8 @@ from spin_llm.patch.patch import Patch, memory_patch
 from spin_llm.pipeline.context import Run
 from spin_llm.progress import Console
 from spin_llm.report.words import p_text
+from spin_llm.results.edited import Recipe
 from spin_llm.results.measured import BASE, EDITED
-from spin_llm.results.recipe import Recipe
 from spin_llm.search.trials import measure_proxy, measure_reference
 from spin_llm.selection import random_like, select
 from spin_llm.stats.paired import paired_rates

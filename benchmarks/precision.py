@@ -23,7 +23,7 @@ from common import RESULTS, machine, store
 from spin_llm.data import encode_all, load_pairs, sample
 from spin_llm.errors import SpinError
 from spin_llm.models import editable_matrices, load
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe
 from spin_llm.scores import Scores, ScoreSet, count, make_batches
 from spin_llm.scores.accumulate import by_operators
 from spin_llm.scores.importance import Counts, new_totals

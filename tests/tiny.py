@@ -29,7 +29,7 @@ from spin_llm.data import Example
 from spin_llm.models import LoadedModel, Matrix, editable_matrices
 from spin_llm.patch.patch import loaded_weights, named_weight
 from spin_llm.progress import Advance, Console
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe
 from spin_llm.scores import MatrixScores, Passes, Scores, ScoreSet, Scoring
 from spin_llm.selection import Selection
 from spin_llm.selection import select as selection_of

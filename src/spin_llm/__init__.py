@@ -21,7 +21,7 @@ _HOMES = {  # the module of each public name
     **dict.fromkeys(("load_pairs", "load_questions"), "data"),
     "load": "models",
     **dict.fromkeys(("score", "score_concept", "Scoring", "ScoreSet", "load_scores", "save_scores"), "scores"),
-    "Recipe": "results.recipe",
+    "Recipe": "results.edited",
     "search": "search.find",
     "select": "selection",
     "Patch": "patch.patch",

@@ -36,7 +36,7 @@ from spin_llm.pipeline.folder import model_record
 from spin_llm.pipeline.select_stage import search_stage, select_from_folder
 from spin_llm.report import page
 from spin_llm.report.render import render_markdown, render_page
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe
 from spin_llm.results.rows import Answer, OwnAnswer, VerdictRow, hashes_of, read_for_sheet, read_rows
 from spin_llm.scores import load_scores, save_scores
 from spin_llm.settings import RunSettings

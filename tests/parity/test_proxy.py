@@ -15,7 +15,7 @@ from spin_llm.evaluate.likelihood import compare_likelihoods
 from spin_llm.models import editable_matrices
 from spin_llm.models.losses import mean_loss, response_losses
 from spin_llm.patch.patch import memory_patch
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe
 from spin_llm.scores import ScoreSet, Sides
 from spin_llm.scores.storage import candidate_entries
 from spin_llm.search.trials import (

@@ -23,7 +23,7 @@ from spin_llm.models import LoadedModel, Matrix, editable_matrices
 from spin_llm.pipeline import patch_of, usual_recipe
 from spin_llm.pipeline.evaluate_stage import control_patches
 from spin_llm.progress import Console
-from spin_llm.results.recipe import PENALTY, Recipe
+from spin_llm.results.edited import PENALTY, Recipe
 from spin_llm.scores import CANDIDATES, Scores, ScoreSet, Sides, gather, reweighted
 from spin_llm.scores.accumulate import accumulation, by_operators
 from spin_llm.scores.per_example import gradient_at, load_per_example, save_per_example

@@ -21,7 +21,7 @@ from spin_llm.errors import SpinError
 from spin_llm.models import Checkpoint
 from spin_llm.patch.file import apply_checkpoint, load_patch, make_patch, patch_state, revert_checkpoint, save_patch
 from spin_llm.patch.patch import Patch
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe
 from spin_llm.scores import MatrixScores
 from spin_llm.selection import Selection
 

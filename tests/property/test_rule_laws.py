@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_signed_laws import KEEP, NAMES, made
 
 from spin_llm.errors import SpinError
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe
 from spin_llm.scores import Scores, ScoreSet, count
 from spin_llm.scores.storage import Kept
 from spin_llm.selection import Selection, select

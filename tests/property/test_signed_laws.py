@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny import select
 
 from spin_llm.errors import SpinError
-from spin_llm.results.recipe import PENALTY, Recipe
+from spin_llm.results.edited import PENALTY, Recipe
 from spin_llm.scores import CANDIDATES, MatrixScores, Scores, ScoreSet, ScoresInfo, count
 from spin_llm.scores.storage import Kept, candidate_entries, top_entries
 from spin_llm.selection import control_selection, intersection

@@ -12,8 +12,7 @@ from tiny import select
 
 from spin_llm.analysis.stability import Job, jaccard, resampled_selections, select_again
 from spin_llm.errors import SpinError
-from spin_llm.results.edited import Edge, Frequency, Spread
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Edge, Frequency, Recipe, Spread
 from spin_llm.scores import MatrixScores, PerExample, Scores, ScoreSet, ScoresInfo
 from spin_llm.selection import alone, control_selection, overlap, same_magnitude_like
 from spin_llm.selection import select as selection_of

@@ -10,7 +10,7 @@ from conftest import TinyModel
 
 from spin_llm.errors import SpinError
 from spin_llm.patch.file import make_patch
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe
 from spin_llm.scores import ScoreSet, Scoring, score
 from spin_llm.search.find import search
 from spin_llm.selection import select

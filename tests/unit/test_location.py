@@ -17,9 +17,9 @@ from tiny import select
 from spin_llm.analysis.location import agreement, by_statistic, gini, location_report, selection_grid
 from spin_llm.errors import SpinError
 from spin_llm.paper.measures import others
+from spin_llm.results.edited import Recipe
 from spin_llm.results.file import written
 from spin_llm.results.paper import Arm
-from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo
 from spin_llm.scores.storage import keep_top
 from spin_llm.selection import Selection, random_like

@@ -22,10 +22,10 @@ from spin_llm.progress import Console
 from spin_llm.report.sections.table import missing_lines, table_rows
 from spin_llm.report.summary import cautions, cost_line, headline
 from spin_llm.report.words import verdict, verdict_sentence
+from spin_llm.results.edited import Recipe
 from spin_llm.results.file import with_bounds, written
 from spin_llm.results.judged import JudgeQuality
 from spin_llm.results.measured import MOST_APART, MOST_MISSING
-from spin_llm.results.recipe import Recipe
 from spin_llm.results.rows import Answer
 from spin_llm.results.searched import Trial
 from spin_llm.search.answered import MAX_SILENCE, Answered, better_half, pick_answered

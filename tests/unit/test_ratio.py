@@ -15,7 +15,7 @@ from tiny import score_concept, select
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel
 from spin_llm.models.losses import mean_loss
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe
 from spin_llm.scores import Scores, ScoreSet, count
 from spin_llm.search import ratio as ratio_module
 from spin_llm.search.ratio import GRID, choose_ratio

@@ -12,9 +12,9 @@ import pytest
 
 from spin_llm.data import Question
 from spin_llm.errors import SpinError
+from spin_llm.results.edited import Recipe
 from spin_llm.results.file import written
 from spin_llm.results.measured import AxisResult
-from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import Gain, Proxy, Rates, Trial
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, ScoresInfo
 from spin_llm.search import answered as ranking

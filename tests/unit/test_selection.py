@@ -11,7 +11,7 @@ import torch
 from tiny import select
 
 from spin_llm.errors import SpinError
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe
 from spin_llm.scores import MatrixScores, Scores, ScoresInfo, top_entries
 from spin_llm.selection import random_like
 

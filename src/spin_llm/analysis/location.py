@@ -18,9 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from spin_llm.errors import SpinError
-from spin_llm.results.edited import matrix_column
+from spin_llm.results.edited import Recipe, matrix_column
 from spin_llm.results.paper import Agreement, BesideChance, LocationRecord, Recurring, SelectionPlace, SideRecord
-from spin_llm.results.recipe import Recipe
 from spin_llm.scores import MatrixScores, Scores, ScoreSet
 from spin_llm.scores.storage import Kept
 from spin_llm.selection import Selection, select

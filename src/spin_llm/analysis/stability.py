@@ -33,8 +33,7 @@ from spin_llm.errors import SpinError
 from spin_llm.files import sha256_json
 from spin_llm.models import LoadedModel, editable_matrices
 from spin_llm.progress import SILENT, Console
-from spin_llm.results.edited import Edge, Frequency, Spread, StabilityRecord
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Edge, Frequency, Recipe, Spread, StabilityRecord
 from spin_llm.scores import PerExample, Scores, ScoreSet, Sides, gather, reweighted
 from spin_llm.scores.per_example import gathered_bytes, load_per_example, save_per_example
 from spin_llm.scores.plan import DEFAULT_SHARE, free_memory

@@ -29,18 +29,11 @@ COMMANDS = {  # in the order of the help, and the module beside this file that h
 }
 
 
-def _version() -> str:
-    from importlib import metadata
-
-    return metadata.version("spin-llm")
-
-
 given = Sources()
 app = App(
     "spin-llm",
     help="Find the weights that couple a model's fairness and privacy awareness, suppress them, prove what changed.",
     help_format="plaintext",
-    version=_version,
     config=given,
     default_parameter=Parameter(negative=(), allow_repeating=True, json_list=False, json_dict=False),
     exit_on_error=False,

@@ -18,7 +18,7 @@ from spin_llm.settings import SEARCHED, EditSettings, ScoreSettings
 from spin_llm.settings.edit import parse_layers
 
 if TYPE_CHECKING:
-    from spin_llm.results.recipe import Recipe
+    from spin_llm.results.edited import Recipe
 
 NewFolder = Annotated[Path | None, writes("The folder to write; it has no default.")]
 PatchFile = Annotated[Path, Parameter("PATCH", help="A patch.safetensors, or a run folder with one.")]
@@ -26,7 +26,7 @@ PatchFile = Annotated[Path, Parameter("PATCH", help="A patch.safetensors, or a r
 
 def recipe_of(rule: str, ratio: float, *, target: str = ScoreSettings.target, layers: str = "", **told: Any) -> Recipe:
     """A recipe, as far as the command tells it."""
-    from spin_llm.results.recipe import Recipe
+    from spin_llm.results.edited import Recipe
 
     chosen = parse_layers(layers) if layers else None
     return Recipe("coupled" if rule == SEARCHED else rule, ratio, target=target, layers=chosen, **told)

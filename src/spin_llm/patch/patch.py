@@ -17,9 +17,8 @@ import torch
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel
 from spin_llm.models.structure import fused_weights
-from spin_llm.results.edited import RatioTried
+from spin_llm.results.edited import RatioTried, Recipe
 from spin_llm.results.measured import Count, Layer
-from spin_llm.results.recipe import Recipe
 from spin_llm.selection import Selection
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from spin_llm.patch.patch import Patch
 from spin_llm.pipeline.folder import SOURCES, files_of, located, replay_command, there, this_machine
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RESULTS, Compared, DataRecord, ModelRecord, OtherModel, RunRecord
+from spin_llm.results.edited import Recipe
 from spin_llm.results.file import written
-from spin_llm.results.recipe import Recipe
 from spin_llm.settings import SEARCHED, STAGES, RunSettings, flag_of, scope_of
 
 NOT_COMPARED = ("model", "data_dir", "prompt_column", "response_column")  # by what they lead to: hashes

@@ -26,9 +26,8 @@ from spin_llm.pipeline.folder import there
 from spin_llm.pipeline.resuming import delete_artefacts, made_after, model_changes, usual_recipe
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RunRecord, read_record
-from spin_llm.results.edited import RatioTried
+from spin_llm.results.edited import RatioTried, Recipe
 from spin_llm.results.file import written
-from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import SearchRecord
 from spin_llm.scores import ScoreSet, Sides
 from spin_llm.search.find import find_edit

@@ -11,8 +11,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from spin_llm.results.edited import Recipe
 from spin_llm.results.measured import Count, Number
-from spin_llm.results.recipe import Recipe
 
 
 @dataclass(frozen=True)

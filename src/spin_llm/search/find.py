@@ -21,7 +21,7 @@ from spin_llm.judges.quality.reading import asked_of
 from spin_llm.judges.verdict import Judge
 from spin_llm.models import LoadedModel
 from spin_llm.progress import SILENT, Console
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe
 from spin_llm.results.searched import SearchRecord, Trial
 from spin_llm.scores import ScoreSet, Sides
 from spin_llm.search.answered import (

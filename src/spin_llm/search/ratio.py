@@ -18,8 +18,7 @@ from spin_llm.models import LoadedModel
 from spin_llm.models.losses import mean_loss
 from spin_llm.patch.patch import memory_patch
 from spin_llm.progress import SILENT, Console
-from spin_llm.results.edited import RatioTried
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import RatioTried, Recipe
 from spin_llm.scores import ScoreSet
 from spin_llm.selection import Selection, select
 from spin_llm.settings.edit import EditSettings

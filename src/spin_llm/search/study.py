@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict, cast
 
-from spin_llm.results.recipe import PENALTY, Recipe
+from spin_llm.results.edited import PENALTY, Recipe
 from spin_llm.results.searched import Trial
 from spin_llm.selection import KNOWN
 

@@ -31,8 +31,8 @@ from spin_llm.models import LoadedModel
 from spin_llm.models.losses import length_sorted_batches, response_logits, response_losses
 from spin_llm.patch.patch import memory_patch
 from spin_llm.progress import SILENT, Console
+from spin_llm.results.edited import Recipe
 from spin_llm.results.file import written
-from spin_llm.results.recipe import Recipe
 from spin_llm.results.searched import Gain, JournalRow, Proxy, Trial
 from spin_llm.scores import ScoreSet, Sides
 from spin_llm.search.study import Space, Study, objectives, opening, parameters, recipe_from

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.results.edited import Regions
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe, Regions
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, count
 from spin_llm.selection.rules import KNOWN, Rule
 from spin_llm.selection.tops import GRANULARITIES, regions, targeted, top_sets

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.results.recipe import Layers
+from spin_llm.results.edited import Layers
 from spin_llm.scores import MatrixScores, Scores, ScoreSet, count
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe
 from spin_llm.scores import Scores, ScoreSet, count
 from spin_llm.selection.rules.rule import Ranked, Rankings, Rule
 from spin_llm.selection.tops import Tops, at_entries, outside, top_sets

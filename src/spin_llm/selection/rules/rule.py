@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from spin_llm.results.recipe import Recipe
+from spin_llm.results.edited import Recipe
 from spin_llm.scores import Scores, ScoreSet
 from spin_llm.selection.tops import GRANULARITIES, Tops, top_sets
 from spin_llm.settings import BY_MARGIN, OWN

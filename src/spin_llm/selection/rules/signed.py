@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from spin_llm.errors import SpinError
-from spin_llm.results.recipe import PENALTY, Recipe
+from spin_llm.results.edited import PENALTY, Recipe
 from spin_llm.scores import CANDIDATES, MatrixScores, Scores, ScoreSet, ScoresInfo, count
 from spin_llm.scores.storage import candidate_entries, largest_margins
 from spin_llm.selection.rules.rule import Ranked, Rankings, Rule
