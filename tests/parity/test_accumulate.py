@@ -163,6 +163,13 @@ def test_no_memory_for_the_factors_is_an_error(monkeypatch: pytest.MonkeyPatch):
         added(home, *drawn((1, 2, 3, 4), torch.float32))
 
 
+def test_no_token_adds_nothing():
+    """An expert that no token reached."""
+    left, right, _ = drawn((1, 2, 70, 80), torch.float32)
+    for home in (by_operators, compiled_home(torch.float32)):
+        assert not any(total.any() for total in added(home, left[:, :0], right[:, :0], [0]).values())
+
+
 def test_other_accumulators_are_refused():
     home, (left, right, tokens) = compiled_home(torch.float32), drawn((1, 2, 3, 4), torch.float32)
     for total in (torch.zeros(3, 4, dtype=torch.bfloat16), torch.zeros(4, 3), torch.zeros(4, 3).t()):

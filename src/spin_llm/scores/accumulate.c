@@ -1,12 +1,13 @@
-/* Sums over the examples of a batch of |g|, g * g and share * g, with g = left[s]^T right[s] the gradient of one matrix.
+/* Sums over the examples of a batch of |g|, g * g and share * g; g = left[s]^T right[s] is the gradient of one matrix.
 
 In: left (examples, tokens, rows) and right (examples, tokens, columns) of which the last axis is contiguous, strides in
-elements; the number of tokens of each example; torch's product of small blocks, bfloat16 or float32 with sums in float32
-(oneDNN's batch-reduce product: AVX2, AVX512, AVX512-BF16 or AMX, as the processor has them). Out: added to the float32
-sums (rows, columns) that are not NULL. g is formed a block at a time and added while it is in the first cache; memory
-sees the sums once a batch. Their order does not depend on the number of threads.
-Both factors are packed for that product: left as [block][example][row][token], right as [panel][example][token][column],
-in bfloat16 with two tokens of a column side by side. An odd last token is followed by zeros. */
+elements; the number of tokens of each example; torch's product of small blocks, bfloat16 or float32 with sums in
+float32 (oneDNN's batch-reduce product: AVX2, AVX512, AVX512-BF16 or AMX, as the processor has them). Out: added to the
+float32 sums (rows, columns) that are not NULL. g is formed a block at a time and added while it is in the first cache;
+memory sees the sums once a batch. Their order does not depend on the number of threads.
+Both factors are packed for that product: left as [block][example][row][token], right as
+[panel][example][token][column], in bfloat16 with two tokens of a column side by side. An odd last token is followed by
+zeros. */
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -18,6 +19,7 @@ enum { ROWS = 64, COLUMNS = 64, PANELS = 8, SMALL = 1 << 24 };
 
 typedef void product(int64_t rows, int64_t columns, int64_t tokens, int64_t left_stride, int64_t right_stride,
                      int64_t out_stride, bool add, const void *left, const void *right, float *out, bool pairs);
+typedef void release(bool pairs); /* gives AMX's tiles back: oneDNN's other products configure them anew */
 typedef struct { const void *data; int64_t example, token, width; } factor; /* strides of an example and of a token */
 typedef struct { float *absolute, *squared, *signed_; float share; } sums;
 
@@ -27,10 +29,11 @@ static int64_t even(int64_t tokens) { return tokens + tokens % 2; }
 
 /* `many` rows or columns of one example from `first` on, as 32-bit words of one token or of a pair of them: word w of
 number i goes to packed[i * across + w * along]. What is behind the last one stays zero. */
-INLINE void pack(uint32_t *packed, factor f, int64_t example, int64_t tokens, int64_t first, int64_t many, int64_t across,
-                 int64_t along, bool pairs) {
+INLINE void pack(uint32_t *packed, factor f, int64_t example, int64_t tokens, int64_t first, int64_t many,
+                 int64_t across, int64_t along, bool pairs) {
     static const uint16_t nothing[COLUMNS];
-    int64_t start = example * f.example + first, filled = least(many, f.width - first), words = even(tokens) / (1 + pairs);
+    int64_t start = example * f.example + first, filled = least(many, f.width - first);
+    int64_t words = even(tokens) / (1 + pairs);
     if (filled < many) memset(packed, 0, many * words * 4);
     for (int64_t w = 0; w < words; w++) {
         uint32_t *out = packed + w * along;
@@ -65,13 +68,16 @@ static void add(const float *g, sums to, int64_t place, int64_t stride, int64_t 
     }
 }
 
-/* 0, or 1 where there is no memory for the packed factors. `size` is that of a number: 2 or 4 bytes. */
-int accumulate(factor left, factor right, const int64_t *tokens, int64_t examples, int64_t size, sums to, product *gemm) {
+/* 0, or 1 where there is no memory for the packed factors. `pairs` says that the numbers are bfloat16. */
+int accumulate(factor left, factor right, const int64_t *tokens, int64_t examples, bool pairs, sums to, product *gemm,
+               release *done) {
     int64_t depth = 0, rows = left.width, columns = right.width;
     int64_t blocks = quotient(rows, ROWS), panels = quotient(columns, COLUMNS), stripes = quotient(panels, PANELS);
     for (int64_t s = 0; s < examples; s++) depth = depth < even(tokens[s]) ? even(tokens[s]) : depth;
-    int64_t left_step = ROWS * depth * size, right_step = COLUMNS * depth * size; /* bytes of an example */
-    char *lefts = aligned_alloc(64, blocks * examples * left_step), *rights = aligned_alloc(64, panels * examples * right_step);
+    if (!depth) return 0;
+    int64_t left_step = ROWS * depth / (1 + pairs), right_step = COLUMNS * depth / (1 + pairs); /* words an example */
+    uint32_t *lefts = aligned_alloc(64, 4 * blocks * examples * left_step);
+    uint32_t *rights = aligned_alloc(64, 4 * panels * examples * right_step);
     int failed = !lefts || !rights;
 #pragma omp parallel if (examples * depth * rows * columns > SMALL)
     if (!failed) {
@@ -79,21 +85,24 @@ int accumulate(factor left, factor right, const int64_t *tokens, int64_t example
 #pragma omp for schedule(dynamic) nowait
         for (int64_t b = 0; b < blocks; b++)
             for (int64_t s = 0; s < examples; s++)
-                pack_left((uint32_t *)(lefts + (b * examples + s) * left_step), left, s, tokens[s], b * ROWS, size == 2);
+                pack_left(lefts + (b * examples + s) * left_step, left, s, tokens[s], b * ROWS, pairs);
 #pragma omp for schedule(dynamic)
         for (int64_t p = 0; p < panels; p++)
             for (int64_t s = 0; s < examples; s++)
-                pack_right((uint32_t *)(rights + (p * examples + s) * right_step), right, s, tokens[s], p * COLUMNS, size == 2);
+                pack_right(rights + (p * examples + s) * right_step, right, s, tokens[s], p * COLUMNS, pairs);
 #pragma omp for collapse(2) schedule(dynamic)
         for (int64_t stripe = 0; stripe < stripes; stripe++)
             for (int64_t b = 0; b < blocks; b++)
                 for (int64_t p = stripe * PANELS; p < least(panels, (stripe + 1) * PANELS); p++)
                     for (int64_t s = 0; s < examples; s++) {
-                        gemm(ROWS, COLUMNS, even(tokens[s]), even(tokens[s]), COLUMNS, COLUMNS, false,
-                             lefts + (b * examples + s) * left_step, rights + (p * examples + s) * right_step, g, size == 2);
+                        const uint32_t *one = lefts + (b * examples + s) * left_step;
+                        const uint32_t *other = rights + (p * examples + s) * right_step;
+                        gemm(ROWS, COLUMNS, even(tokens[s]), even(tokens[s]), COLUMNS, COLUMNS, false, one, other, g,
+                             pairs);
                         add(g, to, b * ROWS * columns + p * COLUMNS, columns, least(ROWS, rows - b * ROWS),
                             least(COLUMNS, columns - p * COLUMNS));
                     }
+        done(pairs);
     }
     free(lefts);
     free(rights);

@@ -30,6 +30,7 @@ Totals = dict[str, torch.Tensor]
 SOURCE = Path(__file__).with_name("accumulate.c")
 FLAGS = ("-O3", "-march=native", "-fPIC")
 KINDS = ("absolute", "squared", "signed")
+RELEASE = "_ZN2at6native7cpublas14brgemm_releaseEb"
 BLOCK_PRODUCTS = {
     torch.float32: "_ZN2at6native7cpublas6brgemmEllllllbPKfS3_Pfb",
     torch.bfloat16: "_ZN2at6native7cpublas6brgemmEllllllbPKN3c108BFloat16ES5_Pfb",
@@ -95,8 +96,9 @@ class Compiled:
             _Factor,
             ctypes.c_void_p,
             ctypes.c_int64,
-            ctypes.c_int64,
+            ctypes.c_bool,
             _Sums,
+            ctypes.c_void_p,
             ctypes.c_void_p,
         )
         self.products = block_products()
@@ -115,14 +117,14 @@ class Compiled:
         counts = (ctypes.c_int64 * len(tokens))(*tokens)
         places = [totals[kind].data_ptr() if kind in totals else None for kind in KINDS]
         factors = (_Factor(side.data_ptr(), side.stride(0), side.stride(1), side.shape[2]) for side in (left, right))
-        size, product = left.element_size(), self.products[left.dtype]
-        if self.function(*factors, counts, len(tokens), size, _Sums(*places, share), product):
+        pairs, sums = left.dtype == torch.bfloat16, _Sums(*places, share)
+        if self.function(*factors, counts, len(tokens), pairs, sums, *self.products[left.dtype]):
             raise MemoryError("no memory for the factors of a batch's gradients")
 
 
-def block_products() -> dict[torch.dtype, ctypes.c_void_p]:
-    """torch's product of small blocks (`at::native::cpublas::brgemm`), for the dtypes that this processor multiplies
-    itself; nothing where this torch has none."""
+def block_products() -> dict[torch.dtype, tuple[ctypes.c_void_p, ctypes.c_void_p]]:
+    """torch's product of small blocks (`at::native::cpublas::brgemm`) and what ends its use, for the dtypes that this
+    processor multiplies itself; nothing where this torch has none."""
     native = {
         torch.float32: torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"),
         torch.bfloat16: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
@@ -131,8 +133,10 @@ def block_products() -> dict[torch.dtype, ctypes.c_void_p]:
     for library in Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"):
         symbols = ctypes.CDLL(str(library))
         for dtype, name in BLOCK_PRODUCTS.items():
-            if native[dtype] and torch.backends.mkldnn.is_available() and hasattr(symbols, name):
-                found[dtype] = ctypes.cast(getattr(symbols, name), ctypes.c_void_p)
+            names = (name, RELEASE)
+            if native[dtype] and torch.backends.mkldnn.is_available() and all(hasattr(symbols, n) for n in names):
+                product, release = (ctypes.cast(getattr(symbols, n), ctypes.c_void_p) for n in names)
+                found[dtype] = product, release
     return found
 
 
