@@ -128,7 +128,7 @@ def choosing_tokens(settings: RunSettings, data: RunData, pair: float) -> float:
     general = min(len(data.choose), 2 * settings.budget.pairs)
     pairs = general + min(KL_PAIRS, general)
     pairs += sum(len(side) for sides in data.contrasts.values() for side in sides)
-    return settings.budget.trials * pairs * pair
+    return (1 + settings.budget.trials) * pairs * pair  # once as it was
 
 
 def searched_answers(settings: RunSettings, data: RunData) -> float:
