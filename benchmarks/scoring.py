@@ -46,8 +46,10 @@ from spin_llm.data import Example, load_questions
 from spin_llm.generation.batches import Answer, generate
 from spin_llm.judges.named import load_judge
 from spin_llm.models import LoadedModel, Matrix, editable_matrices, load
-from spin_llm.models.losses import mean_loss
+from spin_llm.models.loading import load_empty
+from spin_llm.models.losses import fast_attention, mean_loss
 from spin_llm.pipeline.estimate import measured_rates
+from spin_llm.pipeline.machines import counted
 from spin_llm.scores import Passes, Plan, importance, make_batches, make_plan, ranks, score_concept
 from spin_llm.scores import concept as scoring_module
 from spin_llm.scores import plan as plan_module
@@ -264,7 +266,7 @@ def plan_section(settings: Settings) -> dict[str, Any]:
 
 
 def plan_job(settings: Settings, model: str) -> dict[str, Any]:
-    """(planned, measured) by kind of work: seconds, and of memory bytes."""
+    """(planned, measured) by kind of work: seconds, and of memory bytes; and the arithmetic for other machines."""
     loaded = load(model)
     examples = examples_of_about(loaded, settings.tokens, settings.pass_examples)
     asked = {"fairness": load_questions("starter", concept="fairness").questions[: settings.plan_questions]}
@@ -287,7 +289,13 @@ def plan_job(settings: Settings, model: str) -> dict[str, Any]:
     said = [answer.answer or "-" for answer in made], [question.prompt for question in asked["fairness"]]
     found["verdicts"] = [rates.verdict * len(prompts), seconds_of(lambda: judge("fairness", said[1], said[0]))]
     found["in all"] = [sum(row[place] for row in found.values()) for place in (0, 1)]
-    return {**found, "peak memory": memory}
+    empty = load_empty(model)
+    with fast_attention(loaded, settings.tokens):
+        empty.model.set_attn_implementation(loaded.model.config._attn_implementation)
+    work = counted(empty, make_batches(examples), editable_matrices(empty.model, "mlp"), ("absolute",))
+    flops, _ = work.flops_and_bytes(work.matrices)
+    counts = {"GFLOP by arithmetic / second": [flops / 1e9, found["scoring"][1]]}
+    return {**found, "peak memory": memory, **counts, "batch by arithmetic": [work.batch, plan.batch]}
 
 
 def seconds_of(run: Callable[[], object]) -> float:

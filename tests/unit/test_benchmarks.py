@@ -150,6 +150,19 @@ def test_the_scoring_benchmark_runs_and_writes_its_sections(
     assert 0.5 < again["passes"]["2"]["plan_over_measured"]["median"] < 2
 
 
+@pytest.mark.slow
+def test_the_plan_is_held_against_the_work(benchmarks: dict[str, Any], tiny_folder: TinyFolder, tmp_path: Path):
+    output, model = tmp_path / "scoring.json", str(tiny_folder("llama"))
+    small = "--threads 1 --tokens 240 --pass-examples 4 --plan-questions 2 --rounds 1"
+    benchmarks["scoring"].main(["--only", "plan", "--output", str(output), *small.split(), "--plan-models", model])
+    (found,) = (
+        row for row in json.loads(output.read_text(encoding="utf-8"))["plan"].values() if "planned_over_measured" in row
+    )
+    kinds = {"scoring", "reading", "answers", "verdicts", "in all", "peak memory", "batch by arithmetic"}
+    assert kinds < found["planned_over_measured"].keys()
+    assert all(row["median"] > 0 for row in found["planned_over_measured"].values())
+
+
 def test_an_unknown_section_is_refused(benchmarks: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         benchmarks["scoring"].main(["--only", "sped"])

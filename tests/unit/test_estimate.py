@@ -39,7 +39,9 @@ def test_a_search_is_trials_and_answers_of_survivors():
     settings = RunSettings("m", effort="quick")
     data = replace(DATA, contrasts={"fairness": (PAIRS[:16], PAIRS[:12])}, search={"fairness": QUESTIONS[:20]})
     seconds = expected(settings, data, RATES, 0.0, 20)
-    assert seconds["search"] == pytest.approx((1 + 10) * (32 + 16 + 28) * 20 * 0.1)  # general, KL, aware and unaware pairs
+    assert seconds["search"] == pytest.approx(
+        (1 + 10) * (32 + 16 + 28) * 20 * 0.1
+    )  # general, KL, aware and unaware pairs
     asked = 10 * (1 + 3) + 10 * (1 + 1.5)  # two rungs: base and three survivors, base and the better half
     assert seconds["answers"] == pytest.approx(2.0 * (asked + 30 * 2))
 
