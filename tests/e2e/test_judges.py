@@ -21,7 +21,7 @@ import transformers
 from harness import Command, Outcome, Setting
 from transformers import AutoModelForCausalLM
 
-from spin_llm.evaluate.condition import INCOHERENT, NO_TEMPLATE, UNTUNED
+from spin_llm.evaluate.comparison import INCOHERENT, NO_TEMPLATE, UNTUNED
 from spin_llm.files import read_typed_lines, write_jsonl
 from spin_llm.generation.completion import Completion, Prompt
 from spin_llm.judges import named as judging

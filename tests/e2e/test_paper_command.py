@@ -11,10 +11,9 @@ from harness import WORDS, Command, contrast_words
 
 from spin_llm.files import write_json
 from spin_llm.paper.arms import Work
-from spin_llm.paper.conduct import shared_settings
+from spin_llm.paper.conduct import shared_settings, write_failure, write_pages, write_record
 from spin_llm.paper.estimate import arms_of, planned, work_left
 from spin_llm.paper.experiments import experiments
-from spin_llm.paper.pages import write_failure, write_pages, write_record
 from spin_llm.paper.tables import printed, printed_rows
 from spin_llm.results.paper import AboutArm, ArmRecord, Experiment
 from spin_llm.settings import RunSettings

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from full_run import axis_entry, make_full_run
 
+from spin_llm.paper.conduct import write_failure, write_pages, write_record
 from spin_llm.paper.experiments import experiments
-from spin_llm.paper.pages import write_failure, write_pages, write_record
 from spin_llm.report import compare_runs, page, write_report
 from spin_llm.results.paper import ArmRecord
 

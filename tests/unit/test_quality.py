@@ -10,7 +10,7 @@ import transformers
 from conftest import TinyFolder
 
 from spin_llm.errors import SpinError
-from spin_llm.evaluate.condition import (
+from spin_llm.evaluate.comparison import (
     BROKEN,
     INCOHERENT,
     NO_TEMPLATE,

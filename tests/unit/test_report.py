@@ -22,9 +22,8 @@ from spin_llm.files import write_json, write_jsonl
 from spin_llm.report import compare_runs, write_report
 from spin_llm.report.page import INPUTS, read_run
 from spin_llm.report.render import escape_markdown, script_json
-from spin_llm.report.sections.board import make_board, scale_of
 from spin_llm.report.sections.location import CENTRES, draw_overlap, edit_place, overlap_part, region_outline
-from spin_llm.report.sections.table import COLUMNS, table_rows
+from spin_llm.report.sections.table import COLUMNS, make_board, scale_of, table_rows
 from spin_llm.report.sections.transcripts import Side, Transcript, choose, pair_transcripts, script_data
 from spin_llm.report.summary import cautions, headline
 from spin_llm.report.words import number, share_text, verdict, verdict_sentence

@@ -1,12 +1,19 @@
-"""Two models, or more, on the same questions: answered, judged, compared.
+"""Two models, or more, on the same questions: answered, judged, compared; and whether the base answers at all.
 
 In: views of models (the base, the edited, controls), questions by axis, held-back general pairs, a judge, and one of
-coherence. Out: `generations.jsonl`, `verdicts.jsonl` and the `axes`, `controls`, `facets`, `style`, `phrases` and
-`judge` parts of `results.json` (docs/method.md, docs/axes.md). Left out: how the edited model came about.
+coherence. Out: `generations.jsonl`, `verdicts.jsonl` and the `axes`, `controls`, `facets`, `style`, `phrases`, `judge`
+and `warnings` parts of `results.json` (docs/method.md, docs/axes.md).
+
+A base model without a chat template, or one whose answers are mostly broken, gives warnings, each {"kind", "text"},
+that come before anything else is said, and the reason why nothing is read from such answers ("no change" in them is not
+a finding). Signals, cheapest first: no chat template; answers that say little over and over, or the same to nearly
+every question; a coherence rate whose 95% interval lies below one half, by the judge of coherence, measured on such
+answers or not (to be wrong costs a reading). Left out: how the edited model came about; empty answers (axes.py).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +21,27 @@ from typing import cast
 
 from spin_llm.evaluate.answers import Evaluation, Served, answers, judge_rows, say_missing
 from spin_llm.evaluate.axes import answered_axis, facet_rates, likelihood_axes, rate_axis, with_holm
-from spin_llm.evaluate.condition import Warnings, judge_record, readings_of, say_warnings, warnings_of
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
-from spin_llm.evaluate.wording import by_axis, wording_of
+from spin_llm.evaluate.wording import by_axis, wording_of, words
 from spin_llm.files import write_jsonl
-from spin_llm.judges.quality.reading import Asked
+from spin_llm.judges.quality.labelled import limits
+from spin_llm.judges.quality.reading import Asked, Reading, coherence_reading, elsewhere, reading
 from spin_llm.judges.verdict import COHERENCE, Judge, remembering
 from spin_llm.progress import SILENT, Console
-from spin_llm.results.file import Results, written
+from spin_llm.results.file import Results, Warned, written
+from spin_llm.results.judged import AnswersOf, JudgeSummary
 from spin_llm.results.measured import ANSWERED, BASE, EDITED, AxisResult, Control
 from spin_llm.results.rows import GENERATIONS, VERDICTS, Answer, VerdictRow, hashes_of
+from spin_llm.stats.classification import Z
+
+MOSTLY = 0.5
+NEARLY_ALL = 0.8  # of the answers being one: a model may refuse much in one set phrase, but not benign questions too
+ENOUGH = 8  # answers, to say that they are all one
+GRAM, LEAST_DISTINCT, LEAST_LETTERS = 4, 1 / 3, 40
+NO_TEMPLATE, BROKEN, ONE_ANSWER = "no chat template", "incoherent answers", "one answer"
+UNTUNED = "a base model: it has no chat template"
+INCOHERENT = "the base's answers are mostly incoherent"
+Warnings = list[Warned]
 
 
 def evaluate(
@@ -102,3 +120,96 @@ def base_warnings(verdicts: Sequence[VerdictRow], generations: Sequence[Answer],
     """What must be said first of the base model."""
     coherent = [row.verdict for row in verdicts if (row.axis, row.model) == (COHERENCE, BASE)]
     return warnings_of([row.answer for row in generations if row.model == BASE], coherent, untuned=asked.untuned)
+
+
+def warn_untuned(name: str) -> str:
+    """What is said of a model without a chat template, before anything is done with it."""
+    return (
+        f"{name} has no chat template: it is a base model, or its folder lacks the template. It continues a text "
+        "rather than answers it, and what is said of its answers means little"
+    )
+
+
+def warnings_of(answers: Sequence[str], coherent: Sequence[int | None] = (), *, untuned: bool = False) -> Warnings:
+    """What must be said first of a model: of its `answers` (one a question, over all axes), of verdicts on the
+    coherence of some of them, and of whether it has no chat template."""
+    found = []
+    if untuned:
+        text = "No chat template: this is a base model, which continues a text rather than answers a question."
+        found.append(Warned(NO_TEMPLATE, text))
+    said = [answer for answer in answers if answer.strip()]
+    repeating = sum(map(repeats, said))
+    if said and repeating > MOSTLY * len(said):
+        text = f"{repeating} of {len(said)} answers of the base model say little over and over: they are not answers."
+        found.append(Warned(BROKEN, text))
+    if len(said) >= ENOUGH:
+        common, times = Counter(answer.strip() for answer in said).most_common(1)[0]
+        if times >= NEARLY_ALL * len(said):
+            shortened = common if len(common) <= 60 else common[:57] + "..."
+            text = f"The base model gives one answer to {times} of {len(said)} questions: {shortened!r}."
+            found.append(Warned(ONE_ANSWER, text))
+    judged = [verdict for verdict in coherent if verdict is not None]
+    if judged and highest_rate(sum(judged), len(judged)) < MOSTLY:
+        text = (
+            f"Most answers of the base model are incoherent: the judge of coherence calls {sum(judged)} of "
+            f"{len(judged)} coherent."
+        )
+        found.append(Warned(BROKEN, text))
+    return found
+
+
+def why_unreadable(warnings: Sequence[Warned], coherence_read: bool) -> str:
+    """Why verdicts on such answers are not read; "" when they are. A model without a chat template whose answers are
+    not found broken by a judge that was measured on such answers (`coherence_read`) is read."""
+    kinds = {one.kind for one in warnings}
+    if BROKEN in kinds or ONE_ANSWER in kinds:
+        return INCOHERENT if BROKEN in kinds else "the base gives one answer to nearly all questions"
+    return UNTUNED if NO_TEMPLATE in kinds and not coherence_read else ""
+
+
+def repeats(answer: str) -> bool:
+    """Whether an answer says little over and over: a third or less of its pieces of four characters are distinct, or
+    it is one word five times and more."""
+    text = " ".join(answer.split())
+    if len(text) >= LEAST_LETTERS:
+        grams = [text[start : start + GRAM] for start in range(len(text) - GRAM + 1)]
+        return len(set(grams)) <= LEAST_DISTINCT * len(grams)
+    return len(words(text)) >= 5 and len(set(words(text))) == 1
+
+
+def highest_rate(hits: int, total: int) -> float:
+    """The upper end of Wilson's 95% interval of a rate."""
+    rate, part = hits / total, Z**2 / total
+    return float((rate + part / 2 + (part * (rate * (1 - rate) + part / 4)) ** 0.5) / (1 + part))
+
+
+def say_warnings(warnings: Warnings, console: Console, said: Warnings | None = None) -> Warnings:
+    """Say each warning that was not `said` yet, and give all."""
+    for warning in warnings:
+        if warning not in (said or []):
+            console.say(f"warning: {warning.text}")
+    return warnings
+
+
+def readings_of(
+    judge: Judge, coherence: Judge | None, axes: Sequence[str], asked: Asked, warnings: Warnings
+) -> dict[str, Reading]:
+    """By axis the judge's quality on answers like these, and why its verdicts are not read."""
+    found = {axis: reading(judge, axis, asked) for axis in axes if axis != COHERENCE}
+    broken = why_unreadable(warnings, bool(coherence and not coherence_reading(coherence, asked).why_not))
+    found = {axis: replace(one, why_not=one.why_not or broken) for axis, one in found.items()}
+    return {**found, **({COHERENCE: coherence_reading(coherence, asked)} if coherence and COHERENCE in axes else {})}
+
+
+def judge_record(judge: Judge, readings: Mapping[str, Reading], asked: Asked) -> JudgeSummary:
+    """The `judge` part of results.json: its quality where it applies, and where else it was measured."""
+    return JudgeSummary(
+        name=judge.name,
+        label=judge.label,
+        limits=limits(judge),
+        quality={axis: found.quality for axis, found in readings.items() if found.quality},
+        answers=AnswersOf(asked.family, dict(asked.sources)),
+        elsewhere={
+            axis: places for axis, found in readings.items() if not found.quality and (places := elsewhere(judge, axis))
+        },
+    )

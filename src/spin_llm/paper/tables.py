@@ -1,6 +1,6 @@
 """An experiment's results as the paper shows them: tables and sentences, the printed numbers beside ours.
 
-In: an experiment's spec and its arms' results. Out: `Part`s, tables and sentences that a page can show (pages.py).
+In: an experiment's spec and its arms' results. Out: `Part`s, tables and sentences that a page can show (conduct.py).
 Differences have 95% intervals over the questions; the printed numbers have none, and come from 7B models and another
 judge: they are shown where the model is one of the paper's, and never compared otherwise. Left out: whether a claim of
 the paper holds; figures (figures.py).
@@ -17,17 +17,8 @@ from pathlib import Path
 import msgspec
 
 from spin_llm.files import read_json
+from spin_llm.report import words
 from spin_llm.report.sections.search import gain_text
-from spin_llm.report.words import (
-    NOTHING,
-    axis_label,
-    interval_text,
-    missing_text,
-    number,
-    p_text,
-    shown_axes,
-    value_text,
-)
 from spin_llm.results.file import PhraseCount, with_bounds
 from spin_llm.results.measured import ANSWERED, AxisResult
 from spin_llm.results.paper import ArmRecord, BesideChance, Experiment, LayerRecord, LocationRecord, SideRecord
@@ -82,15 +73,15 @@ def cell(axis: str, result: AxisResult | None, *, base: bool) -> str:
     """`29.4% (-0.4, -3.2 to +2.4)`: the value, and the difference to the base with its interval; `0.0 to 100.0%, no
     reading` where too many verdicts are missing, or the judge was not measured on such answers."""
     if result is None:
-        return NOTHING
-    value = value_text(result, "edited", axis)
+        return words.NOTHING
+    value = words.value_text(result, "edited", axis)
     if result.no_reading:
         return value if base else f"{value}, no reading"
     if base or result.ci95 is None:
         return value
-    delta = number(result.delta, axis, signed=True, unit=False)
+    delta = words.number(result.delta, axis, signed=True, unit=False)
     unread = "" if result.measurable else ", no reading"
-    return f"{value} ({delta}, {interval_text(result.ci95, axis)}){unread}"
+    return f"{value} ({delta}, {words.interval_text(result.ci95, axis)}){unread}"
 
 
 def parts_of(experiment: Experiment, results: Results, model: str) -> list[Part]:
@@ -109,27 +100,27 @@ def parts_of(experiment: Experiment, results: Results, model: str) -> list[Part]
 
 def answer_table(experiment: Experiment, results: Results, model: str) -> list[Part]:
     results = [replace(row, axes={axis: with_bounds(result) for axis, result in row.axes.items()}) for row in results]
-    axes = list(dict.fromkeys(axis for row in results for axis in shown_axes(row.axes)))
+    axes = list(dict.fromkeys(axis for row in results for axis in words.shown_axes(row.axes)))
     if experiment.kind == "answers":
         axes = [axis for axis in (*experiment.axes, ANSWERED) if axis in axes]
     paper = printed_rows(experiment, model)
     columns = printed()[experiment.printed].columns if paper and experiment.printed else ()
-    head = ("", "weights", *map(axis_label, axes), *(f"paper: {name}" for name in columns))
+    head = ("", "weights", *map(words.axis_label, axes), *(f"paper: {name}" for name in columns))
     below = {arm.name for arm in experiment.arms if arm.below}
     rows = []
     for row in sorted(results, key=lambda row: row.name in below):
         cells = [cell(axis, row.axes.get(axis), base=row.kind == "base") for axis in axes]
         told = [f"{value:.1%}" if value <= 1 else f"{value:g}" for value in paper.get(row.name, ())]
         name = f"{row.name}, not the paper's" if row.name in below else row.name
-        rows.append((name, f"{row.about.weights:,}", *cells, *(told or [NOTHING] * len(columns))))
+        rows.append((name, f"{row.about.weights:,}", *cells, *(told or [words.NOTHING] * len(columns))))
     sizes = ", ".join(
-        f"{axis_label(axis)} {row.axes[axis].n}" for row in results[:1] for axis in axes if axis in row.axes
+        f"{words.axis_label(axis)} {row.axes[axis].n}" for row in results[:1] for axis in axes if axis in row.axes
     )
     unread = [
-        f"{row.name}, {axis_label(axis).lower()}: {text}."
+        f"{row.name}, {words.axis_label(axis).lower()}: {text}."
         for row in results
         for axis in axes
-        if axis in row.axes and (text := missing_text(row.axes[axis], axis))
+        if axis in row.axes and (text := words.missing_text(row.axes[axis], axis))
     ]
     unread += [f"No reading on {names}: {why}." for why, names in unmeasured(results, axes).items()]
     note = "Beside or below each value: the difference to the first row, and its 95% interval over paired prompts."
@@ -142,7 +133,7 @@ def unmeasured(results: Results, axes: Sequence[str]) -> dict[str, str]:
     for axis in axes:
         notes = {row.axes[axis].note for row in results if axis in row.axes}
         for note in sorted(filter(None, notes)):
-            found.setdefault(note, []).append(axis_label(axis).lower())
+            found.setdefault(note, []).append(words.axis_label(axis).lower())
     return {note: ", ".join(names) for note, names in found.items()}
 
 
@@ -158,7 +149,7 @@ def phrase_tables(results: Results) -> list[Part]:
             any_of_them = PhraseCount(
                 phrase="any of them", base=base, edited=edited, n=whole.n, ci95=whole.ci95, p=whole.p
             )
-            caption = f"{axis_label(axis)}, answers that hold the phrase, of {whole.n}"
+            caption = f"{words.axis_label(axis)}, answers that hold the phrase, of {whole.n}"
             head = ("phrase", "origin", row.name, "difference in points, 95% interval", "p")
             said = [one for one in found.listed if one.base or one.edited]
             tables.append(Table(caption, head, tuple(map(phrase_row, (any_of_them, *said)))))
@@ -169,9 +160,9 @@ def phrase_tables(results: Results) -> list[Part]:
 
 
 def phrase_row(one: PhraseCount) -> tuple[str, ...]:
-    delta = number((one.edited - one.base) / one.n if one.n else None, "cautionary", signed=True, unit=False)
-    told = f"{delta} ({interval_text(one.ci95, 'cautionary')})"
-    return (one.phrase, str(one.base), str(one.edited), told, p_text(one.p))
+    delta = words.number((one.edited - one.base) / one.n if one.n else None, "cautionary", signed=True, unit=False)
+    told = f"{delta} ({words.interval_text(one.ci95, 'cautionary')})"
+    return (one.phrase, str(one.base), str(one.edited), told, words.p_text(one.p))
 
 
 def margin_table(results: Results) -> list[Part]:
@@ -179,8 +170,8 @@ def margin_table(results: Results) -> list[Part]:
     concepts = list(dict.fromkeys(name for row in results for name in row.gains))
     rows = []
     for row in results:
-        gains = [gain_text(row.gains[name]) if name in row.gains else NOTHING for name in concepts]
-        increase = NOTHING if row.increase is None else f"{row.increase:+.2%}"
+        gains = [gain_text(row.gains[name]) if name in row.gains else words.NOTHING for name in concepts]
+        increase = words.NOTHING if row.increase is None else f"{row.increase:+.2%}"
         rows.append((row.name, f"{row.about.weights:,}", increase, *gains))
     note = "Change of the aware-unaware margin on pairs that nothing was scored on, nats per token, 95% interval."
     return [Table("", ("", "weights", "perplexity", *concepts), tuple(rows)), note]
@@ -261,7 +252,7 @@ def location_tables(name: str, report: LocationRecord) -> list[Part]:
 def dimension_row(kind: str, side: str, found: SideRecord) -> tuple[str, ...]:
     most = "; ".join(f"{one.dimension}: {one.layers}, {one.weights}" for one in found.most[:MOST])
     shared = f"{found.layers_sharing} ({small(found.layers_sharing_by_chance)})"
-    return (kind, side, f"{found.used:,} of {found.size:,}", gini_text(found.gini), shared, most or NOTHING)
+    return (kind, side, f"{found.used:,} of {found.size:,}", gini_text(found.gini), shared, most or words.NOTHING)
 
 
 def agreement_table(name: str, report: LocationRecord) -> Table:
@@ -272,10 +263,10 @@ def agreement_table(name: str, report: LocationRecord) -> Table:
     for other, what in report.about.items():
         place = names.index(other) if other in names else None
         levels = [
-            small(level[first][place]) if place is not None else NOTHING
+            small(level[first][place]) if place is not None else words.NOTHING
             for level in (agreement.weights, agreement.chance, agreement.output, agreement.input)
         ]
-        weights = f"{report.selections[other].weights:,}" if place is not None else NOTHING
+        weights = f"{report.selections[other].weights:,}" if place is not None else words.NOTHING
         rows.append((other, what, weights, *levels))
     head = ("selection", "what it is", "weights", "Jaccard of weights", "by chance", "of output", "of input dimensions")
     return Table(f"Agreement with {name} (Jaccard index: 1 is the same, 0 nothing shared)", head, tuple(rows), words=2)
@@ -286,4 +277,4 @@ def gini_text(gini: BesideChance) -> str:
 
 
 def small(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.3g}"
+    return words.NOTHING if value is None else f"{value:.3g}"

@@ -19,7 +19,7 @@ from spin_llm.data.examples import check_options
 from spin_llm.data.rows import Row, read_rows
 from spin_llm.errors import SpinError
 from spin_llm.evaluate.answers import Evaluation
-from spin_llm.evaluate.condition import warn_untuned
+from spin_llm.evaluate.comparison import warn_untuned
 from spin_llm.evaluate.own import own_pairs
 from spin_llm.files import write_json
 from spin_llm.generation.server import served

@@ -18,8 +18,7 @@ from spin_llm.files import write_text
 from spin_llm.records import RECORD, RESULTS, RunRecord
 from spin_llm.report.page import Run, plain, read_run
 from spin_llm.report.render import render_markdown, render_page
-from spin_llm.report.sections.board import Line, line_of, scale_of
-from spin_llm.report.sections.table import COLUMNS, Row
+from spin_llm.report.sections.table import COLUMNS, Line, Row, line_of, scale_of
 from spin_llm.report.summary import applying, auc_text
 from spin_llm.report.words import NOTHING, axis_label
 from spin_llm.results.file import written

@@ -18,11 +18,10 @@ from spin_llm.errors import SpinError
 from spin_llm.files import write_text
 from spin_llm.outputs import writing
 from spin_llm.records import RunRecord, check_belongs, read_record
+from spin_llm.report import summary
 from spin_llm.report.canvas import inline_svg, on_white, png_bytes, svg_text
 from spin_llm.report.render import render_markdown, render_page
-from spin_llm.report.sections import answers, judge, location, search, table, transcripts
-from spin_llm.report.sections.board import make_board
-from spin_llm.report.summary import cautions, cost_line, headline, judge_lines
+from spin_llm.report.sections import answers, location, search, table, transcripts
 from spin_llm.report.words import MINIMUM_N, axis_label, verdict
 from spin_llm.results.edited import Edit
 from spin_llm.results.file import Results, as_today, read_results, written
@@ -133,21 +132,21 @@ def sections(run: Run, pairs: list[transcripts.AxisTranscripts]) -> dict[str, ob
         "model": written(record.model),
         "results": results,
         "edit": results.edit if results.edit != Edit() else None,
-        "headline": headline(results),
-        "cost_line": cost_line(results),
-        "cautions": cautions(results),
-        "board": make_board(results),
+        "headline": summary.headline(results),
+        "cost_line": summary.cost_line(results),
+        "cautions": summary.cautions(results),
+        "board": table.make_board(results),
         "rows": table.table_rows(results),
         "columns": table.COLUMNS,
         "capabilities": table.task_rows(results.capabilities),
         "style": table.style_rows(results.style),
         "method_text": table.method_text,
         "corrected": list(table.corrected_rows(results.axes)),
-        "judge_lines": judge_lines(results),
-        "quality": list(judge.quality_rows(results)),
-        "quality_columns": judge.QUALITY_COLUMNS,
-        "confusion": judge.confusion_rows(results),
-        "agreement": judge.agreement_rows(results.judge.agreement),
+        "judge_lines": summary.judge_lines(results),
+        "quality": list(summary.quality_rows(results)),
+        "quality_columns": summary.QUALITY_COLUMNS,
+        "confusion": summary.confusion_rows(results),
+        "agreement": summary.agreement_rows(results.judge.agreement),
         "place": location.edit_place(results.edit),
         "overlap": location.overlap_part(results.overlap, results.edit.weights),
         "search": results.search,
@@ -177,7 +176,7 @@ def limits(results: Results) -> list[str]:
         *LIMITS,
         *([f"Fewer than {MINIMUM_N} prompts, and so no reading: {', '.join(few)}."] if few else []),
         *([f"The judge was not shown to tell good answers from bad ones on: {', '.join(blind)}."] if blind else []),
-        *cautions(results),
+        *summary.cautions(results),
     ]
 
 

@@ -10,18 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from spin_llm.report.canvas import (
-    ACCENT,
-    CONTROL,
-    INK,
-    bare,
-    draw_interval,
-    name_lines,
-    new_figure,
-    picture_text,
-    styled,
-)
-from spin_llm.report.sections.board import Line, line_of, scale_of
+from spin_llm.report import canvas
+from spin_llm.report.sections.table import Line, line_of, scale_of
 from spin_llm.report.words import POINTS, axis_label, unit_of, value_text
 from spin_llm.results.file import PhrasesRecord
 from spin_llm.results.measured import AxisResult, FacetRates
@@ -79,31 +69,31 @@ def _difference(rates: FacetRates) -> float | None:
     return rates.edited - rates.base
 
 
-@styled
+@canvas.styled
 def draw_phrases(phrases: Sequence[Phrases]) -> Figure | None:
     """z of the phrases that moved most, one panel an axis; None when none did."""
     parts = [(label, found) for label, found in phrases if found.shifted]
     if not parts:
         return None
     longest = max(len(found.shifted) for _, found in parts)
-    figure = new_figure(9.4, 0.9 + 0.19 * longest)
+    figure = canvas.new_figure(9.4, 0.9 + 0.19 * longest)
     panels = figure.subplots(1, len(parts), squeeze=False)[0]
     for axes, (label, found) in zip(panels, parts, strict=True):
         rows = sorted(found.shifted, key=lambda shift: -shift.z)
         values = [shift.z for shift in rows]
         chance = found.threshold or CHANCE
-        axes.axvspan(-chance, chance, color=CONTROL, alpha=0.15, linewidth=0)
-        axes.hlines(range(len(rows)), 0, values, color=ACCENT, linewidth=1.2)
-        axes.plot(values, range(len(rows)), "o", color=ACCENT, markersize=4)
-        axes.axvline(0, color=INK, linewidth=0.7)
-        name_lines(axes, [picture_text(shift.phrase, 28) for shift in rows], longest, 7)
+        axes.axvspan(-chance, chance, color=canvas.CONTROL, alpha=0.15, linewidth=0)
+        axes.hlines(range(len(rows)), 0, values, color=canvas.ACCENT, linewidth=1.2)
+        axes.plot(values, range(len(rows)), "o", color=canvas.ACCENT, markersize=4)
+        axes.axvline(0, color=canvas.INK, linewidth=0.7)
+        canvas.name_lines(axes, [canvas.picture_text(shift.phrase, 28) for shift in rows], longest, 7)
         axes.set_title(label, fontsize=9, loc="left")
         axes.set_xlabel("rarer  ←  z  →  more frequent", fontsize=7.5)
-        bare(axes, 7.5, "x")
+        canvas.bare(axes, 7.5, "x")
     return figure
 
 
-@styled
+@canvas.styled
 def draw_facets(facets: Mapping[str, Mapping[str, FacetRates]]) -> Figure | None:
     """The difference of every facet with its interval, one panel an axis; None without intervals."""
     kept = {axis: {name: rates for name, rates in found.items() if rates.ci95} for axis, found in facets.items()}
@@ -111,15 +101,15 @@ def draw_facets(facets: Mapping[str, Mapping[str, FacetRates]]) -> Figure | None
     if not kept:
         return None
     longest = max(map(len, kept.values()))
-    figure = new_figure(9.4, 0.9 + 0.22 * longest)
+    figure = canvas.new_figure(9.4, 0.9 + 0.22 * longest)
     panels = figure.subplots(1, len(kept), squeeze=False)[0]
     for axes, (axis, by_facet) in zip(panels, kept.items(), strict=True):
         for place, rates in enumerate(by_facet.values()):
-            draw_interval(axes, place, rates, 100.0 if unit_of(axis) == POINTS else 1.0, ACCENT)
-        axes.axvline(0, color=INK, linewidth=0.7)
-        names = [f"{picture_text(facet, 24)} ({rates.n})" for facet, rates in by_facet.items()]
-        name_lines(axes, names, longest, 7.5)
+            canvas.draw_interval(axes, place, rates, 100.0 if unit_of(axis) == POINTS else 1.0, canvas.ACCENT)
+        axes.axvline(0, color=canvas.INK, linewidth=0.7)
+        names = [f"{canvas.picture_text(facet, 24)} ({rates.n})" for facet, rates in by_facet.items()]
+        canvas.name_lines(axes, names, longest, 7.5)
         axes.set_title(axis_label(axis), fontsize=9, loc="left")
         axes.set_xlabel(f"difference in {unit_of(axis)}", fontsize=7.5)
-        bare(axes, 7.5, "x", grid=True)
+        canvas.bare(axes, 7.5, "x", grid=True)
     return figure
