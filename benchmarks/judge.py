@@ -32,13 +32,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 import spin_llm
 from spin_llm.files import sha256_json, write_json
-from spin_llm.judges.local import SHIPPED, load_local
+from spin_llm.judges.local import SHIPPED, Head, load_local
 from spin_llm.judges.quality import fit as judge_fit
-from spin_llm.judges.quality.fit import measure
 from spin_llm.judges.quality.labelled import Labelled, read_labelled
 from spin_llm.judges.quality.reading import WRITTEN
 from spin_llm.models import load
 from spin_llm.results.file import written
+from spin_llm.results.judged import JudgeQuality
 from spin_llm.stats.classification import quality_of
 
 HERE = Path(__file__).parent
@@ -124,6 +124,13 @@ def labelled_answers() -> list[Labelled]:
     return [replace(row, **ANSWERS, questions="starter") for row in rows]
 
 
+def measure(
+    head: Head, features: judge_fit.Features, rows: judge_fit.Rows, label: str, source: str
+) -> list[JudgeQuality]:
+    """The head's quality on labelled rows, one measurement for each family and question source."""
+    return judge_fit.by_group(head.probabilities(features), head.threshold, rows, label, source)
+
+
 def measure_shipped(shared: Path | None) -> None:
     """The shipped heads on TEST and the sets of `shared`, written into the judge file; its weights stay as they are."""
     judge, reader = load_local(), judge_fit.read_with("smollm2-135m")
@@ -136,7 +143,8 @@ def measure_shipped(shared: Path | None) -> None:
         for (axis, label), head in heads.items():
             part = judge_fit.pick(features, rows, axis, label)
             if part[1]:
-                found = [replace(one, **NAMED.get(one.family, {})) for one in measure(head, *part, label, name)]
+                measured = measure(head, *part, label, name)
+                found = [replace(one, **NAMED.get(one.family, {})) for one in measured]
                 heads[axis, label] = replace(head, measured=[*head.measured, *found])
     judge_fit.write_judge(SHIPPED, heads, judge.about)
     for (axis, label), head in heads.items():

@@ -30,6 +30,7 @@ COLUMNS = 100
 NOTICE = "<!-- Made by docs/generate.py (`make docs`): change the code, not this page. -->"
 BESIDE = {  # files that have no docstring: by folder of the package
     "data/starter/": "the starter set: pairs, questions, benign look-alikes (JSON lines)",
+    "evaluate/cautionary.json": "the paper's cautionary phrases",
     "evaluate/tasks/": "lm-eval tasks of the paper that lm-eval does not have",
     "judges/shipped/": "the shipped judge, the labelled answers it was fitted and tested on, probes",
     "paper/printed.json": "the numbers that the paper prints",

@@ -23,9 +23,13 @@ PATIENCE = 3.0  # seconds; a piece of work that took longer is not followed by a
 OFF = 1.5  # an estimate that is off by this factor is corrected
 
 
+def unseen(done: int) -> None:
+    """Progress that nobody looks at."""
+
+
 @contextmanager
 def no_bar(title: str, total: int) -> Iterator[Advance]:
-    yield lambda done: None
+    yield unseen
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import torch
 from conftest import TinyFolder, TinyModel
 from transformers import Trainer, TrainingArguments
 
-from spin_llm.baselines.loop import train
-from spin_llm.baselines.methods import prepare
+from spin_llm.baselines.methods import prepare, train
 from spin_llm.data import Example, Pair, encode_all
 from spin_llm.settings.training import BaselineSettings, make
 

@@ -14,8 +14,8 @@ import torch
 from conftest import TinyFolder, TinyModel
 from safetensors.torch import load_file
 
-from spin_llm.baselines import loop as training
 from spin_llm.baselines import methods
+from spin_llm.baselines import methods as training
 from spin_llm.baselines.train import encode_mixture, most_pairs, pair_counts, read_mixture, train_baseline
 from spin_llm.data import Example
 from spin_llm.errors import SpinError

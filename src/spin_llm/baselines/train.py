@@ -18,7 +18,6 @@ from pathlib import Path
 import msgspec
 
 from spin_llm.baselines import methods
-from spin_llm.baselines.loop import train
 from spin_llm.data import Example, Pair, Rendering, encode_all, load_pairs, resolve_template, rows_sha256, sample
 from spin_llm.data.examples import check_options, refuse_long_pairs, too_long
 from spin_llm.data.rows import read_rows
@@ -54,11 +53,15 @@ def train_baseline(
     """
     with owned(folder) as folder:
         record_file = folder / RECORD
-        there = read_record(record_file) if record_file.is_file() else None
+        another = "choose another folder with --output."
+        there = read_typed(record_file, BaselineRecord, change=another) if record_file.is_file() else None
         before = None if overwrite else there
         settings = with_date(settings, before)
         mixture = read_mixture(settings, console, rows)
-        data = mixture_record(settings, mixture)
+        data = [
+            BaselineData(name, source, settings.shares[name], len(mixture[name]), rows_sha256(mixture[name]))
+            for name, source in settings.data
+        ]
         check_folder(settings, folder, data, before, vacant=bool(there) or is_vacant(folder))
         if before and before.result:
             console.say(f"{folder} is complete")
@@ -74,7 +77,7 @@ def train_baseline(
             write_json(record_file, asdict(record))
         shown = ", ".join(f"{row.examples} {row.name}" for row in data)
         console.say(f"{settings.method}: {record.trained_parameters:,} parameters on {shown} pairs")
-        losses = train(loaded, examples, settings, folder / STATE, console)
+        losses = methods.train(loaded, examples, settings, folder / STATE, console)
 
         def placing(names: list[str]) -> None:
             nonlocal record  # said before they are there: a kill in between leaves none that is not known
@@ -92,11 +95,6 @@ def train_baseline(
         write_json(record_file, asdict(record))
         (folder / STATE).unlink(missing_ok=True)
         return record
-
-
-def read_record(path: Path) -> BaselineRecord:
-    """What a baseline.json holds."""
-    return read_typed(path, BaselineRecord, change="choose another folder with --output.")
 
 
 def load_base(settings: BaselineSettings, console: Console = SILENT) -> LoadedModel:
@@ -179,21 +177,12 @@ def most_pairs(shares: Mapping[str, float], sizes: Mapping[str, int]) -> int:
     return total
 
 
-def mixture_record(settings: BaselineSettings, mixture: Mapping[str, Sequence[Pair]]) -> list[BaselineData]:
-    """Name, source, share, size and SHA-256 of the pairs of each data set."""
-    return [
-        BaselineData(name, source, settings.shares[name], len(mixture[name]), rows_sha256(mixture[name]))
-        for name, source in settings.data
-    ]
-
-
 def rendering(settings: BaselineSettings) -> Rendering:
     return Rendering(settings.template, settings.template_options, date=settings.date)
 
 
 def with_date(settings: BaselineSettings, before: BaselineRecord | None) -> BaselineSettings:
-    """The settings with the date that the chat template prints: the one given, that of a training that goes on, or
-    today."""
+    """The settings with the date that the chat template prints: as given, that of a training that goes on, or today."""
     if settings.date:
         return settings
     day = before.settings.get("date") if before else date.today().isoformat()

@@ -36,8 +36,7 @@ Verdicts = dict[tuple[str, str, str], Verdict]  # by axis of the question, promp
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to measure and with what: `questions` by axis, encoded `general` pairs, and how answers are made and
-    judged."""
+    """What to measure and with what: `questions` by axis, encoded `general` pairs, how answers are made and judged."""
 
     questions: Mapping[str, Sequence[Question]]
     general: Sequence[Example]
@@ -133,8 +132,7 @@ def judge_pairs(judge: Judge, axis: str, pairs: Sequence[tuple[str, str]], title
 
 
 def verdict_row(row: ToJudge | Answer, axis: str, judge: Judge, verdicts: Verdicts) -> VerdictRow:
-    """One row of verdicts.jsonl. `axis` is the question's axis, or `coherence` under the same id; without a verdict the
-    row says why."""
+    """One row of verdicts.jsonl, with why it has no verdict. `axis`: the question's, or `coherence` under the same id."""
     why = unanswered(row)
     said = Verdict(None, None, cause=why) if why else verdicts[row.axis, row.prompt, row.answer]
     return VerdictRow(

@@ -162,8 +162,7 @@ def rated(
 
 
 def corner(base: Column, edited: Column, base_fill: int, edited_fill: int) -> tuple[float, float, float]:
-    """(difference of the rates, lower, upper end of its interval) with every missing verdict of a model taken as one
-    value."""
+    """(difference of the rates, lower, upper end of its interval), a model's missing verdicts taken as one value."""
     filled = [
         (base_fill if b is None else b, edited_fill if e is None else e) for b, e in zip(base, edited, strict=True)
     ]

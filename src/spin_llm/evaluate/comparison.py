@@ -7,8 +7,8 @@ and `warnings` parts of `results.json` (docs/method.md, docs/axes.md).
 A base model without a chat template, or one whose answers are mostly broken, gives warnings, each {"kind", "text"},
 that come before anything else is said, and the reason why nothing is read from such answers ("no change" in them is not
 a finding). Signals, cheapest first: no chat template; answers that say little over and over, or the same to nearly
-every question; a coherence rate whose 95% interval lies below one half, by the judge of coherence, measured on such
-answers or not (to be wrong costs a reading). Left out: how the edited model came about; empty answers (axes.py).
+every question; a coherence rate whose 95% interval (Wilson's) lies below one half, by the judge of coherence, measured
+on such answers or not (to be wrong costs a reading). Left out: how the edited model came about; empty answers.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from scipy import stats
+
 from spin_llm.evaluate.answers import Evaluation, Served, answers, judge_rows, say_missing
 from spin_llm.evaluate.axes import answered_axis, facet_rates, likelihood_axes, rate_axis, with_holm
 from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
 from spin_llm.evaluate.wording import by_axis, wording_of, words
 from spin_llm.files import write_jsonl
 from spin_llm.judges.quality.labelled import limits
-from spin_llm.judges.quality.reading import Asked, Reading, coherence_reading, elsewhere, reading
+from spin_llm.judges.quality.reading import Asked, Reading, answers_words, coherence_reading, reading
 from spin_llm.judges.verdict import COHERENCE, Judge, remembering
 from spin_llm.progress import SILENT, Console
 from spin_llm.results.file import Results, Warned, written
 from spin_llm.results.judged import AnswersOf, JudgeSummary
 from spin_llm.results.measured import ANSWERED, BASE, EDITED, AxisResult, Control
 from spin_llm.results.rows import GENERATIONS, VERDICTS, Answer, VerdictRow, hashes_of
-from spin_llm.stats.classification import Z
 
 MOSTLY = 0.5
 NEARLY_ALL = 0.8  # of the answers being one: a model may refuse much in one set phrase, but not benign questions too
@@ -149,7 +150,7 @@ def warnings_of(answers: Sequence[str], coherent: Sequence[int | None] = (), *, 
             text = f"The base model gives one answer to {times} of {len(said)} questions: {shortened!r}."
             found.append(Warned(ONE_ANSWER, text))
     judged = [verdict for verdict in coherent if verdict is not None]
-    if judged and highest_rate(sum(judged), len(judged)) < MOSTLY:
+    if judged and stats.binomtest(sum(judged), len(judged)).proportion_ci(method="wilson").high < MOSTLY:
         text = (
             f"Most answers of the base model are incoherent: the judge of coherence calls {sum(judged)} of "
             f"{len(judged)} coherent."
@@ -175,12 +176,6 @@ def repeats(answer: str) -> bool:
         grams = [text[start : start + GRAM] for start in range(len(text) - GRAM + 1)]
         return len(set(grams)) <= LEAST_DISTINCT * len(grams)
     return len(words(text)) >= 5 and len(set(words(text))) == 1
-
-
-def highest_rate(hits: int, total: int) -> float:
-    """The upper end of Wilson's 95% interval of a rate."""
-    rate, part = hits / total, Z**2 / total
-    return float((rate + part / 2 + (part * (rate * (1 - rate) + part / 4)) ** 0.5) / (1 + part))
 
 
 def say_warnings(warnings: Warnings, console: Console, said: Warnings | None = None) -> Warnings:
@@ -210,6 +205,8 @@ def judge_record(judge: Judge, readings: Mapping[str, Reading], asked: Asked) ->
         quality={axis: found.quality for axis, found in readings.items() if found.quality},
         answers=AnswersOf(asked.family, dict(asked.sources)),
         elsewhere={
-            axis: places for axis, found in readings.items() if not found.quality and (places := elsewhere(judge, axis))
+            axis: places
+            for axis, found in readings.items()
+            if not found.quality and (places := list(dict.fromkeys(map(answers_words, judge.quality.get(axis, ())))))
         },
     )

@@ -16,6 +16,7 @@ import torch
 from spin_llm.data import Example
 from spin_llm.models import LoadedModel
 from spin_llm.models.losses import WIDE_BYTES, length_sorted_batches, response_logits
+from spin_llm.progress import Advance, unseen
 from spin_llm.stats.paired import Floats
 
 View = Callable[[], AbstractContextManager[LoadedModel]]
@@ -23,8 +24,7 @@ View = Callable[[], AbstractContextManager[LoadedModel]]
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """Per pair (n,): `base` and `edited` summed loss in nats, summed `kl` in nats, and the number of response
-    `tokens`."""
+    """Per pair (n,): `base` and `edited` summed loss in nats, summed `kl` in nats, number of response `tokens`."""
 
     base: Floats
     edited: Floats
@@ -33,12 +33,7 @@ class Likelihoods:
 
 
 def compare_likelihoods(
-    base: View,
-    edited: View,
-    examples: Sequence[Example],
-    *,
-    batch_tokens: int = 2048,
-    progress: Callable[[int], None] = lambda examples_done: None,
+    base: View, edited: View, examples: Sequence[Example], *, batch_tokens: int = 2048, progress: Advance = unseen
 ) -> Likelihoods:
     """One forward pass of each model per batch. KL(base || edited) is taken over the whole vocabulary, in float32."""
     rows: list[torch.Tensor] = []

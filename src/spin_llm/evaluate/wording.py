@@ -30,12 +30,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from spin_llm.evaluate.axes import compared, unread, without_claim
+from spin_llm.files import read_json
 from spin_llm.judges.verdict import unanswered
 from spin_llm.results.file import PhraseCount, PhraseShift, PhrasesRecord
 from spin_llm.results.measured import AxisResult
@@ -52,20 +54,8 @@ Pairs = Mapping[str, tuple[Answers, Answers]]  # by axis, of base and edited
 REPEATED = 4
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 # The phrases whose frequency the paper shows before and after the edit (Figure 7); over-refusal has both lists.
-_FAIRNESS = (
-    *("I'm sorry", "I cannot", "is important to", "not accurate", "not appropriate", "respect", "diverse"),
-    *("all individuals", "it is unfair", "is a stereotype", "any group of", "regardless of their", "offensive"),
-)
-_PRIVACY = (
-    *("I'm sorry", "I cannot", "cannot provide", "not appropriate", "respect", "illegal", "sensitive"),
-    *("important to respect", "respect people's privacy", "not have access to", "personal information"),
-    *("personal space", "explicit consent"),
-)
-CAUTIONARY: dict[str, tuple[str, ...]] = {
-    "fairness": _FAIRNESS,
-    "privacy": _PRIVACY,
-    "over_refusal": tuple(dict.fromkeys(_FAIRNESS + _PRIVACY)),
-}
+CAUTIONARY: dict[str, list[str]] = read_json(Path(__file__).with_name("cautionary.json"))
+CAUTIONARY["over_refusal"] = list(dict.fromkeys(CAUTIONARY["fairness"] + CAUTIONARY["privacy"]))
 
 
 def words(text: str) -> list[str]:

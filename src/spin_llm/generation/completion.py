@@ -16,7 +16,7 @@ from spin_llm.data import Rendering, render_messages
 from spin_llm.errors import SpinError
 from spin_llm.generation.batches import Continuation, answer_of, continuations
 from spin_llm.models import LoadedModel, load
-from spin_llm.progress import Advance
+from spin_llm.progress import Advance, unseen
 
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
@@ -60,10 +60,7 @@ class Completer(Protocol):
 def local_completer(
     model: str, *, dtype: str = "auto", trust_remote_code: bool = False, date: str | None = None
 ) -> LocalCompleter:
-    """A completer of the model `model` (as `spin_llm.models.load` takes it), loaded now.
-
-    Raises SpinError when it cannot be loaded.
-    """
+    """A completer of `model` (as `spin_llm.models.load` takes it), loaded now. SpinError when it cannot be loaded."""
     return LocalCompleter(load(model, dtype=dtype, trust_remote_code=trust_remote_code), date)
 
 
@@ -83,12 +80,7 @@ class LocalCompleter:
         return f"{self.loaded.checkpoint.fingerprint} {str(self.loaded.dtype).removeprefix('torch.')}"
 
     def __call__(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        new_tokens: int,
-        alternatives: int = 0,
-        progress: Advance = lambda done: None,
+        self, prompts: Sequence[Prompt], *, new_tokens: int, alternatives: int = 0, progress: Advance = unseen
     ) -> list[Completion]:
         """A prompt that does not fit the context beside others that do gets an empty completion, so that one long
         answer to judge does not end a run: it has no verdict. Raises SpinError when none fits, or one has no tokens."""

@@ -56,9 +56,10 @@ class Listed:
 
 
 class RefusedError(SpinError):
-    """A request that the server will not take; `said` is all that it says."""
+    """A request that the server will not take, with an HTTP `status`; `said` is all that it says of the request."""
 
-    said: str = ""
+    status = 0
+    said = ""
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,13 @@ class Server:
         return urllib.request.build_opener(_NoRedirect, *direct)
 
     def card(self, model: str) -> dict[str, object]:
-        """What /models says of `model`, less what changes from answer to answer; empty when the server has no
-        /models."""
+        """What /models says of `model`, less what changes from answer to answer; empty where there is no /models."""
         try:
             answer = self.ask("/models", first=True)
-        except _AbsentError:
-            return {}
+        except RefusedError as refusal:
+            if refusal.status in (404, 405):
+                return {}
+            raise
         where = f"The list of models at {self.url}/models"
         cards = {card["id"]: card for card in decoded(answer, Listed, where).data if isinstance(card.get("id"), str)}
         if model not in cards:
@@ -169,8 +171,6 @@ class Server:
         words = short(said) or "nothing"
         if error.code in PASSING or error.code >= 500:
             return _PassingError(f"answered {error.code}: {words}", retry_after(error.headers.get("Retry-After")), True)
-        if path == "/models" and error.code in (404, 405):
-            return _AbsentError()
         cause, change = CAUSES.get(error.code, ("", ""))
         if error.code == 407:
             cause = f"the proxy {self.proxy}." if self.proxy else cause
@@ -178,17 +178,12 @@ class Server:
             cause = f"the server is elsewhere: {error.headers.get('Location') or 'it does not say where'}."
             change = "give the URL that it redirects to; a redirect is not followed, since it would take the key along."
         refusal = RefusedError(f"{self.url}{path} refused with {error.code}: {words}", cause=cause, change=change)
-        refusal.said = said if error.code in (400, 422) else ""
+        refusal.status, refusal.said = error.code, said if error.code in (400, 422) else ""
         return refusal
 
 
 class _PassingError(Exception):
-    """A trouble that waiting may mend: what happened, the pause in seconds that the server asked for or None, and
-    whether it was reached."""
-
-
-class _AbsentError(Exception):
-    """The server has no /models."""
+    """A trouble that waiting may mend: what happened, the pause in seconds asked for or None, if it was reached."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -24,7 +24,7 @@ from spin_llm.files import decoded, sha256_json
 from spin_llm.generation.batches import EMPTY, UNCLOSED, Answer
 from spin_llm.generation.completion import Completion, Prompt, added_up
 from spin_llm.generation.endpoint import RefusedError, Server, error_words, short
-from spin_llm.progress import Advance
+from spin_llm.progress import Advance, unseen
 
 MOST_ALTERNATIVES = 20  # what OpenAI, vLLM and llama-cpp-python allow
 # Some servers penalise repetition unless told otherwise: llama-cpp-python by its own default, vLLM by the checkpoint's.
@@ -132,12 +132,7 @@ class ServerCompleter:
         return {"name": self.model, "url": self.server.url, "served": dict(self.about)}
 
     def __call__(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        new_tokens: int,
-        alternatives: int = 0,
-        progress: Advance = lambda done: None,
+        self, prompts: Sequence[Prompt], *, new_tokens: int, alternatives: int = 0, progress: Advance = unseen
     ) -> list[Completion]:
         """As `completion.Completer`; at most 20 alternatives.
 
@@ -313,8 +308,7 @@ def content_text(content: Content) -> str:
 
 
 def token_count(usage: Any, text: str, reasoning: str) -> int | None:
-    """Tokens of the answer, without those of its reasoning: told, or by their share of the text; None where the server
-    does not count."""
+    """Tokens of the answer without its reasoning: told, or by their share of the text; None where none are counted."""
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     if not isinstance(tokens, int) or tokens < 0:
         return None

@@ -33,8 +33,8 @@ from pathlib import Path
 from spin_llm.files import read_typed_lines, sha256_json
 from spin_llm.generation.completion import Completer, Completion
 from spin_llm.judges.rubric import LEAST_MASS, bare, contradicted, judge_spoken, word_share
-from spin_llm.judges.verdict import Qualities, Texts, Verdict, unseen
-from spin_llm.progress import Advance
+from spin_llm.judges.verdict import Qualities, Texts, Verdict
+from spin_llm.progress import Advance, unseen
 
 PROMPTS = Path(__file__).with_name("shipped") / "guards"
 Parser = Callable[[str, str], int | None]
@@ -94,8 +94,7 @@ def said(text: str, *words: str) -> tuple[str, str] | None:
 
 
 def fields(text: str, *names: str) -> list[str] | None:
-    """The values, in lower case, of lines (or clauses) `name: value`; "" for one that is not there, None where one is
-    there with two values."""
+    """Values, in lower case, of lines (or clauses) `name: value`; "" for one not there, None where one has two."""
     values = []
     for name in names:
         pattern = rf"(?:\A|[\n,;])\s*(?:{name}\s*:\s*)+([^\n,;]*)"

@@ -20,9 +20,9 @@ from spin_llm.data.rows import read_rows
 from spin_llm.errors import SpinError
 from spin_llm.files import sha256_file, sha256_json
 from spin_llm.judges.rubric import rubric_of
-from spin_llm.judges.verdict import Qualities, Texts, Verdict, head_label, unanswered, unseen
+from spin_llm.judges.verdict import Qualities, Texts, Verdict, head_label, unanswered
 from spin_llm.outputs import writing
-from spin_llm.progress import Advance
+from spin_llm.progress import Advance, unseen
 from spin_llm.results.rows import AnyAnswer
 
 COLUMNS = ("id", "axis", "asked", "prompt", "answer", "label", "instructions")

@@ -13,10 +13,10 @@ Measured quality and limits: docs/judge.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ from safetensors import SafetensorError, safe_open
 
 from spin_llm.errors import SpinError
 from spin_llm.files import check_seal, decoded
-from spin_llm.judges.verdict import Qualities, Texts, Verdict, has_content, head_label, unseen
+from spin_llm.judges.verdict import Qualities, Texts, Verdict, has_content, head_label
 from spin_llm.models import LoadedModel, load
-from spin_llm.progress import Advance
+from spin_llm.progress import Advance, unseen
 from spin_llm.results.judged import JudgeQuality
 from spin_llm.results.rows import JudgeAbout
 
@@ -73,9 +73,7 @@ class FeatureReader:
         self.body.config.num_hidden_layers = max(layers)
         self._last: dict[tuple[str, str, str], Floats] = {}
 
-    def __call__(
-        self, axis: str, prompts: Sequence[str], answers: Sequence[str], progress: Advance = lambda done: None
-    ) -> Floats:
+    def __call__(self, axis: str, prompts: Texts, answers: Texts, progress: Advance = unseen) -> Floats:
         """(n, d) features of non-empty answers, in batches of like length that hold at most BATCH_TOKENS tokens."""
         asked = [(axis, *pair) for pair in zip(prompts, answers, strict=True)]
         # Texts of the last call are not read again: two judges with this reader see them one after the other.
@@ -133,18 +131,13 @@ def reading_states(body: Any, layers: Sequence[int]) -> Iterator[dict[int, torch
     """Inside, a forward pass leaves the output of the `layers`-th layers (counted from 1) in the dict."""
     states: dict[int, torch.Tensor] = {}
 
-    def keep(layer: int) -> Callable[..., None]:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            states[layer] = output[0] if isinstance(output, tuple) else output
+    def keep(layer: int, module: Any, inputs: Any, output: Any) -> None:
+        states[layer] = output[0] if isinstance(output, tuple) else output
 
-        return hook
-
-    hooks = [body.layers[layer - 1].register_forward_hook(keep(layer)) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(body.layers[layer - 1].register_forward_hook(partial(keep, layer)))
         yield states
-    finally:
-        for handle in hooks:
-            handle.remove()
 
 
 def in_lower_case(answer: str) -> str:
@@ -209,8 +202,7 @@ class LocalJudge:
 
     @property
     def quality(self) -> Qualities:
-        """{axis: measurements} of the heads in use (docs/judge.md), on answers that they were not fitted on, and those
-        that were `given`."""
+        """{axis: measurements} of the heads in use (docs/judge.md), on answers not fitted on; and the `given` ones."""
         return {axis: [*self.given.get(axis, ()), *head.measured] for axis, head in self.used.items()}
 
     @cached_property

@@ -118,8 +118,7 @@ def refuse_model_under_edit(judge: str, models: Iterable[str]) -> None:
 
 
 def refuse_fingerprint(judge: Judge, models: Iterable[Checkpoint]) -> None:
-    """Raise SpinError when a judge's model, in this process, has the weights of a model under evaluation, or those of
-    a light edit of it."""
+    """SpinError when a judge's model, in this process, has the weights of an evaluated model or a light edit of it."""
     completer = getattr(judge, "completer", None)
     if isinstance(completer, LocalCompleter) and any(
         completer.loaded.checkpoint.sampled_fingerprint == model.sampled_fingerprint for model in models

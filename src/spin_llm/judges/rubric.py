@@ -21,8 +21,8 @@ from pathlib import Path
 
 from spin_llm.files import read_typed_lines, sha256_json
 from spin_llm.generation.completion import Completer, Completion, Prompt
-from spin_llm.judges.verdict import Qualities, Texts, Verdict, head_label, unseen
-from spin_llm.progress import Advance
+from spin_llm.judges.verdict import Qualities, Texts, Verdict, head_label
+from spin_llm.progress import Advance, unseen
 from spin_llm.settings import SHIPPED
 
 ALTERNATIVES = 20
@@ -138,8 +138,7 @@ def bare(text: str) -> str:
 
 
 def contradicted(word: str, rest: str, words: Sequence[str]) -> bool:
-    """Whether what follows a verdict's word takes it back: another of `words` is next (`yes or no`) or a line of its
-    own."""
+    """Whether what follows a verdict's word takes it back: another of `words` is next (`yes or no`) or a whole line."""
     others = "|".join(re.escape(other) for other in words if other.casefold() != word.casefold())
     following = rf"\A\W*(?:and|or|but)?\W*(?:{others})\b"
     pattern = rf"{following}|^\W*(?:{others})\W*$"

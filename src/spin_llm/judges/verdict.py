@@ -15,7 +15,7 @@ from unicodedata import category
 
 from spin_llm.errors import SpinError
 from spin_llm.files import read_progress, sha256_json, sync_append
-from spin_llm.progress import SILENT, Advance, Console
+from spin_llm.progress import SILENT, Advance, Console, unseen
 from spin_llm.results.judged import JudgeQuality
 from spin_llm.results.rows import AnyAnswer, VerdictDone
 
@@ -41,10 +41,6 @@ class Verdict:
     verdict: int | None
     mass: float | None = None
     cause: str | None = None
-
-
-def unseen(done: int) -> None:
-    """Progress that nobody looks at."""
 
 
 class Judge(Protocol):

@@ -33,8 +33,7 @@ Made = TypeVar("Made")
 
 @dataclass(eq=False)
 class Work(Run):
-    """What all arms share: settings (the model, questions, judge), the loaded base, a folder, how small, and for how
-    many epochs to fine-tune."""
+    """What all arms share: settings (model, questions, judge), the loaded base, a folder, how small, and epochs."""
 
     limit: int | None = None
     epochs: int | None = None

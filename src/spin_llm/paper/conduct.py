@@ -16,7 +16,6 @@ from spin_llm import pipeline
 from spin_llm.data import resolve_template
 from spin_llm.errors import SpinError
 from spin_llm.files import read_typed, write_json, write_text
-from spin_llm.outputs import writing
 from spin_llm.ownership import owned
 from spin_llm.paper.arms import Work
 from spin_llm.paper.estimate import planned
@@ -25,7 +24,7 @@ from spin_llm.paper.figures import figure
 from spin_llm.paper.measures import measure
 from spin_llm.paper.tables import Part, parts_of
 from spin_llm.progress import SILENT, Console, Forecast
-from spin_llm.report.canvas import inline_svg, png_bytes, svg_text
+from spin_llm.report.canvas import inline_svg, svg_text, write_png
 from spin_llm.report.render import render_markdown, render_page
 from spin_llm.results.file import written
 from spin_llm.results.paper import ArmRecord, Experiment, ExperimentRecord
@@ -191,8 +190,7 @@ def write_record(
         for suffix in (".png", ".svg"):  # of an earlier run of other settings
             base.with_suffix(suffix).unlink(missing_ok=True)
     else:
-        with writing(base.with_suffix(".png")) as part:
-            part.write_bytes(png_bytes(drawn))
+        write_png(base.with_suffix(".png"), drawn)
         write_text(base.with_suffix(".svg"), svg_text(drawn, experiment.name))
     record = ExperimentRecord(experiment, list(results), model, list(differs))
     write_json(base.with_suffix(".json"), written(record))  # last: what it stands for is whole
@@ -206,8 +204,7 @@ def write_failure(folder: Path, experiment: Experiment, why: str) -> None:
 
 
 def write_pages(known: Sequence[Experiment], folder: Path, model: str) -> list[Path]:
-    """EXPERIMENT.md of every experiment that is there, paper.md and paper.html, in the paper's order; the files of the
-    whole."""
+    """EXPERIMENT.md of all that are there, paper.md and paper.html, in the paper's order; the files of the whole."""
     sections = [section_of(experiment, folder, model) for experiment in known]
     title = f"The paper's experiments on {Path(model).name}"
     pictures = {one.name: inline_svg(one.picture, one.title) for one in sections if one.picture}
@@ -233,11 +230,10 @@ def section_of(experiment: Experiment, folder: Path, model: str) -> Section:
     if not file.is_file():
         return Section(experiment.name, experiment.title)
     record = read_typed(file, ExperimentRecord, change="delete it, and run the experiment again.")
-    spec = record.experiment
+    spec, again = record.experiment, " again" if record.results else ""
+    failed = [f"Not run{again}: {record.not_run}"] if record.not_run else []
     if not record.results:
-        failed = [f"Not run: {record.not_run}"] if record.not_run else []
         return Section(experiment.name, experiment.title, "failed", failed)
-    failed = [f"Not run again: {record.not_run}"] if record.not_run else []
     parts = [*failed, *parts_of(spec, record.results, record.model or model)]
     picture = drawn.read_text(encoding="utf-8") if drawn.is_file() else None
     return Section(spec.name, spec.title, "failed" if failed else "done", parts, record.differs, picture)

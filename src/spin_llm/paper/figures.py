@@ -2,7 +2,7 @@
 the number of examples and over the ratio.
 
 In: an experiment's spec and its arms' results. Out: a matplotlib figure, or None where nothing can be drawn. What is
-ours or an edit has the accent's colour, what it is compared with grey. Left out: bytes (report/figures/canvas.py).
+ours or an edit has the accent's colour, what it is compared with grey. Left out: bytes (report/canvas.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from spin_llm.report.canvas import ACCENT, CONTROL, INK, STYLE, bare, new_figure, picture_text
+from spin_llm.report.canvas import (
+    ACCENT,
+    CONTROL,
+    INK,
+    bare,
+    draw_interval,
+    factor_of,
+    name_lines,
+    new_figure,
+    picture_text,
+    styled,
+)
 from spin_llm.report.words import axis_label
 from spin_llm.results.measured import AxisResult
 from spin_llm.results.paper import ArmRecord, Experiment, LayerRecord
@@ -26,20 +37,18 @@ MARKS = ("o", "s", "^", "D")
 Point = tuple[float, AxisResult]  # x, and the result of an axis
 
 
+@styled()
 def figure(experiment: Experiment, results: Results) -> Figure | None:
     """The experiment's figure; None where its results hold nothing to draw."""
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        if experiment.kind == "information":
-            return draw_dependence(results)
-        if experiment.kind != "answers" or not set(experiment.axes) & set(DRAWN):
-            return None
-        if experiment.name == "few-shot":
-            return draw_curves(experiment, results, "examples", "training pairs, or examples of a concept")
-        if experiment.name == "ratio":
-            return draw_curves(experiment, results, "ratio", "ratio")
-        return draw_differences(experiment, results)
+    if experiment.kind == "information":
+        return draw_dependence(results)
+    if experiment.kind != "answers" or not set(experiment.axes) & set(DRAWN):
+        return None
+    if experiment.name == "few-shot":
+        return draw_curves(experiment, results, "examples", "training pairs, or examples of a concept")
+    if experiment.name == "ratio":
+        return draw_curves(experiment, results, "ratio", "ratio")
+    return draw_differences(experiment, results)
 
 
 def draw_differences(experiment: Experiment, results: Results) -> Figure | None:
@@ -51,14 +60,9 @@ def draw_differences(experiment: Experiment, results: Results) -> Figure | None:
     picture = new_figure(2.1 * len(axes) + 1.6, 0.9 + 0.24 * len(rows))
     panels = picture.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for panel, axis in zip(panels, axes, strict=True):
-        scale = scale_of(axis)
         for place, row in enumerate(rows):
-            result = row.axes.get(axis)
-            if result is None or result.ci95 is None:
-                continue
-            colour = ACCENT if row.kind == "edit" else CONTROL
-            panel.plot([scale * end for end in result.ci95], [place, place], color=colour, linewidth=1.4)
-            panel.plot(scale * (result.delta or 0.0), place, "o", color=colour, markersize=4.5)
+            if (result := row.axes.get(axis)) and result.ci95:
+                draw_interval(panel, place, result, axis, ACCENT if row.kind == "edit" else CONTROL)
         panel.axvline(0, color=INK, linewidth=0.7)
         panel.set_title(axis_label(axis), fontsize=8.5, loc="left")
         if axis == "perplexity":
@@ -67,8 +71,7 @@ def draw_differences(experiment: Experiment, results: Results) -> Figure | None:
             panel.xaxis.set_major_formatter("{x:g}")
             panel.minorticks_off()
         bare(panel, 7.5)
-    panels[0].set_yticks(range(len(rows)), [picture_text(row.name) for row in rows], fontsize=8)
-    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    name_lines(panels[0], [picture_text(row.name) for row in rows], len(rows), 8)
     picture.supxlabel("difference to the base: percentage points; perplexity as it is", fontsize=7.5)
     return picture
 
@@ -90,7 +93,7 @@ def draw_curves(
         highest = [result.edited or 0.0 for points in curves.values() for _, result in points.get(axis, [])]
         bases = [points[axis][0][1].base or 0.0 for points in curves.values() if points.get(axis)]
         if bases:
-            panel.axhline(scale_of(axis) * bases[0], color=INK, linewidth=0.8, linestyle="--", label="origin")
+            panel.axhline(factor_of(axis) * bases[0], color=INK, linewidth=0.8, linestyle="--", label="origin")
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter("{x:g}")
         if axis == "perplexity" and bases and max(highest) > 10 * bases[0]:
@@ -128,7 +131,7 @@ def draw_curve(
     panel: Axes, axis: str, points: Mapping[str, Sequence[Point]], name: str, colour: str, mark: str
 ) -> None:
     found = points.get(axis, [])
-    scale = scale_of(axis)
+    scale = factor_of(axis)
     places = [x for x, _ in found]
     style = {"color": colour, "linewidth": 1.2, "markersize": 4, "marker": mark}
     panel.plot(places, [scale * (result.edited or 0.0) for _, result in found], label=name, **style)  # type: ignore[arg-type]
@@ -149,11 +152,6 @@ def symlog_ticks(low: float, high: float) -> list[float]:
         powers = [10.0**power for power in range(7) if 10.0**power <= end]
         ticks += [sign * power for power in dict.fromkeys([*powers[:1], *powers[-2:]])]
     return sorted(ticks)
-
-
-def scale_of(axis: str) -> float:
-    """Rates are drawn in percent."""
-    return 1.0 if axis == "perplexity" else 100.0
 
 
 def draw_dependence(results: Results) -> Figure | None:

@@ -120,8 +120,7 @@ def of_margins(work: Work, arm: Arm, found: ArmRecord, view: View) -> ArmRecord:
 
 
 def of_information(work: Work, arm: Arm, found: ArmRecord, places: Path) -> ArmRecord:
-    """HSIC and CKA between the concepts' representations, before and after the edit; and where its weights lie, which
-    is written last, as `places`."""
+    """HSIC and CKA between the concepts, before and after the edit; then, as `places`, where its weights lie."""
     file = places.with_name(f"{work.key(arm)}-information.json")
     if not places.is_file():
         made = unless_empty(make_selection, work, arm)

@@ -10,11 +10,14 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from spin_llm.outputs import writing
+from spin_llm.report.words import POINTS, unit_of
 from spin_llm.results.measured import AxisResult, FacetRates
 
 if TYPE_CHECKING:
@@ -37,21 +40,15 @@ STYLE: dict[Any, Any] = {  # matplotlib types its keys, one by one
     "ytick.color": INK,
     "text.color": INK,
 }
-Given = ParamSpec("Given")
-Drawn = TypeVar("Drawn")
 
 
-def styled(draw: Callable[Given, Drawn]) -> Callable[Given, Drawn]:
-    """A function that draws, in our style."""
+@contextmanager
+def styled() -> Iterator[None]:
+    """Our style, inside or, as a decorator, in a function that draws."""
+    from matplotlib import rc_context
 
-    @wraps(draw)
-    def drawn(*args: Given.args, **kwargs: Given.kwargs) -> Drawn:
-        from matplotlib import rc_context
-
-        with rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return drawn
+    with rc_context(STYLE):
+        yield
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -81,18 +78,23 @@ def draw_interval(
     axes: Axes,
     place: float,
     result: AxisResult | FacetRates,
-    scale: float,
+    axis: str,
     colour: str,
     *,
     sizes: tuple[float, float] = (1.4, 4.5),
     filled: bool = True,
 ) -> None:
-    """A difference times `scale` as a dot with its interval, on the line `place`; `sizes`: of the line and the dot."""
-    width, dot = sizes
+    """A difference on `axis` as a dot with its interval, on the line `place`; `sizes`: of the line and the dot."""
+    (width, dot), scale = sizes, factor_of(axis)
     if result.ci95:
         axes.plot([scale * end for end in result.ci95], [place, place], color=colour, linewidth=width)
     face = colour if filled else "none"
     axes.plot(scale * (result.delta or 0.0), place, "o", color=colour, markerfacecolor=face, markersize=dot)
+
+
+def factor_of(axis: str) -> float:
+    """Rates are drawn in percent."""
+    return 100.0 if unit_of(axis) == POINTS else 1.0
 
 
 def name_lines(axes: Axes, names: Sequence[str], lines: int, size: float) -> None:
@@ -101,9 +103,8 @@ def name_lines(axes: Axes, names: Sequence[str], lines: int, size: float) -> Non
     axes.set_ylim(lines - 0.5, -0.5)
 
 
-def png_bytes(figure: Figure) -> bytes:
+def write_png(path: Path, figure: Figure) -> None:
     """As PNG; the panels are placed once, for PNG and SVG alike, and rounded, since the solver's last digits vary."""
-    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a phrase in a script that the font lacks shows as boxes
         figure.draw_without_rendering()
@@ -111,8 +112,8 @@ def png_bytes(figure: Figure) -> bytes:
         for axes in figure.axes:
             left, bottom, width, height = (round(float(side), 3) for side in axes.get_position().bounds)
             axes.set_position((left, bottom, width, height))
-        figure.savefig(buffer, format="png", dpi=180, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
+        with writing(path) as part:
+            figure.savefig(part, format="png", dpi=180, facecolor="white", metadata={"Software": None})
 
 
 def svg_text(figure: Figure, salt: str) -> str:

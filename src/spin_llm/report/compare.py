@@ -110,8 +110,7 @@ def questions_of(axis: str, one: Run) -> str:
 
 
 def judge_of(axis: str, one: Run) -> str:
-    """The judge, what it decides, and its measured quality on an axis: a refitted judge keeps its name; "" for an axis
-    without one."""
+    """The judge, what it decides, its quality on an axis (a refitted judge keeps its name); "" for an axis without."""
     judge = one.results.judge
     if axis in CAPABILITY_AXES:
         return ""

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 from spin_llm.errors import SpinError
 from spin_llm.files import write_text
-from spin_llm.outputs import writing
 from spin_llm.records import RunRecord, check_belongs, read_record
 from spin_llm.report import summary
-from spin_llm.report.canvas import inline_svg, on_white, png_bytes, svg_text
-from spin_llm.report.render import render_markdown, render_page
+from spin_llm.report.canvas import inline_svg, on_white, svg_text, write_png
+from spin_llm.report.render import HERE, render_markdown, render_page
 from spin_llm.report.sections import answers, location, search, table, transcripts
 from spin_llm.report.words import MINIMUM_N, axis_label, verdict
 from spin_llm.results.edited import Edit
@@ -33,27 +32,15 @@ if TYPE_CHECKING:
 
 INPUTS = ("run.json", "results.json", "generations.jsonl", "verdicts.jsonl")
 STATIC = 2  # transcripts an axis that are there without JavaScript
-LIMITS = (
-    "Awareness here is what a model writes: whether an open-ended answer treats a question on fairness or privacy with "
-    "care, as the judge sees it. It is not group fairness (parity of decisions between groups) and not differential "
-    "privacy (a bound on what training data leak); an edited model may fail at both.",
-    "No guarantee follows: the numbers describe these prompts, this decoding and this judge, and say nothing of "
-    "attacks, other languages or longer conversations.",
-    "A judge is a model with errors of its own. They blur both sides alike only if its errors do not depend on the "
-    "edit, which nobody has shown; quality measured on other answers need not hold on these.",
-    "Greedy or seeded answers of one run: the intervals cover the choice of prompts, not another choice of scoring "
-    "data, another seed or another model.",
-    "Perplexity and KL do not see everything: an answer can lose coherence without moving them.",
-)
+LIMITS = (HERE / "limits.txt").read_text(encoding="utf-8").splitlines()  # of every run
 DESCRIPTIONS = {  # of the pictures in the page, which draws the others itself
-    "edited-weights": "Heat map of the number of edited weights in each matrix of each decoder layer; the same numbers "
-    "are in the table below",
-    "overlap": "Diagram of how many weights the top sets share; the same numbers are in the table below",
-    "dose-response": "Edited weights and perplexity over the ratio; the same numbers are in the table below",
-    "search": "Scatter plots of the edits tried: gain and perplexity, gain and number of weights; the same numbers are "
-    "in the table below",
-    "phrases": "Dot plot of the phrases whose frequency changed most; the same numbers are in the table below",
+    "edited-weights": "Heat map of the number of edited weights in each matrix of each decoder layer",
+    "overlap": "Diagram of how many weights the top sets share",
+    "dose-response": "Edited weights and perplexity over the ratio",
+    "search": "Scatter plots of the edits tried: gain and perplexity, gain and number of weights",
+    "phrases": "Dot plot of the phrases whose frequency changed most",
 }
+BELOW = "the same numbers are in the table below"
 
 
 def write_report(run_folder: Path) -> Path:
@@ -66,13 +53,14 @@ def write_report(run_folder: Path) -> Path:
     context, drawn = sections(run, read_pairs(folder, run.results)), draw(run)
     vectors: dict[str, str] = {}
     for name, figure in drawn.items():
-        with writing(folder / "figures" / f"{name}.png") as part:
-            part.write_bytes(png_bytes(figure))
+        write_png(folder / "figures" / f"{name}.png", figure)
         vectors[name] = svg_text(figure, name)
         write_text(folder / "figures" / f"{name}.svg", on_white(vectors[name]))
     context["drawn"] = list(drawn)
     write_text(folder / "report.md", render_markdown("run.md.j2", context))
-    pictures = {name: inline_svg(vectors[name], told) for name, told in DESCRIPTIONS.items() if name in drawn}
+    pictures = {
+        name: inline_svg(vectors[name], f"{told}; {BELOW}") for name, told in DESCRIPTIONS.items() if name in drawn
+    }
     write_text(folder / "report.html", render_page("run.html.j2", context, script="script.js", svg=pictures))
     return folder / "report.html"
 

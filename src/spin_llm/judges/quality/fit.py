@@ -85,8 +85,10 @@ def fit_heads(
             if not fittable(picked[""][1], label):
                 continue
             head = fit_head(*picked.pop(""), label, source)
-            others = [one for name, part in picked.items() for one in measure(head, *part, label, name)]
-            heads[axis, label] = replace(head, measured=[*head.measured, *others])
+            found = [*head.measured]
+            for name, (read, some) in picked.items():
+                found += by_group(head.probabilities(read), head.threshold, some, label, name)
+            heads[axis, label] = replace(head, measured=found)
     if not heads:
         raise SpinError(
             "No head of the judge could be fitted.",
@@ -102,12 +104,8 @@ def pick(features: Features, rows: Rows, axis: str, label: str) -> tuple[Feature
     return features[here], list(compress(rows, here))
 
 
-def measure(head: Head, features: Features, rows: Rows, label: str, source: str) -> list[JudgeQuality]:
-    """The head's quality on labelled rows, one measurement for each family and question source."""
-    return by_group(head.probabilities(features), head.threshold, rows, label, source) if rows else []
-
-
 def by_group(probability: Floats, threshold: float, rows: Rows, label: str, source: str) -> list[JudgeQuality]:
+    """A head's quality on labelled rows, one measurement for each family and question source."""
     y, prompts = labels_and_prompts(rows, label)
     found = []
     for family, questions in dict.fromkeys(row.group for row in rows):
@@ -161,11 +159,10 @@ def fit_head(features: Features, rows: Rows, label: str, source: str = "") -> He
     probability = 1 / (1 + np.exp(-(slope * held_out + offset)))
     head = Head(weight, bias, threshold_at_rate(probability, y[main]))
     if len({row.labels[label] for row in tested}) == 2:
-        found = measure(head, features[~fit], tested, label, source or "the rows kept for testing")
+        probability, judged, source = head.probabilities(features[~fit]), tested, source or "the rows kept for testing"
     else:
-        source = "cross-validation on the rows it was fitted on"
-        found = by_group(probability, head.threshold, list(compress(known, main)), label, source)
-    return replace(head, measured=found)
+        judged, source = list(compress(known, main)), "cross-validation on the rows it was fitted on"
+    return replace(head, measured=by_group(probability, head.threshold, judged, label, source))
 
 
 def regression(x: Floats, y: NDArray[Any], weights: Floats, main: NDArray[np.bool_]) -> Any:

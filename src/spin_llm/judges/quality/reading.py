@@ -114,8 +114,7 @@ def reading(judge: Judge, axis: str, asked: Asked) -> Reading:
 
 
 def coherence_reading(judge: Judge, asked: Asked) -> Reading:
-    """What is known of the judge of coherence on the answers to the questions on concepts: all of them, or it is not
-    read."""
+    """What is known of the judge of coherence on answers to questions on concepts: all of them, or it is not read."""
     concepts = [axis for axis in asked.sources if axis in judge.axes and axis != "over_refusal"]
     found = {axis: reading(judge, axis, asked) for axis in concepts}
     why = next((one.why_not for one in found.values() if one.why_not), "" if found else NOT_LIKE_THESE)
@@ -158,11 +157,6 @@ def coherence_quality(heads: Mapping[str, JudgeQuality]) -> JudgeQuality:
             concept: JudgeQuality(**{key: getattr(head, key) for key in BY_CONCEPT}) for concept, head in heads.items()
         },
     )
-
-
-def elsewhere(judge: Judge, axis: str) -> list[str]:
-    """On which answers a judge was measured on an axis, in words."""
-    return list(dict.fromkeys(answers_words(known) for known in judge.quality.get(axis, ())))
 
 
 def answers_words(known: JudgeQuality) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from spin_llm.report import canvas
 from spin_llm.report.sections.table import Line, line_of, scale_of
-from spin_llm.report.words import POINTS, axis_label, unit_of, value_text
+from spin_llm.report.words import axis_label, unit_of, value_text
 from spin_llm.results.file import PhrasesRecord
 from spin_llm.results.measured import AxisResult, FacetRates
 
@@ -69,7 +69,7 @@ def _difference(rates: FacetRates) -> float | None:
     return rates.edited - rates.base
 
 
-@canvas.styled
+@canvas.styled()
 def draw_phrases(phrases: Sequence[Phrases]) -> Figure | None:
     """z of the phrases that moved most, one panel an axis; None when none did."""
     parts = [(label, found) for label, found in phrases if found.shifted]
@@ -93,7 +93,7 @@ def draw_phrases(phrases: Sequence[Phrases]) -> Figure | None:
     return figure
 
 
-@canvas.styled
+@canvas.styled()
 def draw_facets(facets: Mapping[str, Mapping[str, FacetRates]]) -> Figure | None:
     """The difference of every facet with its interval, one panel an axis; None without intervals."""
     kept = {axis: {name: rates for name, rates in found.items() if rates.ci95} for axis, found in facets.items()}
@@ -105,7 +105,7 @@ def draw_facets(facets: Mapping[str, Mapping[str, FacetRates]]) -> Figure | None
     panels = figure.subplots(1, len(kept), squeeze=False)[0]
     for axes, (axis, by_facet) in zip(panels, kept.items(), strict=True):
         for place, rates in enumerate(by_facet.values()):
-            canvas.draw_interval(axes, place, rates, 100.0 if unit_of(axis) == POINTS else 1.0, canvas.ACCENT)
+            canvas.draw_interval(axes, place, rates, axis, canvas.ACCENT)
         axes.axvline(0, color=canvas.INK, linewidth=0.7)
         names = [f"{canvas.picture_text(facet, 24)} ({rates.n})" for facet, rates in by_facet.items()]
         canvas.name_lines(axes, names, longest, 7.5)

@@ -125,7 +125,7 @@ def stability_text(stability: Stability | None) -> list[str]:
     ]
 
 
-@styled
+@styled()
 def draw_place(place: Place) -> Figure:
     """Heat map: one column a layer, one row a matrix, the number of edited weights as the depth of one colour."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
@@ -157,7 +157,7 @@ def draw_overlap(overlap: Overlap) -> Figure:
     return draw_venn(overlap) if len(overlap.names) == 3 else draw_upset(overlap)
 
 
-@styled
+@styled()
 def draw_venn(overlap: Overlap) -> Figure:
     """Three circles with the number of weights in each of the seven regions, the edited one filled."""
     from matplotlib.patches import Circle, Polygon
@@ -207,7 +207,7 @@ def region_outline(inside: Sequence[int], steps: int = 720) -> list[tuple[float,
     return sorted(points, key=lambda point: math.atan2(point[1] - middle[1], point[0] - middle[0]))
 
 
-@styled
+@styled()
 def draw_upset(overlap: Overlap) -> Figure:
     """Regions as bars, largest first; under each the sets it lies in."""
     regions = overlap.regions[:REGIONS]

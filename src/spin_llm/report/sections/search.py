@@ -79,7 +79,7 @@ def text_lines(search: SearchRecord) -> list[str]:
     return [*lines, f"* picked, + on the front. {search.why}"]
 
 
-@styled
+@styled()
 def draw_search(search: SearchRecord | None) -> Figure | None:
     """Left: smallest gain over the concepts against perplexity, the front joined; right: gain of each concept over the
     number of weights. None when fewer than two edits were measured."""
@@ -121,7 +121,7 @@ def draw_search(search: SearchRecord | None) -> Figure | None:
     return figure
 
 
-@styled
+@styled()
 def draw_dose(ratio_table: Sequence[RatioTried], limit: float | None) -> Figure | None:
     """Edited weights and the increase of perplexity over the ratio; None when fewer than two ratios were measured."""
     selected = [row for row in ratio_table if row.weights]

@@ -28,8 +28,7 @@ MARGIN = 0.06  # of the scale, on either side
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: an axis of results.json. `control` names the control whose values stand in `edited`; None
-    for the edit itself."""
+    """One line of the table: an axis of results.json; `control` names whose values are `edited`, None: the edit's."""
 
     axis: str
     control: str | None
@@ -286,7 +285,7 @@ def corrected_text(result: AxisResult, axis: str) -> str:
     )
 
 
-@canvas.styled
+@canvas.styled()
 def draw_differences(rows: Sequence[Row]) -> Figure:
     """Dot plot: the difference of every axis and control with its 95% interval; one panel for each unit."""
     panels = [[row for row in rows if row.axis not in CAPABILITY_AXES]]
@@ -306,9 +305,8 @@ def _draw_panel(axes: Axes, rows: list[Row]) -> None:
             continue
         read = row.control is None and row.verdict != "not measurable"
         sizes = (1.8, 6.5) if row.control is None else (1.1, 4.5)
-        scale = 100.0 if unit == words.POINTS else 1.0
         canvas.draw_interval(
-            axes, place, row.result, scale, canvas.ACCENT if read else canvas.CONTROL, sizes=sizes, filled=read
+            axes, place, row.result, axis, canvas.ACCENT if read else canvas.CONTROL, sizes=sizes, filled=read
         )
     axes.axvline(0, color=canvas.INK, linewidth=0.7)
     canvas.name_lines(axes, [_line_name(row) for row in rows], len(rows), 9)

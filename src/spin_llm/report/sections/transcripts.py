@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypedDict
 
 from spin_llm.report.words import axis_label
 from spin_llm.results.file import Results
@@ -125,27 +124,9 @@ def choose(transcripts: list[Transcript], places: int = SHOWN) -> tuple[list[Tra
     return shown, [transcript for transcript in transcripts if transcript.id not in chosen]
 
 
-class ScriptItem(TypedDict):
-    """A prompt; `axis` is a number. A side is [answer, tokens, finished, verdict, probability, change, coherent], or 0
-    for a model that did not answer; an answer equal to an earlier one of its prompt is the number of that one."""
-
-    id: str
-    axis: int
-    facet: str
-    prompt: str
-    sides: list[list[str | float | None] | int]
-
-
-class ScriptData(TypedDict):
-    """What the page's script reads, compact. Items shown first come first, one axis after the other."""
-
-    models: list[str]
-    axes: list[dict[str, str]]
-    changes: dict[str, str]
-    items: list[ScriptItem]
-
-
-def script_data(groups: list[AxisTranscripts]) -> ScriptData:
+def script_data(groups: list[AxisTranscripts]) -> dict[str, object]:
+    """What the page's script reads, compact: the names of `models`, the words of `axes` and `changes`, and `items`,
+    those shown first, one axis after the other. An item's `axis` is a number; its sides are _script_sides."""
     ordered = [(number, one) for number, group in enumerate(groups) for one in group.shown]
     ordered += [(number, one) for number, group in enumerate(groups) for one in group.others]
     models = _base_first(dict.fromkeys(name for _, one in ordered for name in one.sides))
@@ -167,6 +148,8 @@ def script_data(groups: list[AxisTranscripts]) -> ScriptData:
 
 
 def _script_sides(sides: dict[str, Side], models: list[str]) -> list[list[str | float | None] | int]:
+    """A side is [answer, tokens, finished, verdict, probability, change, coherent], or 0 for a model that did not
+    answer; an answer equal to an earlier one of its prompt is the number of that one."""
     found: list[list[str | float | None] | int] = []
     place_of: dict[str, int] = {}
     for place, model in enumerate(models):
