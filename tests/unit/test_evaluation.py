@@ -23,12 +23,12 @@ from spin_llm.evaluate.likelihood import Likelihoods, View, compare_likelihoods
 from spin_llm.files import read_typed_lines
 from spin_llm.generation import batches as generation
 from spin_llm.judges.local import load_coherence_judge
-from spin_llm.judges.quality.reading import NOT_LIKE_THESE, Asked, Reading, coherence_quality, coherence_reading
+from spin_llm.judges.quality.reading import Asked, Reading, coherence_quality, coherence_reading
 from spin_llm.judges.verdict import Verdict
 from spin_llm.models import LoadedModel
 from spin_llm.patch.file import make_patch
 from spin_llm.results.file import written
-from spin_llm.results.judged import JudgeQuality
+from spin_llm.results.judged import NOT_LIKE_THESE, JudgeQuality
 from spin_llm.results.measured import Causes
 from spin_llm.results.rows import Answer, read_rows
 

@@ -25,8 +25,6 @@ from spin_llm.judges.named import load_judge as named_judge
 from spin_llm.judges.quality.check import check_judges
 from spin_llm.judges.quality.labelled import read_labelled
 from spin_llm.judges.quality.reading import (
-    NOT_LIKE_THESE,
-    NOT_MEASURABLE,
     NOT_MEASURED,
     Asked,
     asked_of,
@@ -36,7 +34,7 @@ from spin_llm.judges.quality.reading import (
 )
 from spin_llm.models import load
 from spin_llm.results.file import Warned, written
-from spin_llm.results.judged import JudgeQuality
+from spin_llm.results.judged import NOT_LIKE_THESE, NOT_MEASURABLE, JudgeQuality
 from spin_llm.results.rows import JudgeHead
 from spin_llm.stats import classification
 from spin_llm.stats.classification import lower_bound, quality_of

@@ -180,24 +180,18 @@ def rate_at(step: int, total: int, warmup: float) -> float:
 
 
 def backward(loaded: LoadedModel, batch: Sequence[Example], settings: BaselineSettings) -> float:
-    """Add the gradient of one step's loss to the parameters; the loss."""
+    """Add the gradient of one step's loss to the parameters; the loss. Full fine-tuning keeps float32 weights, whose
+    small updates bfloat16 would round away, and computes in the settings' dtype."""
+    differs = pick_dtype(settings.dtype, loaded.device) == torch.bfloat16 and loaded.dtype == torch.float32
     tokens = sum(example.response_tokens for example in batch)
     loss = 0.0
     for part in length_sorted_batches(batch, settings.batch_tokens):
-        with mixed_precision(loaded, settings):
+        with torch.autocast(loaded.device.type, dtype=torch.bfloat16, enabled=differs):
             log_likelihoods, _ = response_log_likelihoods(loaded, part)
         part_loss = -log_likelihoods.float().sum() / tokens
         part_loss.backward()  # type: ignore[no-untyped-call]
         loss += float(part_loss.detach())
     return loss
-
-
-def mixed_precision(loaded: LoadedModel, settings: BaselineSettings) -> torch.autocast:
-    """Full fine-tuning keeps float32 weights, whose small updates bfloat16 would round away, and computes in the
-    settings' dtype."""
-    wanted = pick_dtype(settings.dtype, loaded.device)
-    differs = wanted == torch.bfloat16 and loaded.dtype == torch.float32
-    return torch.autocast(loaded.device.type, dtype=torch.bfloat16, enabled=differs)
 
 
 @contextmanager
@@ -250,25 +244,20 @@ def save(trained: Any, loaded: LoadedModel, settings: BaselineSettings, folder: 
 
 
 def save_checkpoint(model: Any, base: Checkpoint, folder: Path, placing: Placing) -> None:
-    """Write the weights in the dtype of the checkpoint `base`, and beside them its config and tokenizer files as they
-    are; config.json comes last, so that the folder is no model until it is complete."""
+    """Write the weights in the dtype of most bytes of the checkpoint `base`, and beside them its config and tokenizer
+    files as they are; config.json comes last, so that the folder is no model until it is complete."""
     from transformers import GenerationConfig
 
     model.generation_config = GenerationConfig()  # the base's own is copied; some cannot be saved by transformers
+    sizes = Counter[torch.dtype]()
+    for tensor in base.tensors.values():
+        sizes[tensor.torch_dtype] += tensor.length
     with scratch(folder) as part:
         with quiet_transformers():
-            model.to(stored_dtype(base)).save_pretrained(part)
+            model.to(sizes.most_common(1)[0][0]).save_pretrained(part)
         for path in base.folder.iterdir():
             if path.is_file() and path.suffix in BESIDE_WEIGHTS and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, part / path.name)
         placing(sorted(path.name for path in part.iterdir()))
         for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):
             path.replace(folder / path.name)
-
-
-def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """The dtype of most of a checkpoint's bytes."""
-    sizes = Counter[torch.dtype]()
-    for tensor in checkpoint.tensors.values():
-        sizes[tensor.torch_dtype] += tensor.length
-    return sizes.most_common(1)[0][0]

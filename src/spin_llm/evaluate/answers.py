@@ -132,7 +132,7 @@ def judge_pairs(judge: Judge, axis: str, pairs: Sequence[tuple[str, str]], title
 
 
 def verdict_row(row: ToJudge | Answer, axis: str, judge: Judge, verdicts: Verdicts) -> VerdictRow:
-    """One row of verdicts.jsonl, with why it has no verdict. `axis`: the question's, or `coherence` under the same id."""
+    """One row of verdicts.jsonl; without a verdict it says why. `axis`: the question's, or `coherence` under its id."""
     why = unanswered(row)
     said = Verdict(None, None, cause=why) if why else verdicts[row.axis, row.prompt, row.answer]
     return VerdictRow(

@@ -105,8 +105,7 @@ def with_holm(axes: Mapping[str, AxisResult]) -> dict[str, AxisResult]:
 
 
 def facet_rates(verdicts: Sequence[VerdictRow], generations: Sequence[Answer]) -> dict[str, dict[str, FacetRates]]:
-    """Rates by axis and facet of the question, base and edited, with the difference and its interval; axes without
-    facets are left out."""
+    """Rates by axis and facet, base and edited, the difference and its interval; axes without facets are left out."""
     facet = {(row.axis, row.id): row.facet for row in generations if row.facet}
     groups: dict[tuple[str, str], dict[str, list[VerdictRow]]] = {}
     for row in verdicts:

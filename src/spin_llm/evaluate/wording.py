@@ -138,8 +138,7 @@ def count(answers: Iterable[str]) -> Counts:
 
 
 def log_odds(base: int, edited: int, answers: int, share: float) -> tuple[float, float]:
-    """(d, z) of the module's docstring for one phrase in `base` and `edited` of `answers` each; `share`, above 0, of
-    all answers pooled contain it."""
+    """(d, z) of the module's docstring for a phrase in `base` and `edited` of `answers` each, in `share` > 0 of all."""
     # The prior's phrase-less part is kept above 0, so that a phrase in every answer has finite odds.
     prior = min(answers * share, answers - 0.5)
 

@@ -138,21 +138,14 @@ class ServerCompleter:
 
         Raises SpinError when the server refuses a request, or stays unreachable or busy.
         """
-        found: dict[int, Completion] = {}
-        for index, made in self.as_they_come(
-            dict(enumerate(prompts)), new_tokens=new_tokens, alternatives=alternatives
-        ):
+        asked, found = dict(enumerate(prompts)), dict[int, Completion]()
+        for index, made in self.as_they_come(asked, new_tokens=new_tokens, alternatives=alternatives):
             found[index] = made
             progress(1)
         return [found[index] for index in range(len(prompts))]
 
     def as_they_come(
-        self,
-        prompts: Mapping[int, Prompt],
-        *,
-        new_tokens: int,
-        alternatives: int = 0,
-        special_tokens: bool = False,
+        self, prompts: Mapping[int, Prompt], *, new_tokens: int, alternatives: int = 0, special_tokens: bool = False
     ) -> Iterator[tuple[int, Completion]]:
         """(key, completion) of each prompt as soon as it is there; after a failure, those under way and then the
         error. `special_tokens`: to raw text the server adds its tokenizer's own."""

@@ -37,7 +37,6 @@ from spin_llm.judges.verdict import Qualities, Texts, Verdict
 from spin_llm.progress import Advance, unseen
 
 PROMPTS = Path(__file__).with_name("shipped") / "guards"
-Parser = Callable[[str, str], int | None]
 # The place after the bracket of anything that is, or looks like, a special token or a frame of one of the families.
 MARKUP = re.compile(
     r"(?<=<)(?=\||/?s>|bos>|eos>|/?(?:start|end)_of_|/?think>|/?score>|(?:BEGIN|END) )|(?<=\[)(?=/?INST\])"
@@ -170,7 +169,7 @@ def parse_violation(axis: str, text: str) -> int | None:
     return int(match[1].lower() == "no")
 
 
-PARSERS: dict[str, Parser] = {
+PARSERS: dict[str, Callable[[str, str], int | None]] = {
     "safe or unsafe, codes O": partial(parse_safe_line, code=r"O\d+"),
     "safe or unsafe, codes S": partial(parse_safe_line, code=r"S\d+"),
     "result line": parse_md_judge_2,

@@ -30,8 +30,6 @@ from spin_llm.results.file import written
 from spin_llm.results.paper import ArmRecord, Experiment, ExperimentRecord
 from spin_llm.settings import RunSettings
 
-NOT_RUN = "Not run."
-
 
 def run_paper(
     name: str,
@@ -175,7 +173,7 @@ class Section:
     name: str
     title: str
     state: str = "absent"
-    parts: Sequence[Part] = (NOT_RUN,)
+    parts: Sequence[Part] = ("Not run.",)
     differs: Sequence[str] = ()
     picture: str | None = None
 

@@ -96,8 +96,7 @@ def verdicts_of(judge: Judge, rows: Rows, title: str, console: Console) -> list[
 
 
 def check_judges(judges: Mapping[str, Judge], rows: Rows, *, console: Console = SILENT) -> JudgeFile:
-    """The quality of every judge by axis, and kappa of every two of them, on labelled rows. SpinError when no row has a
-    label that any of the judges gives."""
+    """Every judge's quality by axis, kappa of every two, on labelled rows. SpinError when no row has a label of any."""
     verdicts = {name: verdicts_of(judge, rows, name, console) for name, judge in judges.items()}
     measured = {name: measure(judge.label, rows, verdicts[name]) for name, judge in judges.items()}
     if not any(measured.values()):

@@ -208,8 +208,7 @@ def save_judge(
     reader: FeatureReader,
     layers: Sequence[int],
 ) -> Path:
-    """Write a judge file: one weight vector per head, everything else as JSON in the metadata, the outcome of the
-    probes by label too."""
+    """Write a judge file: one weight vector a head, all else as JSON in the metadata, the outcome of the probes too."""
     labels = list(dict.fromkeys(label for _, label in heads))
     fitted = [
         {"concept": row.concept, "prompt": row.prompt, "answer": row.answer, **row.labels}

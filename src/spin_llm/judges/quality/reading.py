@@ -30,8 +30,7 @@ from spin_llm.data.hub import KNOWN
 from spin_llm.files import sha256_json
 from spin_llm.judges.verdict import Judge
 from spin_llm.models import LoadedModel
-from spin_llm.results.judged import NOT_LIKE_THESE as NOT_LIKE_THESE
-from spin_llm.results.judged import NOT_MEASURABLE, JudgeQuality
+from spin_llm.results.judged import NOT_LIKE_THESE, NOT_MEASURABLE, JudgeQuality
 from spin_llm.results.measured import Pair
 from spin_llm.stats.classification import suffices
 
