@@ -12,19 +12,17 @@ import re
 # Characters that a terminal or a reader obeys instead of showing: controls but line ends and tabs, and those that turn
 # the direction of writing around.
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-MOST = 3000  # characters of a part: a damaged file may hold names of any length
-
-
-def shortened(text: str) -> str:
-    """A text with its middle left out where it is too long to be read."""
-    return text if len(text) <= MOST else f"{text[: MOST // 2]} … {text[-MOST // 2 :]}"
+MOST = 3000  # characters of a part, the middle is left out: a damaged file may hold names of any length
 
 
 class SpinError(Exception):
     """A mistake the user can mend; `str()` gives one message: what happened, likely cause, what to change."""
 
     def __init__(self, what: str, *, cause: str = "", change: str = "") -> None:
-        what, cause, change = (shortened(text) for text in (what, cause, change))
+        what, cause, change = (
+            text if len(text) <= MOST else f"{text[: MOST // 2]} … {text[-MOST // 2 :]}"
+            for text in (what, cause, change)
+        )
         self.what, self.cause, self.change = what, cause, change
         parts = (what, cause and f"Likely cause: {cause}", change and f"To change it: {change}")
         super().__init__("\n".join(filter(None, parts)))

@@ -106,7 +106,11 @@ def _settle(part: Path) -> list[str]:
         else:
             old.rename(place)
             told = [f"{place} is back as it was before an interrupted command"]
-    _discard(part)
+    with suppress(OSError):
+        if part.is_dir() and not part.is_symlink():  # never through a link
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
     with suppress(OSError):
         aside.rmdir()
     GIVEN.discard(part)
@@ -125,15 +129,6 @@ def end_all() -> None:
 atexit.register(end_all)
 
 
-def _discard(part: Path) -> None:
-    """Delete a temporary file or folder, never through a link."""
-    with suppress(OSError):
-        if part.is_dir() and not part.is_symlink():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
-
-
 # Making
 
 
@@ -147,7 +142,9 @@ def writing(path: str | Path) -> Iterator[Path]:
         if target.exists() and not target.is_file():
             raise SpinError(f"{path} is no file to write to: something else has this name.")
         yield part
-        part.chmod(_plain_mode())  # the safetensors library writes files that only their owner can read
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)  # as of any new file: the safetensors library's only their owner can read
         part.replace(target)
 
 
@@ -206,13 +203,6 @@ def remove_empty(made: list[Path]) -> None:
     for path in made:
         with suppress(OSError):
             path.rmdir()
-
-
-def _plain_mode() -> int:
-    """The permissions that an ordinary new file gets."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 # Whether it can be made

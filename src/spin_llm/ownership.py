@@ -69,7 +69,10 @@ def owned(folder: str | Path) -> Iterator[Path]:
     _held[key] = threading.get_ident()
     try:
         with suppress(OSError):  # who holds it is for the message alone
-            (folder / OWNER).write_text(json.dumps(asdict(this_process())), encoding="utf-8")
+            program, now = Path(sys.argv[0]), datetime.now(UTC).isoformat(timespec="seconds")
+            words = " ".join(["spin-llm", *sys.argv[1:2]]) if program.stem == "spin-llm" else program.name
+            me = Owner(os.getpid(), socket.gethostname(), words, now)
+            (folder / OWNER).write_text(json.dumps(asdict(me)), encoding="utf-8")
         for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
             clear_stale(place)  # of killed processes
         yield folder
@@ -85,11 +88,6 @@ def owned(folder: str | Path) -> Iterator[Path]:
 def is_vacant(folder: Path) -> bool:
     """Whether a folder is absent, or holds nothing but what a killed process of ours leaves at its very start."""
     return not folder.is_dir() or all(path.name in (LOCK, OWNER) or is_temporary(path) for path in folder.iterdir())
-
-
-def this_process() -> Owner:
-    words = " ".join(["spin-llm", *sys.argv[1:2]]) if Path(sys.argv[0]).stem == "spin-llm" else Path(sys.argv[0]).name
-    return Owner(os.getpid(), socket.gethostname(), words, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def occupied(folder: Path) -> SpinError:

@@ -8,7 +8,7 @@ library is silent by default; the command passes progress bars. Left out: how a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from time import monotonic, perf_counter
@@ -27,17 +27,12 @@ def unseen(done: int) -> None:
     """Progress that nobody looks at."""
 
 
-@contextmanager
-def no_bar(title: str, total: int) -> Iterator[Advance]:
-    yield unseen
-
-
 @dataclass(frozen=True)
 class Console:
     """Where a stage talks to: `say` takes one line, `bar(title, total)` is a context manager around long work."""
 
     say: Say = lambda line: None
-    bar: Callable[[str, int], AbstractContextManager[Advance]] = no_bar
+    bar: Callable[[str, int], AbstractContextManager[Advance]] = lambda title, total: nullcontext(unseen)
 
 
 SILENT = Console()

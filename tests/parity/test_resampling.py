@@ -202,9 +202,9 @@ def test_all_examples_once_select_the_selection(
     loaded = tiny_model(name)
     examples, scores = scored(loaded, granularity, more.get("at_least"))
     job = with_examples(loaded, job_of(scores, rule, granularity, **more), examples)
-    again = select_again(job, all_examples(job))
-    assert again.chosen.keys() == job.selection.indices.keys()
-    assert all(torch.equal(again.chosen[name], indices) for name, indices in job.selection.indices.items())
+    again, _ = select_again(job, all_examples(job))
+    assert again.keys() == job.selection.indices.keys()
+    assert all(torch.equal(again[name], indices) for name, indices in job.selection.indices.items())
     assert job.selection.weights > 5
 
 
@@ -282,7 +282,7 @@ def test_signed_selects_from_a_resample_as_from_scoring_it(name: str, tiny_model
     own = entries_of(job.selection.indices)
     for seed in range(3):
         counts, repeated = drawn_examples(examples, seed)
-        found = entries_of(select_again(job, counts).chosen)
+        found = entries_of(select_again(job, counts)[0])
         everything = scores_of(loaded, repeated, keep=1.0)
         assert found == textbook(job, everything, entries)
         assert found != own, "the resample changes something"

@@ -209,7 +209,7 @@ def fixed(x: np.ndarray) -> np.ndarray:
 
 def test_sensitivity_holds_the_median_heuristic():
     x, y = draw(20, 0, 0.8)
-    rows = sensitivity(squared_distances(x), squared_distances(y), permutations=19)
+    rows = sensitivity(squared_distances(x), squared_distances(y), Measures(permutations=19))
     assert [row.multiplier for row in rows] == list(Measures.multipliers)
     assert rows[2].hsic == pytest.approx(hsic_unbiased(kernel(x), kernel(y)))
     assert len({row.hsic for row in rows}) == len(Measures.multipliers)

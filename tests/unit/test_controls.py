@@ -223,7 +223,7 @@ def test_an_empty_resampled_selection_counts_as_different():
     other = [[9.0, 0.0] + [0.0] * 8] * 2
     made = job({"a": rows, "b": other}, ratio=0.1)
     only_second = {name: (torch.tensor([0.0, 1.0]), torch.ones(0)) for name in ("a", "b")}
-    assert select_again(made, only_second).chosen == {}
+    assert select_again(made, only_second)[0] == {}
     found = resampled_selections(made, resamples=60, seed=0)
     assert found.jaccard.low == 0.0
     assert found.size.low == 0.0

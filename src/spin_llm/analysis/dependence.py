@@ -17,7 +17,7 @@ from a hundred examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -176,19 +176,12 @@ def band(value: float | None, samples: Floats, level: float = 0.95) -> tuple[flo
     return float(2 * value - high), float(2 * value - low)
 
 
-def sensitivity(
-    x_distances: Kernel,
-    y_distances: Kernel,
-    *,
-    multipliers: Sequence[float] = Measures.multipliers,
-    permutations: int = 999,
-    seed: int = 0,
-) -> list[AtBandwidth]:
+def sensitivity(x_distances: Kernel, y_distances: Kernel, measures: Measures) -> list[AtBandwidth]:
     """Unbiased HSIC, debiased CKA and p at multiples of both median bandwidths, from squared distances."""
     rows = []
-    for multiplier in multipliers:
+    for multiplier in measures.multipliers:
         K, L = (gaussian_kernel(d, multiplier * median_bandwidth(d)) for d in (x_distances, y_distances))
-        p = permutation_p(K, L, permutations=permutations, seed=seed)
+        p = permutation_p(K, L, permutations=measures.permutations, seed=measures.seed)
         rows.append(AtBandwidth(multiplier, hsic_unbiased(K, L), cka(K, L), p))
     return rows
 

@@ -231,9 +231,7 @@ def _state(x: Floats, y: Floats, measures: Measures, halves: Indices) -> _State:
         cka=cka,
         cka_band=dependence.band(cka, cka_halves),
         cka_linear=dependence.cka(dependence.linear_kernel(x), dependence.linear_kernel(y)),
-        sensitivity=dependence.sensitivity(
-            *distances, multipliers=measures.multipliers, permutations=measures.permutations, seed=measures.seed
-        ),
+        sensitivity=dependence.sensitivity(distances[0], distances[1], measures),
         projected=projected_information(x, y, measures) if measures.opinions else None,
     )
     return _State(numbers, hsic_halves, cka_halves)

@@ -141,12 +141,7 @@ def _location(selection: Selection, draws: int, most: int, transposed: bool, see
 
 
 def _dimensions(
-    selection: Selection,
-    members: Sequence[str],
-    draw: np.random.Generator,
-    draws: int,
-    most: int,
-    transposed: bool,
+    selection: Selection, members: Sequence[str], draw: np.random.Generator, draws: int, most: int, transposed: bool
 ) -> dict[str, SideRecord]:
     """Of the matrices of one name over the layers, by side: size, dimensions in use, Gini of the weights per dimension,
     the most layers that share a dimension, and the dimensions `most` often shared. Chance: as many weights per matrix,

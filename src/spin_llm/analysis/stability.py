@@ -90,14 +90,6 @@ class Job:
         return {name: indices for name, indices in found.items() if indices.numel()}
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What one weighting of the examples gives: the chosen weights, and what they were chosen from."""
-
-    chosen: Tops
-    ranked: Ranked
-
-
 def measure_stability(
     loaded: LoadedModel,
     examples: Mapping[str, Sides],
@@ -179,15 +171,15 @@ def _bytes_of(entries: Tops, examples: Mapping[str, Sides]) -> int:
     return sum(gathered_bytes(total, len(part.aware), len(part.unaware)) for part in examples.values())
 
 
-def select_again(job: Job, counts: Counts) -> Draw:
-    """The selection with each example counted so often."""
+def select_again(job: Job, counts: Counts) -> tuple[Tops, Ranked]:
+    """The weights chosen with each example counted so often, and what they were chosen from."""
     concepts, protected = (
         {name: reweighted(old, job.per_example[name], *counts[name]) for name, old in side.items()}
         for side in (job.scores.concepts, job.scores.protected)
     )
     again = ScoreSet(concepts, protected)
     ranked = job.rule.ranked(again, job.names, job.recipe, held=job.held, decided=False)
-    return Draw(job.rule.choose(ranked), ranked)
+    return job.rule.choose(ranked), ranked
 
 
 def all_examples(job: Job) -> Counts:
@@ -226,22 +218,23 @@ def resampled_selections(
     """
     generator = torch.Generator().manual_seed(seed)
     original, recipe = _ids(job, job.selection.indices), job.recipe
-    own, limits = select_again(job, all_examples(job)), _limits(job)
+    (own, ranked), limits = select_again(job, all_examples(job)), _limits(job)
     everyone: list[torch.Tensor] = []
     edges: list[tuple[float, float]] = []
     split: list[float] = []
-    shared = dict.fromkeys(own.ranked.tops, 0.0)
+    shared = dict.fromkeys(ranked.tops, 0.0)
     for _ in range(resamples):
-        draw = select_again(job, bootstrap(job, generator))
-        everyone.append(_ids(job, draw.chosen))
-        for name, top in own.ranked.tops.items():
-            shared[name] += jaccard(_ids(job, top), _ids(job, draw.ranked.tops[name]))
-        edges.append(_edge(job, draw, limits))
-        one, other = (_ids(job, select_again(job, counts).chosen) for counts in halves(job, generator))
+        chosen, drawn = select_again(job, bootstrap(job, generator))
+        everyone.append(_ids(job, chosen))
+        for name, top in ranked.tops.items():
+            shared[name] += jaccard(_ids(job, top), _ids(job, drawn.tops[name]))
+        edges.append(_edge(job, drawn, limits))
+        one, other = (_ids(job, select_again(job, counts)[0]) for counts in halves(job, generator))
         split.append(jaccard(one, other))
         progress(1)
     hits = torch.stack([torch.isin(original, ids) for ids in everyone]).sum(0)
-    chosen, times = torch.cat(everyone).unique(return_counts=True)
+    shares = (hits / resamples).split([len(chosen) for chosen in job.selection.indices.values()])
+    entries, times = torch.cat(everyone).unique(return_counts=True)
     return StabilityRecord(
         resamples=resamples,
         seed=seed,
@@ -250,13 +243,16 @@ def resampled_selections(
         size=_spread([len(ids) for ids in everyone]),
         in_half=int((hits * 2 >= resamples).sum()),
         in_most=int((hits * 100 >= MOST * resamples).sum()),
-        others_in_half=int((~torch.isin(chosen[times * 2 >= resamples], original)).sum()),
+        others_in_half=int((~torch.isin(entries[times * 2 >= resamples], original)).sum()),
         split_half=_spread(split),
         top_sets={name: total / resamples for name, total in shared.items()},
-        reproduced=jaccard(original, _ids(job, own.chosen)),
+        reproduced=jaccard(original, _ids(job, own)),
         multiple=job.multiple,
         edge=Edge(*(sum(side) / resamples for side in zip(*edges, strict=True))),
-        frequency=_by_matrix(job.selection.indices, hits / resamples),
+        frequency={
+            name: Frequency(chosen.tolist(), [round(float(value), 4) for value in values])
+            for (name, chosen), values in zip(job.selection.indices.items(), shares, strict=True)
+        },
         rule=recipe.rule,
         ratio=recipe.ratio,
         protect_ratio=recipe.protect_ratio,
@@ -293,16 +289,16 @@ def _limits(job: Job) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     }
 
 
-def _edge(job: Job, draw: Draw, limits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
+def _edge(job: Job, drawn: Ranked, limits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
     """How near a resample came to what is not a candidate: (fraction of the top sets whose smallest score is no larger
     than the limit of their unit; fraction of their entries that were not in the better half of the candidates)."""
     reached = units = outer = entries = 0
     for name, (level, inner) in limits.items():
-        threshold = _smallest(job, draw.ranked.rankings[name][0], draw.ranked.tops[name])
+        threshold = _smallest(job, drawn.rankings[name][0], drawn.tops[name])
         filled = threshold.isfinite()
         units += int(filled.sum())
         reached += int((threshold <= level)[filled].sum())
-        top = _ids(job, draw.ranked.tops[name])
+        top = _ids(job, drawn.tops[name])
         entries += len(top)
         outer += int((~torch.isin(top, inner)).sum())
     return reached / max(units, 1), outer / max(entries, 1)
@@ -323,14 +319,6 @@ def _smallest(job: Job, scores: Scores, tops: Tops) -> torch.Tensor:
     layers = 1 + max(place.layer for place in job.selection.places.values())
     size = {"row": first, "matrix": len(tops), "layer": layers, "model": 1}[granularity]
     return torch.full((size,), torch.inf).scatter_reduce(0, torch.cat(units), torch.cat(found), "amin")
-
-
-def _by_matrix(indices: Tops, frequency: torch.Tensor) -> dict[str, Frequency]:
-    parts = frequency.split([len(part) for part in indices.values()])
-    return {
-        name: Frequency(part.tolist(), [round(float(value), 4) for value in values])
-        for (name, part), values in zip(indices.items(), parts, strict=True)
-    }
 
 
 def _spread(values: Sequence[float]) -> Spread:

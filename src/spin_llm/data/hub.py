@@ -79,16 +79,14 @@ def beavertails(rows: Iterable[Row], category: str, responses: str) -> Iterable[
     return (pair for pair in kept if pair.prompt in flagged)
 
 
-def salad(rows: Iterable[Row], category: str, responses: str) -> Iterable[Pair]:
-    del responses  # questions alone
+def salad(rows: Iterable[Row], category: str, _responses: str) -> Iterable[Pair]:
     for where, values in rows:
         levels = [str(values[column]) for column in SALAD_COLUMNS]
         if any(category in level.lower() for level in levels):
             yield Pair(text_of(values["question"]), "", levels[-1], where=where)
 
 
-def alpaca_cleaned(rows: Iterable[Row], category: str, responses: str) -> Iterable[Pair]:
-    del category, responses
+def alpaca_cleaned(rows: Iterable[Row], _category: str, _responses: str) -> Iterable[Pair]:
     for where, values in rows:
         instruction = text_of(values["instruction"])
         prompt = instruction and join_input(instruction, values["input"])

@@ -82,7 +82,7 @@ def gather(
             change=f"resample scores by {' or '.join(MEANS)}.",
         )
     wanted = [matrix for matrix in matrices if matrix.name in candidates]
-    places = {m.name: _places(m, candidates[m.name]) for m in wanted}
+    places = {m.name: torch.unravel_index(candidates[m.name].to(m.weight.device), m.weight.shape) for m in wanted}
     found = {m.name: torch.zeros(len(aware) + len(unaware), len(candidates[m.name])) for m in wanted}
     first = 0
 
@@ -102,13 +102,6 @@ def gather(
     signed = {name: gradients * weights[name] for name, gradients in found.items()} if unaware else {}
     importance = {name: gradients[: len(aware)].abs_() * factor[name] for name, gradients in found.items()}
     return PerExample({name: candidates[name] for name in found}, importance, signed)
-
-
-def _places(matrix: Matrix, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, columns) of flat indices, in the matrix as stored, on its device."""
-    columns = matrix.weight.shape[1]
-    flat = flat.to(matrix.weight.device)
-    return flat // columns, flat % columns
 
 
 def gradient_at(left: torch.Tensor, right: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -161,8 +154,7 @@ def _still_kept(before: Kept, indices: torch.Tensor, margin: torch.Tensor) -> Ke
 
 def save_per_example(path: Path, per_example: PerExample, key: str) -> None:
     """Write one set's importances, for a pass over several sets that is interrupted."""
-    parts = {"indices": per_example.indices, "importance": per_example.importance, "signed": per_example.signed}
-    tensors = {f"{name}|{part}": tensor for part, found in parts.items() for name, tensor in found.items()}
+    tensors = {f"{name}|{part}": tensor for part, found in vars(per_example).items() for name, tensor in found.items()}
     with writing(path) as file:
         save_file(tensors, file, metadata={"key": key})
 

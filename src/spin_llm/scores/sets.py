@@ -63,9 +63,11 @@ def score(
         sets[name] = (encoded(sides[0]), encoded(sides[1]))
         contrasts[name] = (encoded(held[0]), encoded(held[1]))
     for name, given in protect.items():
-        rows, rest = _drawn(given, name, examples, how.seed)
-        sets[name] = (encoded(rows), [])
-        general += rest
+        if isinstance(given, str | Path):
+            pairs = load_pairs(given, concept=name).pairs
+            given, rest = split_sample(pairs, examples, how.seed, f"the protected set {name}")
+            general += rest
+        sets[name] = (encoded(given), [])
     if len(general) < LEAST_GENERAL:
         general = list(load_pairs("starter", concept="general").pairs)
     scored = {example.prompt for aware, _ in sets.values() for example in aware}
@@ -127,13 +129,6 @@ def score_sets(
             formable = replace(how, statistics=formed(how.statistics, unaware))
             scores = score_concept(model, aware, unaware, formable, candidates=candidates, passes=own)
         yield name, replace(scores, info=replace(scores.info, concept=name))
-
-
-def _drawn(given: Given, name: str, examples: int, seed: int) -> tuple[Sequence[Row], Sequence[Pair]]:
-    """(rows to score, pairs of the source that are left)."""
-    if not isinstance(given, str | Path):
-        return given, ()
-    return split_sample(load_pairs(given, concept=name).pairs, examples, seed, f"the protected set {name}")
 
 
 def _sides(

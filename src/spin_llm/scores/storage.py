@@ -268,25 +268,22 @@ def load_scores(path: str | Path) -> Scores:
 def _matrix(name: str, place: _Place, read: Callable[[str], torch.Tensor]) -> MatrixScores:
     others = {key: Kept(read(f"{name}.{key}.indices"), read(f"{name}.{key}.values")) for key in place.others}
     at = {key: read(f"{name}.{key}") for key in place.at}
-    main = Kept(read(f"{name}.indices"), read(f"{name}.values"))
-    return MatrixScores(main.indices, main.values, place.shape, place.layer, place.kind, others, at)
+    indices, values = read(f"{name}.indices"), read(f"{name}.values")
+    return MatrixScores(indices, values, place.shape, place.layer, place.kind, others, at)
 
 
 def _consistent(matrix: MatrixScores) -> bool:
     """Indices within the matrix, as many values, and all of those numbers."""
     main = Kept(matrix.indices, matrix.values)
-    values = {place: matrix.others.get(place.rpartition("@")[2], main).indices for place in matrix.at}
+    at = [Kept(matrix.others.get(key.rpartition("@")[2], main).indices, values) for key, values in matrix.at.items()]
     return min(matrix.shape) > 0 and all(
         kept.indices.dtype == torch.int64
         and kept.indices.ndim == 1
-        and kept.indices.shape == found.shape
+        and kept.indices.shape == kept.values.shape
         and bool(((kept.indices >= 0) & (kept.indices < matrix.size)).all())
-        and found.is_floating_point()
-        and not bool(found.isnan().any())
-        for kept, found in (
-            *((kept, kept.values) for kept in (main, *matrix.others.values())),
-            *((Kept(indices, matrix.at[place]), matrix.at[place]) for place, indices in values.items()),
-        )
+        and kept.values.is_floating_point()
+        and not bool(kept.values.isnan().any())
+        for kept in (main, *matrix.others.values(), *at)
     )
 
 

@@ -24,16 +24,7 @@ from spin_llm.progress import SILENT, Console
 from spin_llm.results.edited import Recipe
 from spin_llm.results.searched import SearchRecord, Trial
 from spin_llm.scores import ScoreSet, Sides
-from spin_llm.search.answered import (
-    Answered,
-    answer,
-    front,
-    is_found,
-    pick_answered,
-    ranked,
-    survivors,
-    unmeasured_in,
-)
+from spin_llm.search.answered import Answered, answer, front, is_found, pick_answered, ranked, survivors, unmeasured_in
 from spin_llm.search.study import settings_importance
 from spin_llm.search.trials import Bench, try_recipes
 from spin_llm.selection import targeted

@@ -49,7 +49,11 @@ def corrected(
         why += f" ({positives} positives and {negatives} negatives labelled)"
         return replace(none, sensitivity=se, specificity=sp, note=f"no correction: {why}")
     rates = [(float(column.mean()) + sp - 1) / (se + sp - 1) for column in (base, edited)]
-    low, high = np.quantile(drawn_differences(base, edited, rng) / youden, (0.025, 0.975))
+    gained, lost = changed(base, edited)
+    both = int(((base == 1) & (edited == 1)).sum())
+    neither = len(base) - both - gained - lost
+    drawn = rng.dirichlet([gained + 1, lost + 1, both + 0.5, neither + 0.5], RESAMPLES)  # the four kinds of pairs
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / youden, (0.025, 0.975))
     outside = [name for name, rate in zip(("base", "edited"), rates, strict=True) if not 0 <= rate <= 1]
     note = ASSUMPTION + (f"; outside 0 to 1 before clipping: {' and '.join(outside)}" if outside else "")
     return Corrected(
@@ -61,12 +65,3 @@ def corrected(
         specificity=sp,
         note=note,
     )
-
-
-def drawn_differences(base: Floats, edited: Floats, rng: np.random.Generator) -> Floats:
-    """(RESAMPLES,) differences of judged rates from the Dirichlet posterior of the four kinds of pairs."""
-    gained, lost = changed(base, edited)
-    both = int(((base == 1) & (edited == 1)).sum())
-    neither = len(base) - both - gained - lost
-    shares = rng.dirichlet([gained + 1, lost + 1, both + 0.5, neither + 0.5], RESAMPLES)
-    return np.asarray(shares[:, 0] - shares[:, 1])
