@@ -206,12 +206,13 @@ def write_pages(known: Sequence[Experiment], folder: Path, model: str) -> list[P
     sections = [section_of(experiment, folder, model) for experiment in known]
     title = f"The paper's experiments on {Path(model).name}"
     pictures = {one.name: inline_svg(one.picture, one.title) for one in sections if one.picture}
+    lists = [section.differs for section in sections if section.differs]  # of every experiment that has results
     context = {
         "title": title,
         "model": Path(model).name,
         "sections": sections,
         "done": [section.title for section in sections if section.state == "done"],
-        "shared": shared_differences(sections),
+        "shared": [text for text in lists[0] if all(text in other for other in lists)] if lists else [],
     }
     for section in sections:
         if section.state != "absent":
@@ -235,9 +236,3 @@ def section_of(experiment: Experiment, folder: Path, model: str) -> Section:
     parts = [*failed, *parts_of(spec, record.results, record.model or model)]
     picture = drawn.read_text(encoding="utf-8") if drawn.is_file() else None
     return Section(spec.name, spec.title, "failed" if failed else "done", parts, record.differs, picture)
-
-
-def shared_differences(sections: Sequence[Section]) -> list[str]:
-    """What differs from the paper in every experiment that has results."""
-    lists = [section.differs for section in sections if section.differs]
-    return [text for text in lists[0] if all(text in other for other in lists)] if lists else []

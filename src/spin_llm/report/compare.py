@@ -57,7 +57,10 @@ def compare_runs(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         raise SpinError(f"The comparison is a page, and {output} is not one.", change="give -o NAME.html.")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise SpinError("A run is named twice.", change="name each run once.")
-    found = [read_run(folder, (RECORD, RESULTS), name) for name, folder in zip(names_of(folders), folders, strict=True)]
+    told = [folder.resolve().name for folder in folders]
+    if len(set(told)) < len(told):
+        told = [str(folder) for folder in folders]
+    found = [read_run(folder, (RECORD, RESULTS), name) for name, folder in zip(told, folders, strict=True)]
     names = dict.fromkeys(axis for one in found for axis in one.results.axes)  # in the order of the first that has it
     context = {
         "runs": found,
@@ -70,12 +73,6 @@ def compare_runs(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     write_text(beside, render_markdown("compare.md.j2", context))
     write_text(output, render_page("compare.html.j2", context))
     return output
-
-
-def names_of(folders: Sequence[Path]) -> list[str]:
-    """The folders' last names where these differ, the paths as given otherwise."""
-    names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def base_of(record: RunRecord) -> tuple[str, str] | None:
