@@ -37,7 +37,7 @@ from spin_llm.generation.batches import Answer, end_tokens, generate
 from spin_llm.generation.server import served, server_answers, server_completer
 from spin_llm.models import LoadedModel, load
 from spin_llm.models.structure import decoder_layers
-from spin_llm.settings.sources import default_axes
+from spin_llm.settings.checks import default_axes
 
 
 @dataclass(frozen=True)

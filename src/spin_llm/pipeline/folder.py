@@ -38,7 +38,7 @@ from spin_llm.models.structure import KINDS
 from spin_llm.records import Compared, Machine, ModelRecord
 from spin_llm.results.file import Results, write_results
 from spin_llm.settings import OWN, RunSettings, flag_of
-from spin_llm.settings.sources import default_source
+from spin_llm.settings.checks import default_source
 
 SOURCES = ("concepts", "protect", "questions")
 FILES = ("judge", "own_judge", "judge_quality")  # settings that may name a file, whose content counts

@@ -19,8 +19,7 @@ from spin_llm.pipeline.context import Run
 from spin_llm.pipeline.evaluate_stage import evaluate_stage
 from spin_llm.pipeline.resuming import Opened
 from spin_llm.pipeline.score_stage import opened_folder, score_stage
-from spin_llm.pipeline.select_stage import select_stage
-from spin_llm.pipeline.stability_stage import stability_stage
+from spin_llm.pipeline.select_stage import select_stage, stability_stage
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RESULTS
 from spin_llm.report import write_report

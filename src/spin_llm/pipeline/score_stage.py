@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from spin_llm.data import Example, rows_sha256
+from spin_llm.data import rows_sha256
 from spin_llm.errors import SpinError
 from spin_llm.models import LoadedModel, editable_matrices, mlp_coverage, unknown_modules, unknown_text
 from spin_llm.ownership import owned
@@ -25,9 +25,9 @@ from spin_llm.pipeline.inputs import RunData
 from spin_llm.pipeline.resuming import Opened
 from spin_llm.progress import SILENT, Console, Forecast
 from spin_llm.records import RECORD, read_record
-from spin_llm.scores import Passes, Plan, Ranks, Scoring, candidate_entries, load_scores, save_scores
+from spin_llm.scores import Passes, Plan, Ranks, Scoring, Sides, candidate_entries, load_scores, save_scores
 from spin_llm.scores import ranks as joined_ranks
-from spin_llm.scores.sets import Entries, Sides, plan_sets, score_sets
+from spin_llm.scores.sets import Entries, plan_sets, score_sets
 from spin_llm.settings import RunSettings
 
 ALONE = Ranks()
@@ -130,15 +130,10 @@ def score_missing(run: Run, files: Mapping[str, Path], ranks: Ranks = ALONE, *, 
         ranks.wait()
 
 
-def encoded_sets(
-    settings: RunSettings, loaded: LoadedModel, data: RunData, names: Iterable[str]
-) -> dict[str, tuple[list[Example], list[Example]]]:
-    """(aware, unaware) examples of concepts and protected sets."""
-    pairs = {**data.concepts, **data.protect}
-    return {
-        name: (encode(settings, loaded, pairs[name]), encode(settings, loaded, data.unaware.get(name, ())))
-        for name in names
-    }
+def encoded_sets(settings: RunSettings, loaded: LoadedModel, data: RunData, names: Iterable[str]) -> dict[str, Sides]:
+    """Examples of concepts and protected sets."""
+    kinds = ({**data.concepts, **data.protect}, data.unaware)
+    return {name: Sides(*(encode(settings, loaded, pairs.get(name, ())) for pairs in kinds)) for name in names}
 
 
 def scoring_of(settings: RunSettings) -> Scoring:

@@ -29,8 +29,8 @@ from spin_llm.search.study import settings_importance
 from spin_llm.search.trials import Bench, try_recipes
 from spin_llm.selection import targeted
 from spin_llm.settings import EFFORTS
+from spin_llm.settings.checks import questions_of
 from spin_llm.settings.edit import EditSettings
-from spin_llm.settings.sources import questions_of
 from spin_llm.settings.words import Effort, EffortName, Sources
 
 LEAST_CONTRAST = 8  # held-back examples of a kind

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
-from spin_llm.settings.checks import FRACTION, check, invalid, no_choice, put, require, several
-from spin_llm.settings.sources import pairs_of, parse_options
+from spin_llm.settings.checks import FRACTION, check, invalid, no_choice, pairs_of, parse_options, put, require, several
 from spin_llm.settings.words import CONCEPTS, OWN, STATISTICS, Dtype, Granularity, Responses, Selector, Sources, Target
 
 LONGEST_NAME = 200

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from spin_llm.settings.checks import invalid, no_choice, put, require
+from spin_llm.settings.checks import invalid, no_choice, put, questions_of, require
 from spin_llm.settings.data import DataSettings, MachineSettings, ModelSettings, ScoreSettings
 from spin_llm.settings.edit import AnswerSettings, EditSettings, ExtraSettings, JudgeSettings, SearchSettings
-from spin_llm.settings.sources import questions_of
 from spin_llm.settings.words import BY_MARGIN, CONTROLS, EFFORTS, MEASURES, RULES, SEARCHED, SHIPPED
 
 THINKING_TOKENS = 1024

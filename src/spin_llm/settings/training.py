@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from spin_llm.errors import SpinError
-from spin_llm.settings.checks import check, flag_of, invalid, put, require, several
-from spin_llm.settings.sources import parse_options, texts_of
+from spin_llm.settings.checks import check, flag_of, invalid, parse_options, put, require, several, texts_of
 from spin_llm.settings.words import METHODS, Dtype, Sources, Target
 
 MOST_EXAMPLES = 1000
