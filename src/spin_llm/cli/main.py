@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from spin_llm.cli.config import Sources
+from spin_llm.cli.options import Sources
 from spin_llm.errors import SpinError, visible
 
 COMMANDS = {  # in the order of the help, and the module beside this file that has each

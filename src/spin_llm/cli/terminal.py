@@ -86,15 +86,15 @@ def columns_of(otherwise: int) -> int | None:
     return None if sys.stdout is not None and sys.stdout.isatty() else otherwise
 
 
-def draw(tables: list[Any], remarks: list[str]) -> None:
-    """Tables (title, columns, rows) and the remarks under them, on stdout."""
+def draw(tables: list[Any], remarks: list[str], *, otherwise: int = 190, title_style: str | None = None) -> None:
+    """Tables (title, columns, rows) and the remarks under them, on stdout; `otherwise` as in `columns_of`."""
     from rich.console import Console as Terminal
     from rich.markup import escape
     from rich.table import Table
 
-    terminal = Terminal(highlight=False, width=columns_of(190))
+    terminal = Terminal(highlight=False, width=columns_of(otherwise))
     for title, columns, rows in tables:
-        table = Table(*columns, title=title, title_justify="left")
+        table = Table(*columns, title=title, title_justify="left", title_style=title_style)
         for row in rows:
             table.add_row(*map(escape, row))
         terminal.print(table)
@@ -103,35 +103,21 @@ def draw(tables: list[Any], remarks: list[str]) -> None:
 
 
 def show_results(results: Results, folder: Path, *, as_json: bool, quiet: bool) -> None:
-    """The table and the paths of report and patch; as JSON what results.json holds."""
-    if not (as_json or quiet):
-        print_table(results)
-    elif not as_json:  # what no result says must be seen all the same
-        from spin_llm.report.sections.table import missing_lines
-
-        for line in missing_lines(results):
-            print(line, file=sys.stderr)
-    names = ("patch.safetensors", "report.html", "report.md", "results.json")
-    show(results, [folder / name for name in names if (folder / name).is_file()], as_json=as_json)
-
-
-def print_table(results: Results) -> None:
-    """The headline and the results table on stdout."""
-    from rich.console import Console as Terminal
-    from rich.table import Table
+    """Headline, table and the paths of report and patch; as JSON what results.json holds."""
+    from rich.table import Column
 
     from spin_llm.report.sections.table import COLUMNS, missing_lines, table_rows
     from spin_llm.report.summary import headline, judge_lines
 
-    terminal = Terminal(highlight=False, width=columns_of(140))
-    table = Table(title=headline(results), title_justify="left", title_style="bold")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("axis", "reading") else "right")
-    for row in table_rows(results):
-        table.add_row(*row.cells[:-1], row.short)
-    terminal.print(table)
-    for line in (*missing_lines(results), *judge_lines(results)):
-        terminal.print(line, markup=False)
+    missing = missing_lines(results)
+    if not (as_json or quiet):
+        columns = [Column(name, justify="left" if name in ("axis", "reading") else "right") for name in COLUMNS]
+        table = (headline(results), columns, [(*row.cells[:-1], row.short) for row in table_rows(results)])
+        draw([table], [*missing, *judge_lines(results)], otherwise=140, title_style="bold")
+    elif not as_json and missing:  # what no result says must be seen all the same
+        print(*missing, sep="\n", file=sys.stderr)
+    names = ("patch.safetensors", "report.html", "report.md", "results.json")
+    show(results, [folder / name for name in names if (folder / name).is_file()], as_json=as_json)
 
 
 def slug(model: str) -> str:

@@ -30,20 +30,10 @@ from spin_llm.judges.verdict import Judge
 from spin_llm.models import Checkpoint, LoadedModel, checkpoint_of, load
 from spin_llm.ownership import is_vacant
 from spin_llm.patch.patch import Patch
+from spin_llm.pipeline import resuming
 from spin_llm.pipeline.folder import NOTHING, located, model_record, there
 from spin_llm.pipeline.inputs import RunData, fitting, read_data, with_rule
-from spin_llm.pipeline.resuming import (
-    Opened,
-    compared_changes,
-    data_changes,
-    made_after,
-    model_changes,
-    own_patch,
-    refuse_bound,
-    settings_changes,
-    with_date,
-    with_patch,
-)
+from spin_llm.pipeline.resuming import Opened, own_patch
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, Compared, ModelRecord, is_run, read_record
 from spin_llm.scores import ScoreSet, load_scores
@@ -122,24 +112,25 @@ class Run:
                 f"The output {folder} exists and is not a run.", change="choose another folder with --output."
             )
         if overwrite or not begun:
-            self.settings = with_date(self.settings)
+            self.settings = resuming.with_date(self.settings)
             return Opened(folder, self.settings, None, "all" if begun else "", True, data, compared)
         before = read_record(folder)
         told = before.told(folder / RECORD)
         later = {name: getattr(told, name) for name in vars(told) if scope_of(name) in set(STAGES) - set(stages)}
         # a run of 0.1.0 has no date: that of the day
         now = self.settings = replace(self.settings, **{"date": self.settings.date or told.date, **later})
-        changes = [*settings_changes(told, located(now), before.files), *compared_changes(before.compared, compared)]
-        changes += [*model_changes(before, model, self.console), *data_changes(before, data, told)]
+        changes = [*resuming.settings_changes(told, located(now), before.files)]
+        changes += [*resuming.compared_changes(before.compared, compared)]
+        changes += [*resuming.model_changes(before, model, self.console), *resuming.data_changes(before, data, told)]
         changes = [change for change in changes if change.stage in ("all", *stages)]
         changed = {change.stage for change in changes}
         stale = "all" if "all" in changed else min(changed, key=STAGES.index, default="")
         if stale == "all":
-            refuse_bound(folder, changes)
+            resuming.refuse_bound(folder, changes)
             say(f"what is in {folder} was begun with other settings and finished no scores: it begins anew")
         else:
-            kept = not stale or not any(there(folder, made_after(stale)))  # nothing of it is there
-            stale = with_patch(folder, "" if kept else stale, told, now)
+            kept = not stale or not any(there(folder, resuming.made_after(stale)))  # nothing of it is there
+            stale = resuming.with_patch(folder, "" if kept else stale, told, now)
         if stale in STAGES:
             words = "; ".join(change.words for change in changes[:4])
             say(f"the scores stay; made again from the stage {stale} on: {words}")

@@ -24,16 +24,10 @@ from spin_llm.outputs import check_output
 from spin_llm.ownership import owned
 from spin_llm.patch.file import check_same_shapes, make_patch, save_patch
 from spin_llm.patch.patch import Patch
+from spin_llm.pipeline import resuming
 from spin_llm.pipeline.context import Run, asking, encode, stored_scores
 from spin_llm.pipeline.folder import there, write_run_results
-from spin_llm.pipeline.resuming import (
-    data_changes,
-    delete_artefacts,
-    made_after,
-    model_changes,
-    refuse_bound,
-    usual_recipe,
-)
+from spin_llm.pipeline.resuming import delete_artefacts, made_after, model_changes, usual_recipe
 from spin_llm.pipeline.score_stage import encoded_sets
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import PATCH, RECORD, RESULTS, RunRecord, check_belongs, is_run, read_record
@@ -262,7 +256,7 @@ def stability(
         _ = run.patch  # an error now where another command wrote it
         scored = [row for row in run.read.record(settings) if row.role in ("concept", "protect")]
         was = replace(record, data=[row for row in record.data if row.role in ("concept", "protect")])
-        refuse_bound(folder, data_changes(was, scored, settings))
+        resuming.refuse_bound(folder, resuming.data_changes(was, scored, settings))
         result = stability_stage(run, resamples, seed, anew=overwrite)
         if results is not None:
             write_run_results(folder, replace(results, stability=result.summary))
