@@ -5,7 +5,6 @@ In: a terminal, a pipe or a file; results. Out: text that the stream can show. L
 
 from __future__ import annotations
 
-import codecs
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +62,7 @@ def show(value: Any, lines: list[Any], *, as_json: bool) -> None:
 
     from spin_llm.results.file import written
 
-    plain = encoding_of(sys.stdout) != "utf-8"
+    plain = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
     try:
         text = json.dumps(written(value), indent=2, ensure_ascii=plain) if as_json else "\n".join(map(str, lines))
         print(text, flush=True)
@@ -73,26 +72,15 @@ def show(value: Any, lines: list[Any], *, as_json: bool) -> None:
         raise SpinError(f"The result could not be printed: {error.strerror}; what was written is there.") from None
 
 
-def encoding_of(stream: Any) -> str:
-    """The encoding of a stream as Python names it; "" where it has none, or is closed."""
-    try:
-        return codecs.lookup(getattr(stream, "encoding", None) or "").name
-    except LookupError:
-        return ""
-
-
-def columns_of(otherwise: int) -> int | None:
-    """The width of a table: the terminal's own (None), or `otherwise` in a file or pipe."""
-    return None if sys.stdout is not None and sys.stdout.isatty() else otherwise
-
-
 def draw(tables: list[Any], remarks: list[str], *, otherwise: int = 190, title_style: str | None = None) -> None:
-    """Tables (title, columns, rows) and the remarks under them, on stdout; `otherwise` as in `columns_of`."""
+    """Tables (title, columns, rows) and the remarks under them, on stdout, as wide as the terminal, or
+    `otherwise` in a file or pipe."""
     from rich.console import Console as Terminal
     from rich.markup import escape
     from rich.table import Table
 
-    terminal = Terminal(highlight=False, width=columns_of(otherwise))
+    at_terminal = sys.stdout is not None and sys.stdout.isatty()
+    terminal = Terminal(highlight=False, width=None if at_terminal else otherwise)
     for title, columns, rows in tables:
         table = Table(*columns, title=title, title_justify="left", title_style=title_style)
         for row in rows:
@@ -109,12 +97,12 @@ def show_results(results: Results, folder: Path, *, as_json: bool, quiet: bool) 
     from spin_llm.report.sections.table import COLUMNS, missing_lines, table_rows
     from spin_llm.report.summary import headline, judge_lines
 
-    missing = missing_lines(results)
+    missing = [] if as_json else missing_lines(results)
     if not (as_json or quiet):
         columns = [Column(name, justify="left" if name in ("axis", "reading") else "right") for name in COLUMNS]
         table = (headline(results), columns, [(*row.cells[:-1], row.short) for row in table_rows(results)])
         draw([table], [*missing, *judge_lines(results)], otherwise=140, title_style="bold")
-    elif not as_json and missing:  # what no result says must be seen all the same
+    elif missing:  # what no result says must be seen all the same
         print(*missing, sep="\n", file=sys.stderr)
     names = ("patch.safetensors", "report.html", "report.md", "results.json")
     show(results, [folder / name for name in names if (folder / name).is_file()], as_json=as_json)

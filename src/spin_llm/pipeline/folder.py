@@ -177,13 +177,6 @@ def check_judge(text: str, axes: Sequence[str], settings: RunSettings) -> None:
         judged_axes(judge, axes)
 
 
-def check_model(settings: RunSettings, checkpoint: Checkpoint, folder: Path) -> None:
-    """What the model's folder tells without loading it."""
-    check_layers(settings, checkpoint.folder)
-    check_template(settings, checkpoint.folder)
-    check_space(settings, checkpoint, folder)
-
-
 def table_of(file: Path) -> dict[str, object]:
     """What a JSON file says by name; {} where it is not there, or says something else."""
     found = read_json(file) if file.is_file() else None

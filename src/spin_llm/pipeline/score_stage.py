@@ -20,7 +20,7 @@ from spin_llm.models import LoadedModel, editable_matrices, mlp_coverage, unknow
 from spin_llm.ownership import owned
 from spin_llm.pipeline.context import Run, encode, score_file
 from spin_llm.pipeline.estimate import expected, left_out, measured_rates, units
-from spin_llm.pipeline.folder import check_model, check_settings, free_space
+from spin_llm.pipeline.folder import check_layers, check_settings, check_space, check_template, free_space
 from spin_llm.pipeline.inputs import RunData
 from spin_llm.pipeline.resuming import Opened
 from spin_llm.progress import SILENT, Console, Forecast
@@ -63,7 +63,10 @@ def opened_folder(work: Run, *, stages: Sequence[str], overwrite: bool) -> Opene
     check_settings(work.settings, [work.settings.model])
     work.settle_rule()
     _ = work.read  # an error now
-    check_model(work.settings, work.scored_checkpoint, work.folder)
+    checkpoint = work.scored_checkpoint
+    check_layers(work.settings, checkpoint.folder)
+    check_template(work.settings, checkpoint.folder)
+    check_space(work.settings, checkpoint, work.folder)
     return work.opened(work.checkpoint, stages=stages, overwrite=overwrite)
 
 
