@@ -11,7 +11,7 @@ import json
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -82,7 +82,7 @@ def scored_run(folder: Path, model: Path) -> Path:
         scores = score_concept(loaded, tiny.examples(name == "general")[:4], keep=0.2)
         save_scores(folder / "scores" / f"{name}.safetensors", scores)
     record = {
-        **{"command": f"spin-llm score {model}", "settings": settings.as_json(), "versions": {"python": "3.11.7"}},
+        **{"command": f"spin-llm score {model}", "settings": asdict(settings), "versions": {"python": "3.11.7"}},
         **{"machine": {}, "model": model_record(settings, loaded), "started": "2025-11-02T10:00:00Z"},
         "data": [{"role": "concept", "name": "fairness", "source": "a.csv", "sha256": "ab" * 32, "examples": 4}],
     }
@@ -266,7 +266,7 @@ def other_readers(folder: Path, model: Path) -> list[Reader]:
     pairs = folder / "data" / "pairs.csv"
     chosen = replace(baseline_settings.make("lora", str(model), data=(("privacy", str(pairs)),)), examples=4)
     trained = folder / "trained" / baseline.RECORD
-    record = {"settings": chosen.as_json(), "data": [], "model": {"name": str(model)}, "versions": {}, "losses": [1.5]}
+    record = {"settings": asdict(chosen), "data": [], "model": {"name": str(model)}, "versions": {}, "losses": [1.5]}
     files.write_json(trained, {**record, "result": ".", "files": ["adapter.json"], "trained_parameters": 10})
 
     def judges() -> None:

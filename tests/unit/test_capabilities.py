@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_the_options_become_settings_and_come_back(setting_of_run):
     from spin_llm.records import settings_from_json
 
     assert setting_of_run.capabilities == ("boolq", "race")
-    assert settings_from_json(json.loads(json.dumps(setting_of_run.as_json()))) == setting_of_run
+    assert settings_from_json(json.loads(json.dumps(asdict(setting_of_run)))) == setting_of_run
     assert "--capabilities boolq --capabilities race" in replay_command(setting_of_run)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +102,11 @@ def test_no_option_is_named_as_the_cache_folder():
 def test_a_run_is_replayed_from_its_record(run: Parsed, tmp_path: Path):
     told: dict[str, Any] = {"concepts": {"fairness": "a=b.csv"}, "layers": (0, 3), "template_options": {"a": "1"}}
     settings = RunSettings("m", **told, ratio=1e-3, keep=0.1, skip_long=True, capabilities=("boolq", "race"), seed=4)
-    (tmp_path / "run.json").write_text(json.dumps({"settings": settings.as_json(), "command": "spin-llm run m"}))
+    (tmp_path / "run.json").write_text(json.dumps({"settings": asdict(settings), "command": "spin-llm run m"}))
     assert run("--config", tmp_path / "run.json") == settings
     assert run("--config", tmp_path / "run.json", "--seed", "5").seed == 5
     nothing = RunSettings("m", protect=(), questions=())
-    (tmp_path / "run.json").write_text(json.dumps({"settings": nothing.as_json()}))
+    (tmp_path / "run.json").write_text(json.dumps({"settings": asdict(nothing)}))
     assert run("--config", tmp_path / "run.json") == nothing
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def test_settings_survive_json():
     settings = RunSettings(
         "m", concepts=(("fairness", "a.csv"),), protect=(("general", "starter"),), controls=("random",), ratio=1e-4
     )
-    assert settings_from_json(json.loads(json.dumps(settings.as_json()))) == settings
+    assert settings_from_json(json.loads(json.dumps(asdict(settings)))) == settings
 
 
 NAMES = ("fairness", "privacy")

@@ -201,7 +201,7 @@ def describe(
         str(loaded.dtype).removeprefix("torch."),
     )
     return BaselineRecord(
-        settings=settings.as_json(),
+        settings=asdict(settings),
         data=data,
         model=model,
         versions=versions(PACKAGES),
@@ -223,7 +223,7 @@ def check_folder(
         raise SpinError(f"The output {folder} exists and is not a baseline.", change=f"{other}.")
     if before is None:
         return
-    now = msgspec.json.decode(msgspec.json.encode(settings.as_json()))  # as it was written: tuples are lists
+    now = msgspec.json.decode(msgspec.json.encode(asdict(settings)))  # as it was written: tuples are lists
     changed = [
         f"{name}: {before.settings.get(name)!r} there, {value!r} now"
         for name, value in now.items()

@@ -173,8 +173,9 @@ class Sources:
         for name, argument in options.items():
             key = f"SPIN_LLM_{name.lstrip('-').replace('-', '_').upper()}"
             if name.startswith("--") and key in os.environ:
-                text = os.environ[key]
-                self.fill(argument, shlex.split(text) if is_list(argument) else [text], "the environment", key)
+                several = get_origin(argument.hint) is list
+                texts = shlex.split(os.environ[key]) if several else [os.environ[key]]
+                self.fill(argument, texts, "the environment", key)
         if file and file.tokens:
             self.read(Path(file.tokens[-1].value), f"spin-llm {' '.join(commands)}", options)
 
@@ -193,7 +194,7 @@ class Sources:
         for key, value in table.items():
             argument = names.get(flag_of(key).removeprefix("--"))
             if argument:
-                self.fill(argument, texts_of(key, value, is_list(argument), path), str(path), key)
+                self.fill(argument, texts_of(key, value, argument, path), str(path), key)
             elif not of_a_run:  # whose other stages have settings too
                 import difflib
 
@@ -207,10 +208,6 @@ class Sources:
         """Where the value came from that a message begins with, as words in its end; "" for one that was typed."""
         origin = self.origins.get(message.split(maxsplit=1)[0]) if message.startswith("-") else None
         return f"\nIt is set by {origin}." if origin else ""
-
-
-def is_list(argument: Argument) -> bool:
-    return get_origin(argument.hint) is list
 
 
 def read_table(path: Path) -> tuple[dict[str, Any], bool]:
@@ -233,13 +230,13 @@ def read_table(path: Path) -> tuple[dict[str, Any], bool]:
     return table, False
 
 
-def texts_of(key: str, value: Any, several: bool, path: Path) -> list[str | Token]:
+def texts_of(key: str, value: Any, argument: Argument, path: Path) -> list[str | Token]:
     """A value as it would be typed; pairs, as run.json has them, as they are: nothing is to be added to them."""
     if value is None:
         return []
     if key == "layers" and isinstance(value, list):
         return ["-".join(map(str, value))] if value else []
-    if isinstance(value, list) and not several:
+    if isinstance(value, list) and get_origin(argument.hint) is not list:
         raise SpinError(f"{path}: {key} takes one value.", change="give it without [ ].")
     if isinstance(value, list) and all(isinstance(one, list) for one in value):
         return [Token(implicit_value=[tuple(one) for one in value])]

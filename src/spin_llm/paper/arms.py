@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
@@ -62,12 +62,12 @@ class Work(Run):
 
 def decisive(settings: RunSettings) -> dict[str, object]:
     """What decides a result and is not at its default, the date aside, which a folder has one of."""
-    defaults = RunSettings("").as_json()
+    defaults = asdict(RunSettings(""))
     sources = (*settings.concepts, *settings.protect, *settings.questions)
     content = {source: sha256_file(source) for _, source in sources if Path(source).is_file()}
     return {
         name: value
-        for name, value in settings.as_json().items()
+        for name, value in asdict(settings).items()
         if scope_of(name) != "volatile" and value != defaults[name] and name not in ("model", "date")
     } | ({"content": content} if content else {})
 

@@ -189,12 +189,10 @@ class Run:
     @cached_property
     def fitted(self) -> RunData:
         """What was read, as far as it fits the models."""
-        models, read = (self.model, *self.others), self.read
-        if not self.scores_alone:
-            return fitting(self.settings, read, *models, console=self._once_said)
-        checked = replace(read, choose=(), final=(), questions={})
-        fits = fitting(self.settings, checked, *models, console=self._once_said)
-        return replace(fits, choose=read.choose, final=read.final, questions=read.questions)
+        read, alone = self.read, self.scores_alone
+        looked_at = replace(read, choose=(), final=(), questions={}) if alone else read
+        fits = fitting(self.settings, looked_at, self.model, *self.others, console=self._once_said)
+        return replace(fits, choose=read.choose, final=read.final, questions=read.questions) if alone else fits
 
     @cached_property
     def inputs(self) -> RunData:
@@ -209,18 +207,19 @@ class Run:
     @cached_property
     def judge(self) -> Judge:
         """Who reports; SpinError when it has the weights of a model under evaluation."""
-        return self._judge(self.settings.judge, self.settings.judge_quality)
+        return self._judge(self.settings.judge)
 
     @cached_property
     def divider(self) -> Judge:
         """Who divides the model's own answers."""
-        named, settings = self.settings.dividing_judge, self.settings
-        return self._judge(named, settings.judge_quality if named == settings.judge else None)
+        return self._judge(self.settings.dividing_judge)
 
-    def _judge(self, name: str, quality: str | None) -> Judge:
-        trusted = self.settings.trust_remote_code
-        judge = self.shelf.once(load_judge, name, quality=quality, trust_remote_code=trusted, date=self.settings.date)
-        own = () if served(self.settings.model) else (self.checkpoint,)
+    def _judge(self, name: str) -> Judge:
+        told = self.settings
+        quality = told.judge_quality if name == told.judge else None
+        trusted = told.trust_remote_code
+        judge = self.shelf.once(load_judge, name, quality=quality, trust_remote_code=trusted, date=told.date)
+        own = () if served(told.model) else (self.checkpoint,)
         refuse_fingerprint(judge, [*own, *(model.checkpoint for model in self.others)])
         return judge
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -88,7 +88,7 @@ class Opened:
         settings, before = located(self.settings), self.before
         record = RunRecord(
             command=replay_command(settings, self.compared),
-            settings=settings.as_json(),
+            settings=asdict(settings),
             compared=self.compared,
             files=files_of(settings),
             versions=records.versions(),

@@ -7,7 +7,7 @@ run is written, and how it looks on the terminal.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from spin_llm.settings.checks import invalid, no_choice, put, questions_of, require
 from spin_llm.settings.data import DataSettings, MachineSettings, ModelSettings, ScoreSettings
@@ -106,9 +106,6 @@ class RunSettings(
     def searches(self) -> bool:
         """Whether an edit is searched; without concepts (`eval`) there is none to find."""
         return self.rule == SEARCHED and bool(self.concepts)
-
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def scope_of(name: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from spin_llm.errors import SpinError
@@ -127,9 +127,6 @@ class BaselineSettings:
         """The fraction of the training pairs that each data set gives; they sum to 1."""
         given = dict(self.mix) or dict.fromkeys((name for name, _ in self.data), 1.0)
         return {name: given[name] / sum(given.values()) for name, _ in self.data}
-
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def make(method: str, model: str, **given: Any) -> BaselineSettings:
