@@ -9,6 +9,7 @@ if they had been typed, and it is remembered which came from where. Left out: wh
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
 import json
 import os
@@ -196,8 +197,6 @@ class Sources:
             if argument:
                 self.fill(argument, texts_of(key, value, argument, path), str(path), key)
             elif not of_a_run:  # whose other stages have settings too
-                import difflib
-
                 near = difflib.get_close_matches(key.replace("_", "-"), names, n=1)
                 raise SpinError(
                     f"{path}: {key} is not an option of `{command}`." + (f" Did you mean {near[0]}?" if near else ""),

@@ -206,9 +206,7 @@ def with_patch(folder: Path, stale: str, told: RunSettings, now: RunSettings) ->
     """The first stage to make again, now that there may be a patch of another command: one that these settings would
     make stays; SpinError for one that neither they nor the settings of the run would."""
     path = folder / PATCH
-    if not path.is_file():
-        return stale
-    if stale == "edit" and made_by(told, load_patch(path)):
+    if not path.is_file() or (stale == "edit" and made_by(told, load_patch(path))):
         return stale
     own_patch(now, path)
     if stale != "edit":

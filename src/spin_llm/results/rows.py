@@ -211,8 +211,15 @@ class BaselineRecord:
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     """The rows of a generations.jsonl (`Answer`, or as far as a judge needs them: `ToJudge`) or of a verdicts.jsonl: no
     answer twice, the same questions of every model, on every axis and by every judge. SpinError also when the results
-    beside it were measured on other rows."""
-    check_unchanged(path)
+    beside it were measured on other bytes of it; older results do not say."""
+    results = path.with_name(RESULTS)
+    known = read_results(path.parent).files if results.is_file() and path.is_file() else {}
+    if path.name in known and sha256_file(path) != known[path.name]:
+        raise SpinError(
+            f"{path} was changed after {results} was measured on it.",
+            cause=EDITED,
+            change=f"{AGAIN.removesuffix('.')}; or copy it into another folder to use it by itself.",
+        )
     rows = read_typed_lines(path, kind, change=AGAIN)
     asked: dict[tuple[str, str], dict[str, set[str]]] = {}
     for row in rows:
@@ -237,15 +244,3 @@ def read_for_sheet(path: Path) -> Sequence[AnyAnswer]:
 def hashes_of(folder: Path, *names: str) -> dict[str, str]:
     """SHA-256 by name, as `files` of results.json keeps them."""
     return {name: sha256_file(folder / name) for name in names if (folder / name).is_file()}
-
-
-def check_unchanged(path: Path) -> None:
-    """SpinError when the results beside `path` were measured on other bytes of it; older results do not say."""
-    results = path.with_name(RESULTS)
-    known = read_results(path.parent).files if results.is_file() and path.is_file() else {}
-    if path.name in known and sha256_file(path) != known[path.name]:
-        raise SpinError(
-            f"{path} was changed after {results} was measured on it.",
-            cause=EDITED,
-            change=f"{AGAIN.removesuffix('.')}; or copy it into another folder to use it by itself.",
-        )
