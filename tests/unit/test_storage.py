@@ -223,3 +223,21 @@ def test_metadata_of_other_types_are_refused(scoring: dict[str, Any], scores: Sc
     save_scores(tmp_path / "a.safetensors", Scores(scores.matrices, replace(scores.info, **scoring)))
     with pytest.raises(SpinError, match=r"metadata of .*a\.safetensors"):
         load_scores(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("k", [1, 50, 5_000, 49_999, 50_000])
+@pytest.mark.parametrize("kind", ["spread", "rounded", "zeros", "one row large"])
+def test_the_largest_entries_of_a_large_matrix(kind: str, k: int):
+    """Whatever the sample of its entries says of them: largest first, ties by the lower index."""
+    values = torch.randn(250, 200, generator=torch.Generator().manual_seed(3)).abs()
+    if kind == "rounded":
+        values = (4 * values).round()
+    elif kind == "zeros":
+        values = (values > 3).float()
+    elif kind == "one row large":
+        values[7] += 100
+    flat = values.flatten().tolist()
+    expected = sorted(range(len(flat)), key=lambda place: (-flat[place], place))[:k]
+    indices, found = top_entries(values, k)
+    assert indices.tolist() == expected
+    assert torch.equal(found, values.flatten()[indices])

@@ -30,6 +30,7 @@ from spin_llm.results.measured import Count, Layer, Share
 FORMAT = "spin-llm scores 1"
 Side = Annotated[int, Meta(ge=1, le=2**31)]  # of a matrix: flat indices fit into 63 bits
 KEEP = 0.01
+SAMPLED = 64  # one in so many entries is looked at to guess the smallest one that is kept
 CANDIDATES = "candidates"  # entries kept because other sets chose them, not for their own score
 
 
@@ -158,15 +159,15 @@ def count(ratio: float, size: int) -> int:
 def top_entries(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(flat indices int64, values float32) of the k largest entries, largest first, ties by lower index, on the CPU."""
     flat = scores.flatten()
-    if k >= flat.numel():
-        indices = torch.arange(flat.numel(), device=flat.device)
-    else:
-        threshold = torch.topk(flat, k, sorted=True).values[-1]
+    threshold = torch.topk(flat[::SAMPLED], min(int(1.2 * k / SAMPLED) + 16, len(flat[::SAMPLED]))).values[-1]
+    indices = (flat >= threshold).nonzero()[:, 0]
+    if not k <= indices.numel() <= 2 * k:  # few entries, or many alike: the sample does not tell
+        threshold = torch.topk(flat, min(k, flat.numel())).values[-1]
         above = (flat > threshold).nonzero()[:, 0]
         equal = (flat == threshold).nonzero()[: k - above.numel(), 0]
         indices = torch.cat([above, equal]).sort().values
     values = flat[indices]
-    order = torch.argsort(values, descending=True, stable=True)
+    order = torch.argsort(values, descending=True, stable=True)[:k]
     return indices[order].cpu(), values[order].float().cpu()
 
 
