@@ -15,6 +15,7 @@ from spin_llm.paper.conduct import shared_settings, write_failure, write_pages, 
 from spin_llm.paper.estimate import arms_of, planned, work_left
 from spin_llm.paper.experiments import experiments
 from spin_llm.paper.tables import printed, printed_rows
+from spin_llm.pipeline.estimate import Rates
 from spin_llm.results.paper import AboutArm, ArmRecord, Experiment
 from spin_llm.settings import RunSettings
 
@@ -241,7 +242,9 @@ def test_the_plan_counts_what_is_left(words: list[str], tmp_path: Path):
     known = experiments(8)
 
     def left(*names: str) -> dict[str, float]:
-        return work_left([known[name] for name in names], work, 50.0)
+        return work_left(
+            [known[name] for name in names], work, 50.0, Rates(scored=4.0, token=1.0, answer=64.0, verdict=8.0)
+        )
 
     assert left("table1")["fine-tuning"] > left("mixing")["fine-tuning"] * 0.9 > 0 == left("ratio")["fine-tuning"]
     assert left("table1", "malicious")["fine-tuning"] > left("table1")["fine-tuning"]

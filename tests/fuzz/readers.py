@@ -83,7 +83,11 @@ def scored_run(folder: Path, model: Path) -> Path:
         save_scores(folder / "scores" / f"{name}.safetensors", scores)
     record = {
         **{"command": f"spin-llm score {model}", "settings": asdict(settings), "versions": {"python": "3.11.7"}},
-        **{"machine": {}, "model": model_record(settings, loaded), "started": "2025-11-02T10:00:00Z"},
+        **{
+            "machine": {},
+            "model": msgspec.to_builtins(model_record(settings, loaded)),
+            "started": "2025-11-02T10:00:00Z",
+        },
         "data": [{"role": "concept", "name": "fairness", "source": "a.csv", "sha256": "ab" * 32, "examples": 4}],
     }
     files.write_json(folder / "run.json", record)
@@ -275,13 +279,17 @@ def other_readers(folder: Path, model: Path) -> list[Reader]:
             found.head(axis)
         assert found.quality
 
+    def goes_on() -> None:
+        before = files.read_typed(trained, baseline.BaselineRecord, change="choose another folder.")
+        baseline.check_folder(chosen, trained.parent, [], before, vacant=True)
+
     return [
         Reader("judge", judge, mutants.of_safetensors, judges),
         Reader("judge quality", quality, mutants.of_json, lambda: read_quality(quality, "local")),
         Reader("own answers", own, mutants.of_rows, lambda: write_sheet(folder / "o.csv", read_for_sheet(own))),
         Reader("sheet", sheet, mutants.of_text, lambda: read_sheet(sheet)),
         Reader("labelled answers", labelled, mutants.of_rows, lambda: read_labelled(labelled)),
-        Reader("baseline.json", trained, mutants.of_json, lambda: baseline.check_folder(chosen, trained.parent, [])),
+        Reader("baseline.json", trained, mutants.of_json, goes_on),
     ]
 
 

@@ -78,11 +78,13 @@ class RubricJudge:
         """Verdicts in order; an empty answer has none."""
         question = rubric_of(axis, self.label)
         assert question is not None, f"{axis} is not among {self.axes}"
-        asked = [
-            [{"role": "user", "content": FRAME.format(prompt=prompt.strip(), answer=answer.strip(), question=question)}]
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
+        asked = [message(question, *pair) for pair in zip(prompts, answers, strict=True)]
         return judge_spoken(self.completer, asked, answers, NEW_TOKENS, read_reply, progress)
+
+
+def message(question: str, prompt: str, answer: str) -> Prompt:
+    """The one chat message of a question about one answer."""
+    return [{"role": "user", "content": FRAME.format(prompt=prompt.strip(), answer=answer.strip(), question=question)}]
 
 
 def judge_spoken(
