@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IMPORT_ALL = """
 import importlib, pkgutil, spin_llm
 for module in pkgutil.walk_packages(spin_llm.__path__, "spin_llm."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith(("__main__", "triton_kernel")):  # Triton comes with a CUDA build of torch alone
         importlib.import_module(module.name)
 print("every module is imported from", *spin_llm.__path__)
 """
