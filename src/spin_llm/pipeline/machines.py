@@ -28,7 +28,7 @@ from spin_llm.pipeline.folder import KEPT_BYTES
 from spin_llm.pipeline.score_stage import scoring_of
 from spin_llm.scores.importance import accumulators
 from spin_llm.scores.passes import Batch, gradient_hook, make_batches, scoring_mode
-from spin_llm.scores.plan import DEFAULT_SHARE, fewest_passes, in_words, matrix_bytes, parse_bytes
+from spin_llm.scores.plan import DEFAULT_SHARE, fewest_passes, finishing_bytes, in_words, matrix_bytes, parse_bytes
 from spin_llm.settings import RunSettings
 
 ASSUMED = ("150", "1000")  # TFLOP/s and GB/s: about half of what an A100's data sheet has (312; 2,039)
@@ -144,7 +144,7 @@ def plan_as(settings: RunSettings, text: str) -> Report:
     how = scoring_of(settings)
     batches = [batch for sides in sets.values() for batch in make_batches(*sides, matrices=matrices)]
     work = counted(loaded, batches, matrices, accumulators(how.statistics))
-    finishing = 4 * max(matrix.weight.numel() for matrix in matrices) * (len(how.statistics) + 3)
+    finishing = finishing_bytes(matrices, len(how.statistics))
     sizes = {matrix.name: matrix_bytes(matrix, work.kinds) for matrix in matrices}
 
     def rooms(devices: int) -> int:

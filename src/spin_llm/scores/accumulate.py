@@ -26,6 +26,8 @@ from pathlib import Path
 
 import torch
 
+from spin_llm.models.loading import native_bfloat16
+
 Totals = dict[str, torch.Tensor]
 SOURCE = Path(__file__).with_name("accumulate.c")
 FLAGS = ("-O3", "-march=native", "-fPIC")
@@ -52,10 +54,10 @@ def slow_sums(device: torch.device, dtype: torch.dtype) -> str:
     """Why scoring on a CPU goes without the compiled sums, in half a sentence; nothing where it does not."""
     if device.type != "cpu" or accumulation(device, dtype) is not by_operators:
         return ""
-    if not compiler():
+    if (found := compiler()) is None:
         return "there is no C compiler"
-    if compiled(compiler()) is None:
-        return f"{compiler()} could not build them"
+    if compiled(found) is None:
+        return f"{found} could not build them"
     return f"there are none for {str(dtype).removeprefix('torch.')} on this processor"
 
 
@@ -71,6 +73,17 @@ def by_operators(totals: Totals, left: torch.Tensor, right: torch.Tensor, tokens
             totals["squared"].addcmul_(wide, wide)
         if "absolute" in totals:
             totals["absolute"].add_(gradient.abs_())
+
+
+def checked(totals: Totals, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The factors with their last axis contiguous, for a kernel that writes where it is told to; TypeError where the
+    accumulators are not what it takes them for."""
+    shape = (left.shape[2], right.shape[2])
+    if left.dtype != right.dtype or any(
+        total.dtype != torch.float32 or total.shape != shape or not total.is_contiguous() for total in totals.values()
+    ):
+        raise TypeError("accumulators are contiguous float32, of the matrix's shape; factors of one dtype")
+    return left if left.stride(-1) == 1 else left.contiguous(), right if right.stride(-1) == 1 else right.contiguous()
 
 
 class _Factor(ctypes.Structure):
@@ -107,13 +120,7 @@ class Compiled:
         self, totals: Totals, left: torch.Tensor, right: torch.Tensor, tokens: Sequence[int], share: float
     ) -> None:
         """Raises MemoryError where there is no room for a copy of the factors, TypeError for other accumulators."""
-        left, right = (side if side.stride(-1) == 1 else side.contiguous() for side in (left, right))
-        shape = (left.shape[2], right.shape[2])
-        if left.dtype != right.dtype or any(
-            total.dtype != torch.float32 or total.shape != shape or not total.is_contiguous()
-            for total in totals.values()
-        ):
-            raise TypeError("accumulators are contiguous float32, of the matrix's shape; factors of one dtype")
+        left, right = checked(totals, left, right)
         counts = (ctypes.c_int64 * len(tokens))(*tokens)
         places = [totals[kind].data_ptr() if kind in totals else None for kind in KINDS]
         factors = (_Factor(side.data_ptr(), side.stride(0), side.stride(1), side.shape[2]) for side in (left, right))
@@ -127,7 +134,7 @@ def block_products() -> dict[torch.dtype, tuple[ctypes.c_void_p, ctypes.c_void_p
     processor multiplies itself; nothing where this torch has none."""
     native = {
         torch.float32: torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"),
-        torch.bfloat16: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
+        torch.bfloat16: native_bfloat16(torch.device("cpu")),
     }
     found = {}
     for library in Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"):

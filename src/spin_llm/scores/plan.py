@@ -110,13 +110,11 @@ def make_plan(
     """Divide the matrices so that the accumulators of one pass fit `budget` bytes beside what one batch takes.
 
     `budget` is the memory to take beyond what is resident already; None means most of what is free. The batches are
-    those of so many `sets`. Raises SpinError,
-    naming the smallest budget, when a single matrix does not fit.
+    those of so many `sets`. Raises SpinError, naming the smallest budget, when a single matrix does not fit.
     """
     device = loaded.device
     resident, batch, seconds = measure(loaded, batches, matrices, kinds)
-    largest = max(matrix.weight.numel() for matrix in matrices)
-    finishing = 4 * largest * (statistics + 3)  # dense statistics, and what the top-K takes
+    finishing = finishing_bytes(matrices, statistics)
     places = {matrix.name: matrix.weight.device for matrix in matrices}
     rooms = {
         place: (int(free_memory(place) * DEFAULT_SHARE) if budget is None else budget) - max(batch, finishing)
@@ -138,6 +136,11 @@ def make_plan(
     disk = 2 * fullest if checkpoints else 0  # a checkpoint is complete before the one before it goes
     time = seconds * relative_time(passes) + sets * finishing_seconds(matrices, statistics)
     return Plan(passes, resident, batch, fullest, finishing, disk, time, device, slow)
+
+
+def finishing_bytes(matrices: Sequence[Matrix], statistics: int) -> int:
+    """Bytes that making scores of one matrix's sums takes at most: dense statistics, and what the top-K takes."""
+    return 4 * max(matrix.weight.numel() for matrix in matrices) * (statistics + 3)
 
 
 def finishing_seconds(matrices: Sequence[Matrix], statistics: int) -> float:

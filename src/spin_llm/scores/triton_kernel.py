@@ -14,6 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
+from spin_llm.scores.accumulate import KINDS, Totals, checked
+
 TILE, DEPTH, WARPS = 128, 32, 8  # rows and columns of the matrix; tokens at a time; warps of a program
 
 
@@ -62,14 +64,12 @@ def _add_tile(  # type: ignore[no-untyped-def]
         tl.store(signed + place, tl.load(signed + place, mask=inside) + sum_signed, mask=inside)
 
 
-def by_triton(
-    totals: dict[str, torch.Tensor], left: torch.Tensor, right: torch.Tensor, tokens: Sequence[int], share: float
-) -> None:
-    """An `Accumulate` (accumulate.py)."""
-    left, right = (side if side.stride(-1) == 1 else side.contiguous() for side in (left, right))
+def by_triton(totals: Totals, left: torch.Tensor, right: torch.Tensor, tokens: Sequence[int], share: float) -> None:
+    """An `Accumulate` (accumulate.py); TypeError for other accumulators."""
+    left, right = checked(totals, left, right)
     rows, columns = left.shape[-1], right.shape[-1]
     counts = torch.tensor(tokens, dtype=torch.int32, device=left.device)
-    sums = [totals.get(kind) for kind in ("absolute", "squared", "signed")]
+    sums = [totals.get(kind) for kind in KINDS]
     some = next(total for total in sums if total is not None)
     _add_tile[triton.cdiv(rows, TILE), triton.cdiv(columns, TILE)](
         left, right, counts, len(tokens), *(some if total is None else total for total in sums), share, rows, columns,
