@@ -20,6 +20,7 @@ from spin_llm.pipeline.estimate import WITH_GRADIENTS, Rates, measured_rates
 from spin_llm.pipeline.score_stage import scoring_of
 from spin_llm.results.paper import Arm, Experiment
 from spin_llm.results.rows import BaselineRecord
+from spin_llm.scores import Sides
 from spin_llm.scores.sets import plan_sets
 from spin_llm.settings import OWN, RunSettings
 from spin_llm.settings.training import BaselineSettings
@@ -47,7 +48,7 @@ def planned(wanted: Sequence[Experiment], work: Work) -> tuple[str, Callable[[],
     pairs = [pair for sets in (data.concepts, data.protect) for part in sets.values() for pair in part[:SAMPLE]]
     examples = encode(work.settings, work.model, pairs)
     pair = fmean(len(example.input_ids) for example in examples)
-    plan = plan_sets(work.model, {"": (examples, ())}, scoring_of(work.settings), work.settings.memory_budget)
+    plan = plan_sets(work.model, {"": Sides(examples)}, scoring_of(work.settings), work.settings.memory_budget)
     rates = measured_rates(
         work.settings, work.model, examples, work.read.questions, plan.seconds / (pair * len(examples))
     )

@@ -28,9 +28,9 @@ from spin_llm.pipeline.inputs import fitting, read_data, with_rule
 from spin_llm.pipeline.score_stage import encoded_sets, scoring_of
 from spin_llm.progress import SILENT, Console
 from spin_llm.records import versions
-from spin_llm.scores import count, importance, top_entries
+from spin_llm.scores import Sides, count, importance, top_entries
 from spin_llm.scores.plan import free_memory
-from spin_llm.scores.sets import Sides, plan_sets
+from spin_llm.scores.sets import plan_sets
 from spin_llm.settings import RunSettings
 
 Report = dict[str, Any]

@@ -21,13 +21,12 @@ from spin_llm.scores.concept import Passes, Row, Scoring, as_examples, score_con
 from spin_llm.scores.importance import accumulators, formed
 from spin_llm.scores.passes import make_batches
 from spin_llm.scores.plan import Plan, make_plan, parse_bytes
-from spin_llm.scores.storage import HeldBack, Scores, ScoreSet, candidate_entries
+from spin_llm.scores.storage import HeldBack, Scores, ScoreSet, Sides, candidate_entries
 from spin_llm.settings import CONCEPTS
 
 GENERAL_PAIRS = 64  # at most, to search or choose the ratio with, and as many others for the final perplexity
 LEAST_GENERAL = 16  # with fewer left beside the scored ones the starter set's are taken
 WITH_MARGIN = Scoring(("taylor", "margin"))
-Sides = tuple[Sequence[Example], Sequence[Example]]  # aware and unaware
 Entries = Mapping[str, torch.Tensor]  # flat indices by matrix name
 Given = str | Path | Sequence[Row]  # a source by name, or rows as they are
 
@@ -60,14 +59,14 @@ def score(
 
     for name, given in concepts.items():
         sides, held = _sides(given, name, examples, how.seed)
-        sets[name] = (encoded(sides[0]), encoded(sides[1]))
-        contrasts[name] = (encoded(held[0]), encoded(held[1]))
+        sets[name] = Sides(encoded(sides[0]), encoded(sides[1]))
+        contrasts[name] = Sides(encoded(held[0]), encoded(held[1]))
     for name, given in protect.items():
         if isinstance(given, str | Path):
             pairs = load_pairs(given, concept=name).pairs
             given, rest = split_sample(pairs, examples, how.seed, f"the protected set {name}")
             general += rest
-        sets[name] = (encoded(given), [])
+        sets[name] = Sides(encoded(given))
     if len(general) < LEAST_GENERAL:
         general = list(load_pairs("starter", concept="general").pairs)
     scored = {example.prompt for aware, _ in sets.values() for example in aware}
